@@ -1,0 +1,213 @@
+"""The dataset on disk: ``manifest.csv``, ``dataset.json``, ``images/``, ``masks/``; reading, checking, writing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from dinov3.data.defect_images import write_mask
+from dinov3.defect_errors import DefectError
+
+COLUMNS = ("image", "mask", "label", "split", "group", "source")
+SPLITS = ("train", "val", "test")
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A dataset folder's table, one numpy string array per column (workers share them without copying)."""
+
+    root: Path
+    classes: list[str]  # index 0 is normal
+    mask_classes: list[str]  # mask value i + 1 is mask_classes[i]
+    columns: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.columns["image"])
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) class indices."""
+        index = {name: i for i, name in enumerate(self.classes)}
+        return np.array([index[name] for name in self.columns["label"]], dtype=np.int64)
+
+    def select(self, split: str) -> Manifest:
+        """The rows of one split."""
+        keep = self.columns["split"] == split
+        return Manifest(self.root, self.classes, self.mask_classes, {k: v[keep] for k, v in self.columns.items()})
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Images per split and class."""
+        pairs = Counter(zip(self.columns["split"].tolist(), self.columns["label"].tolist(), strict=True))
+        return {split: {name: pairs[split, name] for name in self.classes} for split in SPLITS}
+
+
+def read_manifest(root: Path | str) -> Manifest:
+    """Open a dataset folder.
+
+    Raises:
+        DefectError: the folder or a file is missing, or rows break the format; the first rows are named.
+    """
+    root = Path(root)
+    remedy = "make one with: python examples/prepare_defect_data.py organize (or demo) --output_dir DATASET"
+    if not root.is_dir():
+        raise DefectError(f"{root}: no such dataset folder; {remedy}")
+    missing = [name for name in ("manifest.csv", "dataset.json") if not (root / name).is_file()]
+    if missing:
+        raise DefectError(f"{root}: not a dataset folder, {' and '.join(missing)} missing; {remedy}")
+    try:
+        info = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
+        classes, mask_classes = list(info["classes"]), list(info["mask_classes"])
+        version = info["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DefectError(f"{root / 'dataset.json'}: broken ({error!r}); {remedy}") from None
+    if version != FORMAT_VERSION:
+        raise DefectError(f"{root / 'dataset.json'}: format_version {version}; this version reads {FORMAT_VERSION}")
+    path = root / "manifest.csv"
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            rows = [row for row in reader if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DefectError(f"{path}: not a UTF-8 CSV file ({error})") from None
+    if tuple(header) != COLUMNS:
+        raise DefectError(f"{path}: columns are {','.join(header) or 'missing'}; expected {','.join(COLUMNS)}")
+    problems = [p for number, row in enumerate(rows, start=2) for p in _row_problems(number, row, classes)]
+    if problems:
+        shown = "\n  ".join(problems[:5])
+        raise DefectError(f"{path}: {len(problems)} broken entries, first:\n  {shown}")
+    if not rows:
+        raise DefectError(f"{path}: no rows, the dataset is empty; {remedy}")
+    return Manifest(
+        root, classes, mask_classes, {name: np.array([r[i] for r in rows]) for i, name in enumerate(COLUMNS)}
+    )
+
+
+def _row_problems(number: int, row: list[str], classes: list[str]) -> list[str]:
+    if len(row) != len(COLUMNS):
+        return [f"line {number}: {len(row)} fields; expected {len(COLUMNS)}"]
+    image, mask, label, split, _, _ = row
+    problems = []
+    if label not in classes:
+        problems.append(f"line {number}: label {label!r}; expected one of {', '.join(classes)} (dataset.json)")
+    if split not in SPLITS:
+        problems.append(f"line {number}: split {split!r}; expected train, val or test")
+    for name, value in (("image", image), ("mask", mask)):
+        path = PurePosixPath(value)
+        if (name == "image" and not value) or path.is_absolute() or ".." in path.parts:
+            problems.append(f"line {number}: {name} {value!r}; expected a path inside the dataset folder")
+    return problems
+
+
+class DatasetWriter:
+    """Writes a dataset folder in one go: it appears whole under its name, or not at all.
+
+    Use as a context manager; call :meth:`add` per image and :meth:`finish` at the end. Everything goes to a
+    temporary folder beside ``output_dir``, which is renamed by ``finish`` and removed on an error.
+
+    Raises:
+        DefectError: ``output_dir`` exists and is not empty (and ``overwrite`` is off, or it holds no dataset), or
+            cannot be written.
+    """
+
+    def __init__(self, output_dir: Path | str, overwrite: bool = False):
+        self.output_dir = Path(output_dir)
+        self.rows: list[dict[str, str]] = []
+        if self.output_dir.exists():
+            if not self.output_dir.is_dir():
+                raise DefectError(f"{self.output_dir}: a file; --output_dir expects a folder")
+            if any(self.output_dir.iterdir()):
+                if not overwrite:
+                    raise DefectError(f"{self.output_dir}: exists and is not empty; choose another or add --overwrite")
+                if not (self.output_dir / "dataset.json").is_file():
+                    raise DefectError(
+                        f"{self.output_dir}: holds other files than a dataset; --overwrite won't remove them"
+                    )
+
+    def __enter__(self) -> DatasetWriter:
+        try:
+            self.output_dir.parent.mkdir(parents=True, exist_ok=True)
+            self.folder = Path(
+                tempfile.mkdtemp(prefix=f".{self.output_dir.name}-unfinished-", dir=self.output_dir.parent)
+            )
+            self.folder.chmod(0o755)
+        except OSError as error:
+            raise DefectError(
+                f"{self.output_dir}: cannot be written ({error.strerror}); choose another folder"
+            ) from None
+        return self
+
+    def __exit__(self, exc_type: object, error: BaseException | None, traceback: object) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise DefectError(
+                f"{self.output_dir}: cannot be written ({error.strerror or error}); nothing was kept"
+            ) from None
+
+    def add(
+        self,
+        image: Path | np.ndarray,
+        name: str,
+        mask: np.ndarray | None,
+        *,
+        label: str,
+        split: str,
+        group: str,
+        source: str,
+        link: bool = False,
+    ) -> None:
+        """Add one image.
+
+        Args:
+            image: a file, copied (or linked) as it is, or (H, W, 3) uint8 RGB, saved as PNG.
+            name: path below ``images/``, ``/``-separated; its mask becomes ``masks/NAME.png``.
+            mask: (H, W) uint8 class indices, or None.
+            label, split, group, source: the manifest's columns.
+            link: make a symbolic link to ``image`` instead of a copy.
+        """
+        from PIL import Image
+
+        target = self.folder / "images" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(image, np.ndarray):
+            Image.fromarray(image).save(target)
+        elif link:
+            os.symlink(image.resolve(), target)
+        else:
+            shutil.copyfile(image, target)
+        mask_name = ""
+        if mask is not None:
+            mask_name = f"masks/{name}.png"
+            write_mask(self.folder / mask_name, mask)
+        row = {"image": f"images/{name}", "mask": mask_name, "label": label, "split": split, "group": group}
+        self.rows.append(row | {"source": source})
+
+    def finish(self, *, classes: list[str], mask_classes: list[str], seed: int, command: str) -> Manifest:
+        """Write ``manifest.csv`` and ``dataset.json``, move the folder to its name, and open it."""
+        with (self.folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        info = {
+            "format_version": FORMAT_VERSION,
+            "classes": classes,
+            "mask_classes": mask_classes,
+            "seed": seed,
+        }
+        info["command"] = command
+        counts = Counter((row["split"], row["label"]) for row in self.rows)
+        info["counts"] = {split: {name: counts[split, name] for name in classes} for split in SPLITS}
+        (self.folder / "dataset.json").write_text(json.dumps(info, indent=2, ensure_ascii=False), encoding="utf-8")
+        if self.output_dir.exists():
+            shutil.rmtree(self.output_dir)
+        self.folder.rename(self.output_dir)
+        return read_manifest(self.output_dir)

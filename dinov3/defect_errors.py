@@ -1,0 +1,47 @@
+"""Mistakes that a user can fix, and how scripts report them."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+
+_DISK_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EFBIG,
+    errno.ENAMETOOLONG,
+}
+
+
+class DefectError(Exception):
+    """A problem with the user's input: its text names what was found, what was expected and what to do.
+
+    The scripts in ``examples/`` print the text without a stack trace and exit with status 1.
+    """
+
+
+def run_script(main: Callable[[], int | None]) -> None:
+    """Run a script's ``main`` and exit with what it returns (None is 0); 1 after a user's mistake, 130 on Ctrl-C."""
+    try:
+        status = main()
+    except DefectError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        place = error.filename or "the output"
+        print(
+            f"error: {place}: cannot be written or read ({error.strerror}); free space, or fix its permissions, or "
+            "choose another folder",
+            file=sys.stderr,
+        )
+        status = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)

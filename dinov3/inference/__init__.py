@@ -1,0 +1,1 @@
+"""Predictions from a checkpoint, their files, pictures and reports, and ONNX export."""

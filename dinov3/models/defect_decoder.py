@@ -1,0 +1,142 @@
+"""Mask decoders: they turn a backbone's feature maps into one mask map and one feature map of the same size.
+
+Shapes: B batch, S mask channels, C decoder channels, H x W the (padded) input, h x w the decoder's grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+DecoderName = Literal["multiscale", "light"]
+
+
+@dataclass(frozen=True)
+class FeatureLevel:
+    """One feature map that the decoder reads: where it is taken, how wide it is, how coarse it is."""
+
+    index: int  # depth for get_intermediate_layers; -1 where the backbone has forward_features only
+    channels: int
+    stride: int  # input pixels per cell
+
+
+def feature_levels(backbone: nn.Module, embed_dim: int, decoder: DecoderName) -> list[FeatureLevel]:
+    """The maps to take from ``backbone``, shallow to deep.
+
+    A pyramid (``embed_dims`` present, as in DINOv3's ConvNeXt) gives all its stages; a ViT gives four evenly
+    spaced blocks, the last one included, as DINOv3's dense heads do; any other module gives its patch tokens.
+    The light decoder reads the deepest map alone.
+    """
+    patch = getattr(backbone, "patch_size", None)
+    if not hasattr(backbone, "get_intermediate_layers"):
+        return [FeatureLevel(-1, embed_dim, patch or 16)]
+    if hasattr(backbone, "embed_dims"):
+        dims = list(backbone.embed_dims)
+        strides = getattr(backbone, "strides", [4 * 2**i for i in range(len(dims))])
+        levels = [FeatureLevel(i, c, s) for i, (c, s) in enumerate(zip(dims, strides, strict=True))]
+    else:
+        depth = getattr(backbone, "n_blocks", None) or len(backbone.blocks)
+        indices = sorted({max(depth * k // 4 - 1, 0) for k in (1, 2, 3, 4)})
+        levels = [FeatureLevel(i, embed_dim, patch) for i in indices]
+    return levels if decoder == "multiscale" else levels[-1:]
+
+
+def conv_norm_act(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution, GroupNorm (its statistics don't depend on the batch, so small batches train well), GELU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False),
+        nn.GroupNorm(max(out_channels // 16, 1), out_channels),
+        nn.GELU(),
+    )
+
+
+def mask_head(channels: int, seg_channels: int) -> nn.Conv2d:
+    """1x1 head whose bias starts at a 1% defect rate: a new model predicts 'clean' instead of 'half defective',
+    so the first steps are not spent on unlearning that (the prior of Lin et al. 2017, arXiv 1708.02002)."""
+    head = nn.Conv2d(channels, seg_channels, 1)
+    nn.init.constant_(head.bias, -4.6)
+    return head
+
+
+class LightDecoder(nn.Module):
+    """One mask value per cell of the deepest map: the cheapest decoder, too coarse for defects below a patch."""
+
+    def __init__(self, levels: list[FeatureLevel], seg_channels: int, channels: int = 128):
+        super().__init__()
+        self.channels = channels
+        self.project = conv_norm_act(levels[-1].channels, channels, kernel=1)
+        self.head = mask_head(channels, seg_channels)
+
+    def forward(self, images: Tensor, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """See :class:`MultiscaleDecoder`; h x w is the deepest map's size."""
+        features = self.project(maps[-1])
+        return self.head(features), features
+
+
+class MultiscaleDecoder(nn.Module):
+    """Mask at stride 4 from several depths and a thin convolutional stem on the image itself.
+
+    Maps are merged from coarse to fine as in a feature pyramid (Lin et al. 2017, arXiv 1612.03144); a ViT's maps,
+    all of one stride, are merged at that stride and then refined to 8 and 4. The stem sees the full resolution,
+    which a 16-pixel patch has averaged away, so that a defect smaller than a patch keeps its outline.
+    """
+
+    def __init__(self, levels: list[FeatureLevel], seg_channels: int, channels: int = 64, stem_channels: int = 32):
+        super().__init__()
+        self.channels = channels
+        self.stem = nn.Sequential(
+            conv_norm_act(3, stem_channels // 2, stride=2),
+            conv_norm_act(stem_channels // 2, stem_channels, stride=2),
+        )
+        by_stride: dict[int, int] = {}
+        for level in levels:
+            by_stride[level.stride] = by_stride.get(level.stride, 0) + level.channels
+        by_stride[4] = by_stride.get(4, 0) + stem_channels
+        if max(by_stride) > 8:
+            by_stride.setdefault(8, 0)
+        self.strides = sorted(by_stride, reverse=True)
+        self.level_strides = [level.stride for level in levels]
+        # GroupNorm puts maps of different scale (shallow and deep, stem and token) on a par before the merge.
+        self.lateral = nn.ModuleDict(
+            {str(s): conv_norm_act(width, channels, kernel=1) for s, width in by_stride.items() if width}
+        )
+        self.smooth = nn.ModuleDict({str(s): conv_norm_act(channels, channels) for s in self.strides})
+        self.head = mask_head(channels, seg_channels)
+
+    def forward(self, images: Tensor, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Decode.
+
+        Args:
+            images: (B, 3, H, W), padded to the backbone's multiple.
+            maps: one (B, c, h', w') per feature level, shallow to deep.
+
+        Returns:
+            mask logits (B, S, h, w) and features (B, C, h, w), h = ceil(H / 4), w = ceil(W / 4).
+        """
+        height, width = images.shape[-2:]
+        x = None
+        for stride in self.strides:
+            parts = [m for m, s in zip(maps, self.level_strides, strict=True) if s == stride]
+            if stride == 4:
+                stem = self.stem(images)
+                parts = [F.interpolate(p, stem.shape[-2:], mode="bilinear") for p in parts] + [stem]
+            size = parts[0].shape[-2:] if parts else (-(-height // stride), -(-width // stride))
+            if x is not None:
+                x = F.interpolate(x, size, mode="bilinear")
+            if parts:
+                lateral = self.lateral[str(stride)](torch.cat(parts, dim=1))  # (B, C, h', w')
+                x = lateral if x is None else x + lateral
+            x = self.smooth[str(stride)](x)
+        return self.head(x), x
+
+
+def build_decoder(name: DecoderName, levels: list[FeatureLevel], seg_channels: int) -> nn.Module:
+    """The decoder called ``name``; ``decoder.channels`` is its feature width."""
+    decoders = {"multiscale": MultiscaleDecoder, "light": LightDecoder}
+    if name not in decoders:
+        raise ValueError(f"decoder is {name!r}; expected one of {', '.join(decoders)}")
+    return decoders[name](levels, seg_channels)

@@ -1,0 +1,61 @@
+"""Which device to run on, and in which precision."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from dinov3.defect_errors import DefectError
+
+PrecisionName = Literal["auto", "bf16", "fp16", "off"]
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` takes CUDA, then Apple MPS, then the CPU; else any name torch knows, such as ``cuda:1``.
+
+    Raises:
+        DefectError: unknown, or not present on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DefectError(f"--device {name}: not usable here ({reason}); use auto, cpu, cuda or mps") from None
+    return device
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Mixed precision on one device; ``dtype`` None means plain float32."""
+
+    device: torch.device
+    dtype: torch.dtype | None
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Context for forward passes."""
+        if self.dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Loss scaling, needed for fp16 alone; otherwise it passes everything through."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+
+
+def resolve_precision(name: PrecisionName, device: torch.device) -> Precision:
+    """``auto``: bf16 where a CUDA device computes in it, else fp16 with loss scaling, and none on other devices."""
+    if name == "auto":
+        if device.type != "cuda":
+            return Precision(device, None)
+        name = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if name == "fp16" and device.type == "cpu":
+        raise DefectError("--mixed_precision fp16: the CPU has no fast fp16; use auto, bf16 or off")
+    return Precision(device, {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[name])

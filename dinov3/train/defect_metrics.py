@@ -1,0 +1,164 @@
+"""Image and pixel metrics under the names that every output uses, built on torchmetrics.
+
+They stream: pixel scores go into histograms of 1/1000 steps, so memory does not grow with the number of pixels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import (
+    BinaryAUROC,
+    BinaryAveragePrecision,
+    BinaryF1Score,
+    BinaryJaccardIndex,
+    BinaryPrecision,
+    BinaryRecall,
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+)
+
+from dinov3.data.defect_images import IGNORE_INDEX
+
+
+class MeanDefectIoU(Metric):
+    """IoU of each defect image, averaged. Images without a defect pixel in the true mask don't take part: an empty
+    prediction on a normal image is right, but no evidence of a good outline."""
+
+    full_state_update = False
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, predicted: Tensor, target: Tensor) -> None:
+        """(B, H, W) predictions of 0 and 1, and masks of 0, 1 and 255."""
+        truth = target == 1
+        predicted = (predicted == 1) & (target != IGNORE_INDEX)
+        union = (predicted | truth).sum(dim=(1, 2))
+        iou = (predicted & truth).sum(dim=(1, 2)) / union.clamp_min(1)
+        defective = truth.any(dim=2).any(dim=1)
+        self.total += iou[defective].sum()
+        self.count += defective.sum()
+
+    def compute(self) -> Tensor:
+        return self.total / self.count  # NaN without any defect
+
+
+class PixelCurves(Metric):
+    """``pixel_ap`` and ``pixel_aupro`` from histograms of the pixel scores.
+
+    AUPRO is the area under the per-region-overlap curve up to a false-positive rate of ``limit``, over ``limit``
+    (Bergmann et al. 2021, MVTec AD, IJCV 129): the overlap of the prediction with each connected region
+    (8-neighbourhood) of the true masks, averaged over all regions, against the share of normal pixels flagged.
+    torchmetrics has no AUPRO, and its binned average precision goes over the pixels once per threshold; here one
+    pass serves both.
+    """
+
+    full_state_update = False
+
+    def __init__(self, limit: float = 0.3, bins: int = 1000):
+        super().__init__()
+        self.limit, self.bins = limit, bins
+        for name in ("positive", "negative", "region"):
+            self.add_state(name, torch.zeros(bins, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("regions", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, probability: Tensor, target: Tensor) -> None:
+        """(B, H, W) probabilities and masks of 0, 1 and 255."""
+        scores = (probability * self.bins).long().clamp(0, self.bins - 1)
+        self.negative += torch.bincount(scores[target == 0], minlength=self.bins)
+        self.positive += torch.bincount(scores[target == 1], minlength=self.bins)
+        for score, mask in zip(scores, target == 1, strict=True):
+            if not mask.any():
+                continue
+            count, regions = cv2.connectedComponents(mask.byte().cpu().numpy())
+            defect_score, defect_region = score[mask].cpu().numpy(), regions[mask.cpu().numpy()]
+            for number in range(1, count):
+                histogram = np.bincount(defect_score[defect_region == number], minlength=self.bins)
+                self.region += torch.from_numpy(histogram / histogram.sum()).to(self.region)
+            self.regions += count - 1
+
+    def compute(self) -> dict[str, Tensor]:
+        # Cumulated from the strictest threshold to the loosest.
+        true, false = self.positive.flip(0).cumsum(0), self.negative.flip(0).cumsum(0)
+        recall = true / true[-1]
+        precision = true / (true + false).clamp_min(1e-12)
+        ap = ((recall - torch.cat([recall.new_zeros(1), recall[:-1]])) * precision).sum()
+        rate = np.append(0.0, (false / false[-1]).cpu().numpy())
+        overlap = np.append(0.0, (self.region.flip(0).cumsum(0) / self.regions).cpu().numpy())
+        keep = rate < self.limit
+        x = np.append(rate[keep], self.limit)
+        y = np.append(overlap[keep], np.interp(self.limit, rate, overlap))
+        aupro = ((x[1:] - x[:-1]) * (y[1:] + y[:-1]) / 2).sum() / self.limit
+        return {"pixel_ap": ap, "pixel_aupro": torch.tensor(aupro, device=ap.device)}
+
+
+class DefectMetrics(torch.nn.Module):
+    """All metrics of one pass over a split; ``threshold`` is the verdict's, ``mask_threshold`` the mask's."""
+
+    def __init__(self, num_classes: int, threshold: float = 0.5, mask_threshold: float = 0.5):
+        super().__init__()
+        self.threshold, self.mask_threshold = threshold, mask_threshold
+        self.scores = MetricCollection({"image_ap": BinaryAveragePrecision(), "image_auroc": BinaryAUROC()})
+        self.verdicts = MetricCollection(
+            {
+                "image_precision": BinaryPrecision(),
+                "image_recall": BinaryRecall(),
+                "image_f1": BinaryF1Score(),
+            }
+        )
+        self.classes = MetricCollection(
+            {
+                "image_accuracy": MulticlassAccuracy(num_classes, average="micro"),
+                "confusion": MulticlassConfusionMatrix(num_classes),
+            }
+        )
+        self.masks = MetricCollection(
+            {
+                "pixel_iou": BinaryJaccardIndex(ignore_index=IGNORE_INDEX),
+                "pixel_dice": BinaryF1Score(ignore_index=IGNORE_INDEX),
+                "mean_iou_defect": MeanDefectIoU(),
+            }
+        )
+        self.curves = PixelCurves()
+
+    def update(self, outputs: dict[str, Tensor], labels: Tensor, masks: Tensor, has_mask: Tensor) -> None:
+        """Add a batch: the model's outputs, labels (B,), masks (B, H, W) of class indices, has_mask (B,)."""
+        class_prob = outputs["classification"].float().softmax(1)
+        predicted, defective = predicted_class(class_prob, self.threshold), (labels > 0).long()
+        self.scores.update(1 - class_prob[:, 0], defective)
+        self.verdicts.update((predicted > 0).long(), defective)
+        self.classes.update(predicted, labels)
+        mask_prob = outputs["segmentation"][has_mask].float().sigmoid().amax(dim=1)  # (b, H, W)
+        truth = masks[has_mask].long()
+        truth = torch.where((truth > 0) & (truth != IGNORE_INDEX), 1, truth)
+        if len(truth):
+            self.masks.update((mask_prob >= self.mask_threshold).long(), truth)
+            self.curves.update(mask_prob, truth)
+
+    def compute(self) -> dict[str, float | list[list[int]]]:
+        """Metric name to value; NaN where the split has nothing to measure it on (no defect or no normal image, no
+        defect pixel). ``confusion[i][j]`` counts images of class i taken for class j."""
+        values = self.scores.compute() | self.verdicts.compute() | self.classes.compute()
+        values |= self.masks.compute() | self.curves.compute()
+        confusion = values.pop("confusion").tolist()
+        result = {name: float(value) for name, value in values.items()}
+        normal = sum(confusion[0])
+        total = sum(map(sum, confusion))
+        if normal in (0, total):
+            result |= dict.fromkeys(("image_ap", "image_auroc"), math.nan)
+        if math.isnan(result["mean_iou_defect"]):
+            result |= dict.fromkeys(("pixel_iou", "pixel_dice", "mean_iou_defect", "pixel_ap", "pixel_aupro"), math.nan)
+        return result | {"confusion": confusion}
+
+
+def predicted_class(class_prob: Tensor, threshold: float) -> Tensor:
+    """(B,) class: normal unless 1 - P(normal) reaches the threshold, else the likeliest defect type."""
+    return torch.where(1 - class_prob[:, 0] >= threshold, class_prob[:, 1:].argmax(1) + 1, 0)

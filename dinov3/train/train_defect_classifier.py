@@ -1,0 +1,290 @@
+"""The training loop: one epoch, one evaluation, and the run that strings them together."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from dinov3.data.defect_dataset import DefectDataset, EpochSampler, make_loader
+from dinov3.data.defect_transforms import Normalization
+from dinov3.defect_errors import DefectError
+from dinov3.models.defect_classifier import (
+    AttentionGuidedDefectClassifier,
+    DynamicWeightScheduler,
+    MultiTaskLoss,
+)
+from dinov3.models.defect_device import Precision
+from dinov3.train.defect_checkpoint import random_state, restore_random_state, save_checkpoint
+from dinov3.train.defect_distributed import World
+from dinov3.train.defect_metrics import DefectMetrics
+from dinov3.train.defect_run_log import RunLog, example_page
+from dinov3.train.defect_schedule import build_lr_scheduler, build_optimizer
+
+# What 'best' means for each file: the first metric decides, the next ones break ties.
+BEST = {
+    "best_accuracy.pth": ("image_accuracy", "image_ap", "pixel_iou"),
+    "best_iou.pth": ("pixel_iou", "image_ap"),
+}
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What the loop needs beside model, loss and data; the flags of the same names explain each."""
+
+    save_dir: Path
+    epochs: int
+    batch_size: int
+    num_workers: int
+    lr: float
+    backbone_lr_scale: float
+    weight_decay: float
+    grad_clip: float
+    seed: int
+
+
+class TrainStep(nn.Module):
+    """Model and loss as one module, so that DistributedDataParallel averages the gradients of both."""
+
+    def __init__(self, model: AttentionGuidedDefectClassifier, criterion: MultiTaskLoss):
+        super().__init__()
+        self.model, self.criterion = model, criterion
+
+    def forward(self, images: Tensor, labels: Tensor, masks: Tensor, has_mask: Tensor) -> dict[str, Tensor]:
+        return self.criterion(self.model(images), labels, masks, has_mask)
+
+
+def to_device(batch: dict[str, Any], device: torch.device, normalization: Normalization) -> tuple[Tensor, ...]:
+    """Images (B, 3, H, W) normalised, labels (B,), masks (B, H, W), has_mask (B,), all on ``device``."""
+    images, labels, masks, has_mask = (
+        batch[name].to(device, non_blocking=True) for name in ("image", "label", "mask", "has_mask")
+    )
+    return normalization(images), labels, masks, has_mask
+
+
+def train_one_epoch(
+    step: nn.Module,
+    loader: DataLoader,
+    optimizer: Optimizer,
+    lr_scheduler: LRScheduler,
+    scaler: torch.amp.GradScaler,
+    *,
+    precision: Precision,
+    normalization: Normalization,
+    grad_clip: float,
+    epoch: int,
+    progress: bool = True,
+) -> dict[str, float]:
+    """One pass over the training set.
+
+    Args:
+        step: a :class:`TrainStep`, plain or wrapped.
+        grad_clip: largest gradient norm; 0 turns clipping off.
+
+    Returns:
+        ``train_total_loss``, ``train_cls_loss``, ``train_seg_loss``, ``alpha``, ``beta`` (means over the epoch),
+        ``images_per_second``, ``unreadable`` (images that could not be read).
+
+    Raises:
+        DefectError: the loss is not finite; nothing was updated by that batch.
+    """
+    step.train()
+    totals: dict[str, Tensor] = {}
+    images_seen, unreadable, start = 0, 0, time.perf_counter()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    bar = tqdm(loader, desc=f"epoch {epoch + 1} train", unit="batch", disable=not progress, leave=False)
+    for number, batch in enumerate(bar):
+        unreadable += report_unreadable(batch)
+        inputs = to_device(batch, precision.device, normalization)
+        with precision.autocast():
+            losses = step(*inputs)
+        if not losses["total_loss"].isfinite():
+            parts = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
+            raise DefectError(
+                f"epoch {epoch + 1}, batch {number + 1}: the loss is not finite ({parts}); the model was not changed "
+                "by this batch. Lower --lr, or use --mixed_precision off, then continue with --resume"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(losses["total_loss"]).backward()
+        if grad_clip > 0:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(parameters, grad_clip)
+        scaler.step(optimizer)
+        scaler.update()
+        lr_scheduler.step()
+        for name, value in losses.items():
+            totals[name] = totals.get(name, 0.0) + value.detach()
+        images_seen += len(batch["label"])
+        if number % 10 == 9:
+            bar.set_postfix(loss=f"{(totals['total_loss'] / (number + 1)).item():.3f}")
+    means = {name: (value / len(loader)).item() for name, value in totals.items()}
+    result = {(name if name in ("alpha", "beta") else f"train_{name}"): value for name, value in means.items()}
+    return result | {
+        "images_per_second": images_seen / (time.perf_counter() - start),
+        "unreadable": unreadable,
+    }
+
+
+@torch.inference_mode()
+def evaluate(
+    model: AttentionGuidedDefectClassifier,
+    loader: DataLoader,
+    metrics: DefectMetrics,
+    *,
+    precision: Precision,
+    normalization: Normalization,
+    criterion: MultiTaskLoss | None = None,
+    description: str = "evaluate",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Metrics of ``model`` over ``loader``; with a ``criterion`` also ``val_total_loss`` and its parts.
+
+    Unreadable images are reported and left out.
+    """
+    model.eval()
+    totals: dict[str, Tensor] = {}
+    for batch in tqdm(loader, desc=description, unit="batch", disable=not progress, leave=False):
+        report_unreadable(batch)
+        images, labels, masks, has_mask = to_device(batch, precision.device, normalization)
+        with precision.autocast():
+            outputs = model(images)
+        if criterion is not None:
+            for name, value in criterion(outputs, labels, masks, has_mask).items():
+                totals[f"val_{name}"] = totals.get(f"val_{name}", 0.0) + value / len(loader)
+        known = labels >= 0
+        outputs = {name: value[known] for name, value in outputs.items()}
+        metrics.update(outputs, labels[known], masks[known], has_mask[known])
+    losses = {name: value.item() for name, value in totals.items() if name.endswith("_loss")}
+    return metrics.compute() | losses
+
+
+def report_unreadable(batch: dict[str, Any]) -> int:
+    """Print why files of a batch could not be read, and count them."""
+    problems = [error for error in batch["error"] if error]
+    for problem in problems:
+        tqdm.write(f"left out: {problem}")
+    return len(problems)
+
+
+def fit(
+    model: AttentionGuidedDefectClassifier,
+    criterion: MultiTaskLoss,
+    train_set: DefectDataset,
+    val_set: DefectDataset,
+    options: TrainingOptions,
+    *,
+    precision: Precision,
+    normalization: Normalization,
+    description: dict[str, Any],
+    weight_scheduler: DynamicWeightScheduler | None = None,
+    resume: dict[str, Any] | None = None,
+    world: World = World(),  # noqa: B008 (frozen)
+) -> dict[str, Any]:
+    """Train for ``options.epochs`` epochs, with the checkpoints, logs and example pictures in ``options.save_dir``.
+
+    Args:
+        model, criterion: on ``precision.device`` already.
+        description: what inference needs beside the weights; goes into every checkpoint.
+        weight_scheduler: sets the loss weights before each epoch.
+        resume: a checkpoint of the same run to go on from.
+        world: this process among several.
+
+    Returns:
+        The metrics of the last epoch, and ``best`` with those of each best checkpoint.
+    """
+    device, save_dir, progress = precision.device, options.save_dir, world.is_main
+    optimizer = build_optimizer(
+        model,
+        criterion,
+        lr=options.lr,
+        backbone_lr_scale=options.backbone_lr_scale,
+        weight_decay=options.weight_decay,
+    )
+    sampler = EpochSampler(len(train_set), options.seed, world.rank, world.size)
+    loader_options = {"num_workers": options.num_workers, "pin_memory": device.type == "cuda"}
+    train_loader = make_loader(train_set, options.batch_size, sampler=sampler, **loader_options)
+    val_rows = list(range(world.rank, len(val_set), world.size))
+    val_loader = make_loader(val_set, options.batch_size, sampler=val_rows, **loader_options)
+    lr_scheduler = build_lr_scheduler(optimizer, total_steps=len(train_loader) * options.epochs)
+    scaler = precision.scaler()
+    first_epoch, best = 0, {}
+    if resume is not None:
+        optimizer.load_state_dict(resume["optimizer"])
+        lr_scheduler.load_state_dict(resume["lr_scheduler"])
+        scaler.load_state_dict(resume["scaler"])
+        criterion.load_state_dict(resume["criterion"])
+        restore_random_state(resume["random_state"])
+        first_epoch, best = resume["epoch"], resume["best"]
+    step: nn.Module = TrainStep(model, criterion)
+    if world.size > 1:
+        step = DistributedDataParallel(step, device_ids=[device.index] if device.type == "cuda" else None)
+    log = RunLog(save_dir, first_epoch) if world.is_main else None
+    result: dict[str, Any] = dict(resume["metrics"]) if resume is not None else {}
+    for epoch in range(first_epoch, options.epochs):
+        sampler.epoch = epoch
+        if weight_scheduler is not None:
+            criterion.alpha, criterion.beta = weight_scheduler.get_weights(epoch)
+        rates = {f"lr_{group['name']}": group["lr"] for group in optimizer.param_groups}
+        result = train_one_epoch(
+            step,
+            train_loader,
+            optimizer,
+            lr_scheduler,
+            scaler,
+            precision=precision,
+            normalization=normalization,
+            grad_clip=options.grad_clip,
+            epoch=epoch,
+            progress=progress,
+        )
+        metrics = DefectMetrics(len(description["classes"])).to(device)
+        result |= rates | evaluate(
+            model,
+            val_loader,
+            metrics,
+            precision=precision,
+            normalization=normalization,
+            criterion=criterion,
+            description=f"epoch {epoch + 1} val",
+            progress=progress,
+        )
+        if world.is_main:
+            content = description | {
+                "model": model.state_dict(),
+                "criterion": criterion.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "lr_scheduler": lr_scheduler.state_dict(),
+                "scaler": scaler.state_dict(),
+                "random_state": random_state(),
+                "epoch": epoch + 1,
+                "epochs": options.epochs,
+                "metrics": result,
+            }
+            log.add_epoch(epoch, options.epochs, result, example_page(model, val_set, precision, normalization))
+            _save(save_dir, content, result, best)
+    if log is not None:
+        log.close()
+    return result | {"best": best}
+
+
+def _save(save_dir: Path, content: dict[str, Any], result: dict[str, Any], best: dict[str, dict[str, float]]) -> None:
+    """``last.pth`` after each epoch, and each best file when its metrics, compared in order, exceed those so far."""
+
+    def rank(metrics: dict[str, float], names: tuple[str, ...]) -> tuple[float, ...]:
+        return tuple(-1.0 if math.isnan(metrics[name]) else metrics[name] for name in names)
+
+    improved = [f for f, names in BEST.items() if f not in best or rank(result, names) > rank(best[f], names)]
+    for file in improved:
+        best[file] = {"epoch": content["epoch"]} | {name: result[name] for name in BEST[file]}
+    for file in (*improved, "last.pth"):  # last.pth comes last: it says that the best files are up to date
+        save_checkpoint(save_dir / file, content | {"best": best})

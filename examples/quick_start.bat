@@ -1,0 +1,31 @@
+@echo off
+rem From nothing to a trained model and inspected images: environment, demo data, three stages, evaluation, inspection.
+rem Run again, it goes on where it stopped. Needs Python 3.10 to 3.13 (python.org) as 'py'.
+setlocal
+cd /d "%~dp0.."
+if not exist ".venv\installed-offline" (
+  if not exist ".venv\Scripts\python.exe" py -3 -m venv .venv || exit /b 1
+  echo Installing into .venv: some minutes
+  .venv\Scripts\python -m pip install --disable-pip-version-check -q --progress-bar on -e ".[offline]" || exit /b 1
+  type nul > ".venv\installed-offline"
+)
+set "PATH=%CD%\.venv\Scripts;%PATH%"
+
+set "DEMO=data/demo"
+set "SAVE_DIR=checkpoints/demo"
+if not exist "%DEMO%/dataset.json" (
+  python examples/prepare_defect_data.py demo --output_dir "%DEMO%" --num_images 400 || exit /b 1
+)
+set "DATA_ROOT=%DEMO%"
+set "BACKBONE=efficientnet_lite0"
+set "IMAGE_SIZE=256"
+set "BATCH_SIZE=16"
+set "NUM_WORKERS=2"
+set "STAGE1_EPOCHS=2"
+set "STAGE2_EPOCHS=5"
+set "STAGE3_EPOCHS=1"
+call examples\train_large_dataset.bat || exit /b 1
+echo Evaluating on images the model has not seen
+python examples/evaluate_defect_model.py --checkpoint "%SAVE_DIR%/stage3_uncertainty/best_accuracy.pth" --data_root "%DEMO%" --split test --output "%SAVE_DIR%/test_metrics.json" || exit /b 1
+python examples/inference_defect_model.py --checkpoint "%SAVE_DIR%/stage3_uncertainty/best_accuracy.pth" --image_dir "%DEMO%/images" --output_dir results/demo || exit /b 1
+echo Done. Pictures: results/demo/visualizations; table: results/demo/predictions.csv; model: %SAVE_DIR%/stage3_uncertainty/best_accuracy.pth

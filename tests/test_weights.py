@@ -1,0 +1,324 @@
+"""Reading weights files of three layouts, and what is said about files that are no use."""
+
+import json
+import os
+import pickle
+import re
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from dinov3.defect_errors import DefectError
+from dinov3.models.defect_backbone import build_backbone
+from dinov3.models.defect_weights import load_weights
+
+
+@torch.no_grad()
+def randomize(network):
+    """Give every tensor values that matter: layer scales, biases and tokens start at (nearly) zero."""
+    generator = torch.Generator().manual_seed(0)
+    for value in network.parameters():
+        value.add_(0.05 * torch.randn(value.shape, generator=generator))
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """The tiny ViT, every tensor random."""
+    return randomize(build_backbone("dinov3_vitt16", "none"))
+
+
+def assert_same_weights(backbone, other):
+    state = other.state_dict()
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, state[key]), key
+
+
+def rename(state, *pairs):
+    for old, new in pairs:
+        state = {re.sub(old, new, key): value for key, value in state.items()}
+    return state
+
+
+def meta_vit(network):
+    """The state of one of timm's ViTs under Meta's names."""
+    state = dict(network.state_dict())
+    for key in [key for key in state if key.endswith("q_bias")]:
+        q, v = state.pop(key), state.pop(key.replace("q_bias", "v_bias"))
+        state[key.replace("q_bias", "qkv.bias")] = torch.cat([q, torch.full_like(q, 7.0), v])
+        state[key.replace("q_bias", "qkv.bias_mask")] = torch.cat([q * 0 + 1, q * 0, q * 0 + 1])
+    state |= {"mask_token": torch.zeros(1, 192), "rope_embed.periods": torch.ones(16)}
+    return rename(state, ("reg_token", "storage_tokens"), (r"gamma_(\d)", r"ls\1.gamma"))
+
+
+# --- layouts
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("layout", ["timm", "Meta"])
+def test_vit_layouts_and_formats(tiny, tmp_path, layout, suffix):
+    state = tiny.network.state_dict() if layout == "timm" else meta_vit(tiny.network)
+    file = tmp_path / f"weights{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(state, file)
+    backbone = build_backbone("dinov3_vitt16", "none")
+    assert f"{layout} layout" in load_weights(backbone, file)
+    assert_same_weights(backbone, tiny)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"model": state, "epoch": 3},
+        lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
+        lambda state: {f"_orig_mod.backbone.{key}": value for key, value in state.items()},
+        lambda state: {
+            "student": {f"backbone.{key}": value * 0 for key, value in state.items()},
+            "teacher": {f"backbone.{key}": value for key, value in state.items()}
+            | {"dino_head.x": torch.ones(1)},
+        },
+    ],
+    ids=["model", "ddp", "compiled", "teacher"],
+)
+@pytest.mark.parametrize("layout", ["timm", "Meta"])
+def test_wrappers_around_the_weights(tiny, tmp_path, wrap, layout):
+    torch.save(
+        wrap(tiny.network.state_dict() if layout == "timm" else meta_vit(tiny.network)), tmp_path / "w.pth"
+    )
+    assert_same_weights(build_backbone("dinov3_vitt16", tmp_path / "w.pth"), tiny)
+
+
+@torch.no_grad()
+def test_a_file_without_q_and_v_biases_computes_the_same(tmp_path):
+    network = randomize(timm.create_model("vit_small_patch16_dinov3", num_classes=0))
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    backbone = build_backbone("dinov3_vits16", "none").eval()
+    assert "q and v biases zero" in load_weights(backbone, tmp_path / "w.safetensors")
+    images = torch.randn(1, 3, 64, 96)
+    expected = network.forward_features(images)
+    features = backbone.forward_features(images)
+    torch.testing.assert_close(features["x_norm_clstoken"], expected[:, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(features["x_norm_patchtokens"], expected[:, 5:], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("saved", ["save_pretrained", "state_dict"])
+@pytest.mark.parametrize("gated", [False, True], ids=["mlp", "gated"])
+@torch.no_grad()
+def test_transformers_vit(tmp_path, gated, saved):
+    transformers = pytest.importorskip("transformers", minversion="4.56", reason="transformers not installed")
+    width, heads = (384, 6) if gated else (192, 3)
+    config = transformers.DINOv3ViTConfig(
+        hidden_size=width,
+        intermediate_size=1536 if gated else 768,
+        num_attention_heads=heads,
+        num_register_tokens=4,
+        use_gated_mlp=gated,
+        hidden_act="silu" if gated else "gelu",
+        layerscale_value=1e-5,
+    )
+    model = randomize(transformers.DINOv3ViTModel(config))
+    if saved == "state_dict":
+        torch.save(model.state_dict(), tmp_path / "w.bin")
+    else:
+        model.save_pretrained(tmp_path)
+    backbone = build_backbone("dinov3_vits16plus" if gated else "dinov3_vitt16", tmp_path).eval()
+    images = torch.randn(2, 3, 64, 96)
+    expected = model(images).last_hidden_state
+    features = backbone.forward_features(images)
+    torch.testing.assert_close(features["x_norm_clstoken"], expected[:, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(features["x_norm_patchtokens"], expected[:, 5:], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("saved", ["save_pretrained", "state_dict"])
+@torch.no_grad()
+def test_transformers_convnext(tmp_path, saved):
+    transformers = pytest.importorskip("transformers", minversion="4.56", reason="transformers not installed")
+    model = randomize(transformers.DINOv3ConvNextModel(transformers.DINOv3ConvNextConfig()))
+    if saved == "state_dict":
+        torch.save(model.state_dict(), tmp_path / "w.bin")
+    else:
+        model.save_pretrained(tmp_path)
+    backbone = build_backbone("dinov3_convnext_tiny", tmp_path).eval()
+    images = torch.randn(1, 3, 64, 96)
+    expected = model(images).last_hidden_state
+    features = backbone.forward_features(images)
+    torch.testing.assert_close(features["x_norm_clstoken"], expected[:, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(features["x_norm_patchtokens"], expected[:, 1:], atol=1e-5, rtol=0)
+
+
+def test_meta_convnext(tmp_path):
+    backbone = randomize(build_backbone("dinov3_convnext_tiny", "none"))
+    state = rename(
+        backbone.network.state_dict(),
+        (r"^stem\.", "downsample_layers.0."),
+        (r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1."),
+        (r"\.blocks\.", "."),
+        (r"conv_dw", "dwconv"),
+        (r"mlp\.fc", "pwconv"),
+        (r"^head\.norm\.", "norm."),
+    )
+    state |= {
+        key.replace("norm.", "norms.3."): value for key, value in state.items() if key.startswith("norm.")
+    }
+    torch.save(state, tmp_path / "w.pth")
+    assert_same_weights(build_backbone("dinov3_convnext_tiny", tmp_path / "w.pth"), backbone)
+
+
+def test_other_networks_load_their_own_files_with_a_classifier_in_them(tmp_path):
+    network = randomize(timm.create_model("resnet18", num_classes=10))
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    backbone = build_backbone("timm:resnet18", tmp_path / "w.safetensors")
+    assert torch.equal(backbone.network.layer4[1].conv2.weight, network.layer4[1].conv2.weight)
+
+
+def test_patch_embedding_is_resampled_for_patch_14(tmp_path):
+    network = timm.create_model("vit_small_patch16_dinov3_qkvb", num_classes=0)
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    with pytest.warns(UserWarning, match="patch 16 only"):
+        backbone = build_backbone("dinov3_vits14", "none")
+    assert "resampled from 16 to 14 pixels" in load_weights(backbone, tmp_path / "w.pth")
+    assert torch.equal(backbone.network.norm.weight, network.norm.weight)
+
+
+def test_shards_by_their_index_or_folder(tiny, tmp_path):
+    items = list(tiny.network.state_dict().items())
+    shards = {"a.safetensors": dict(items[::2]), "b.safetensors": dict(items[1::2])}
+    for name, tensors in shards.items():
+        save_file(tensors, tmp_path / name)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {key: name for name, part in shards.items() for key in part}}))
+    assert_same_weights(build_backbone("dinov3_vitt16", index), tiny)
+    assert_same_weights(build_backbone("dinov3_vitt16", tmp_path), tiny)
+    (tmp_path / "b.safetensors").unlink()
+    with pytest.raises(DefectError, match="not found: .*b.safetensors"):
+        build_backbone("dinov3_vitt16", tmp_path)
+
+
+# --- files that do not fit
+
+
+def test_a_file_of_another_backbone_is_named(tmp_path):
+    torch.save(meta_vit(build_backbone("dinov3_vits16", "none").network), tmp_path / "w.pth")
+    with pytest.raises(DefectError) as caught:
+        build_backbone("dinov3_vitt16", tmp_path / "w.pth")
+    text = str(caught.value)
+    assert "(Meta layout) does not fit dinov3_vitt16" in text
+    assert "cls_token (1, 1, 384), not (1, 1, 192)" in text
+    assert text.endswith("The file holds dinov3_vits16: use --backbone dinov3_vits16.")
+
+
+def test_a_convnext_file_for_a_vit(tmp_path):
+    torch.save(build_backbone("dinov3_convnext_tiny", "none").network.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(DefectError, match="use --backbone dinov3_convnext_tiny"):
+        build_backbone("dinov3_vitt16", tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda state: state.pop("norm.weight"), "1 missing: norm.weight"),
+        (lambda state: state.update(extra=torch.ones(1)), "1 surplus: extra"),
+        (lambda state: state.pop("blocks.3.attn.q_bias"), "1 missing: blocks.3.attn.q_bias"),
+        (
+            lambda state: [state.pop(f"blocks.{i}.gamma_1") for i in range(12)],
+            "12 missing: blocks.0.gamma_1, ",
+        ),
+        (lambda state: state.clear(), "missing: cls_token"),
+    ],
+    ids=["missing", "surplus", "one bias", "many", "nothing"],
+)
+def test_missing_and_surplus_tensors_are_named(tiny, tmp_path, change, expected):
+    state = dict(tiny.network.state_dict())
+    change(state)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(DefectError) as caught:
+        build_backbone("dinov3_vitt16", tmp_path / "w.pth")
+    assert expected in str(caught.value) and "w.pth" in str(caught.value)
+
+
+# --- files that cannot be read
+
+
+def half_of(file):
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("w.pth", b"", "empty"),
+        ("w.safetensors", b"", "empty"),
+        ("w.pth", b"\n<!DOCTYPE html><html>403 Forbidden</html>", "web page"),
+        ("w.safetensors", b"<?xml version='1.0'?><Error>AccessDenied</Error>", "web page"),
+        (
+            "w.safetensors",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+            "git lfs pull",
+        ),
+        ("w.pth", b"some text", "damaged"),
+        ("w.pth", bytes(range(7, 200)) * 9, "damaged"),
+        ("w.safetensors", b"some longer text", "damaged"),
+        ("w.pth", pickle.dumps(pickle.Unpickler), "more than tensors"),
+    ],
+)
+def test_files_that_are_no_weights(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DefectError, match=expected) as caught:
+        build_backbone("dinov3_vitt16", tmp_path / name)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_truncated_files(tiny, tmp_path, kind):
+    file = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pth")
+    if kind == "safetensors":
+        save_file(tiny.network.state_dict(), file)
+    else:
+        torch.save(tiny.network.state_dict(), file, _use_new_zipfile_serialization=kind == "zip")
+    half_of(file)
+    with pytest.raises(DefectError, match="damaged, incomplete.* download it again"):
+        build_backbone("dinov3_vitt16", file)
+
+
+class _Hostile:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("save", ["torch", "legacy", "pickle"])
+def test_a_file_with_code_is_refused_and_the_code_not_run(tmp_path, save):
+    marker, file = tmp_path / "ran", tmp_path / "w.pth"
+    content = {"cls_token": torch.zeros(1), "other": _Hostile(marker)}
+    if save == "pickle":
+        file.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, file, _use_new_zipfile_serialization=save == "torch")
+    with pytest.raises(DefectError, match="was refused: it holds more than tensors"):
+        build_backbone("dinov3_vitt16", file)
+    assert not marker.exists()
+    torch.load(file, weights_only=False) if save != "pickle" else pickle.loads(file.read_bytes())
+    assert marker.exists()  # the file would have worked
+
+
+def test_paths_that_do_not_lead_to_a_file(tmp_path):
+    with pytest.raises(
+        DefectError, match="not found: .*nothing.pth. Pass an existing file, 'default' or 'none'"
+    ):
+        build_backbone("dinov3_vitt16", tmp_path / "nothing.pth")
+    with pytest.raises(DefectError, match="exactly one weights file .* found: none"):
+        build_backbone("dinov3_vitt16", tmp_path)
+    for name in ("a.pth", "b.safetensors"):
+        (tmp_path / name).touch()
+    with pytest.raises(DefectError, match="found: a.pth, b.safetensors"):
+        build_backbone("dinov3_vitt16", tmp_path)
+
+
+def test_a_lone_tensor_is_no_set_of_weights(tmp_path):
+    torch.save(torch.zeros(3), tmp_path / "w.pth")
+    with pytest.raises(DefectError, match="holds a Tensor, expected a dict"):
+        build_backbone("dinov3_vitt16", tmp_path / "w.pth")
