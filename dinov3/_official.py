@@ -36,7 +36,8 @@ def official_getattr(package: str) -> Callable[[str], Any]:
 
     def __getattr__(name: str) -> Any:  # noqa: N807
         # A submodule must be left to the import system: the official __init__ files import their own.
-        if not name.startswith("__") and importlib.util.find_spec(f"{package}.{name}") is None:
+        # Private names are only ever probed for, by the interpreter and by notebooks.
+        if not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}") is None:
             official = _official_init(package)
             if hasattr(official, name):
                 return getattr(official, name)
@@ -120,9 +121,9 @@ def load_official_backbone(directory: str | Path, name: str, weights: str | Path
             "link: get the file from https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/ "
             "and pass --weights FILE, or use --weights none"
         ) from error
+    backbone.name, backbone.mean, backbone.std = name, IMAGENET_MEAN, IMAGENET_STD
     if str(weights) not in ("default", "none"):
         from dinov3.models.defect_weights import load_weights  # here, as dinov3.models imports this module
 
         load_weights(backbone, weights)
-    backbone.name, backbone.mean, backbone.std = name, IMAGENET_MEAN, IMAGENET_STD
     return backbone

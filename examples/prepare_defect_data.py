@@ -13,12 +13,12 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401  puts the repository first on sys.path
 
-from dinov3.data.defect_checks import check_dataset
+from dinov3.data.defect_checks import check_dataset, missing_class
 from dinov3.data.defect_demo import write_demo
 from dinov3.data.defect_manifest import Manifest, read_manifest
 from dinov3.data.defect_sources import ImportReport, organize, scan_folders
 from dinov3.defect_errors import DefectError, run_script
-from dinov3.train.defect_config import fraction, positive_int
+from dinov3.train.defect_config import fraction, non_negative_int, positive_int
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--output_dir", type=Path, required=True, help="dataset folder to write")
-    common.add_argument("--seed", type=int, default=42, help="of the split, and of the demo images")
+    common.add_argument("--seed", type=non_negative_int, default=42, help="of the split, and of the demo images")
     common.add_argument("--overwrite", action="store_true", help="replace the dataset in --output_dir")
 
     own = commands.add_parser("organize", parents=[common], help="from folders of images and masks")
@@ -114,6 +114,8 @@ def print_counts(manifest: Manifest) -> None:
     without = sum(1 for label, mask in pairs if label and not mask)
     if without:
         print(f"  {without} defect images without a mask: they will train the class alone")
+    for gap in missing_class(manifest):
+        print(f"  no images of these, too few parts to share out: {', '.join(gap.examples)}")
 
 
 def print_checks(manifest: Manifest) -> int:

@@ -75,17 +75,14 @@ def test_vit_layouts_and_formats(tiny, tmp_path, layout, suffix):
         lambda state: {f"_orig_mod.backbone.{key}": value for key, value in state.items()},
         lambda state: {
             "student": {f"backbone.{key}": value * 0 for key, value in state.items()},
-            "teacher": {f"backbone.{key}": value for key, value in state.items()}
-            | {"dino_head.x": torch.ones(1)},
+            "teacher": {f"backbone.{key}": value for key, value in state.items()} | {"dino_head.x": torch.ones(1)},
         },
     ],
     ids=["model", "ddp", "compiled", "teacher"],
 )
 @pytest.mark.parametrize("layout", ["timm", "Meta"])
 def test_wrappers_around_the_weights(tiny, tmp_path, wrap, layout):
-    torch.save(
-        wrap(tiny.network.state_dict() if layout == "timm" else meta_vit(tiny.network)), tmp_path / "w.pth"
-    )
+    torch.save(wrap(tiny.network.state_dict() if layout == "timm" else meta_vit(tiny.network)), tmp_path / "w.pth")
     assert_same_weights(build_backbone("dinov3_vitt16", tmp_path / "w.pth"), tiny)
 
 
@@ -158,9 +155,7 @@ def test_meta_convnext(tmp_path):
         (r"mlp\.fc", "pwconv"),
         (r"^head\.norm\.", "norm."),
     )
-    state |= {
-        key.replace("norm.", "norms.3."): value for key, value in state.items() if key.startswith("norm.")
-    }
+    state |= {key.replace("norm.", "norms.3."): value for key, value in state.items() if key.startswith("norm.")}
     torch.save(state, tmp_path / "w.pth")
     assert_same_weights(build_backbone("dinov3_convnext_tiny", tmp_path / "w.pth"), backbone)
 
@@ -240,6 +235,9 @@ def test_missing_and_surplus_tensors_are_named(tiny, tmp_path, change, expected)
 # --- files that cannot be read
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+
+
 def half_of(file):
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
@@ -260,6 +258,8 @@ def half_of(file):
         ("w.pth", b"some text", "damaged"),
         ("w.pth", bytes(range(7, 200)) * 9, "damaged"),
         ("w.safetensors", b"some longer text", "damaged"),
+        ("w.index.json", b"{not json", "damaged"),
+        ("w.index.json", b"{}", "missing: cls_token"),
         ("w.pth", pickle.dumps(pickle.Unpickler), "more than tensors"),
     ],
 )
@@ -306,9 +306,7 @@ def test_a_file_with_code_is_refused_and_the_code_not_run(tmp_path, save):
 
 
 def test_paths_that_do_not_lead_to_a_file(tmp_path):
-    with pytest.raises(
-        DefectError, match="not found: .*nothing.pth. Pass an existing file, 'default' or 'none'"
-    ):
+    with pytest.raises(DefectError, match="not found: .*nothing.pth. Pass an existing file, 'default' or 'none'"):
         build_backbone("dinov3_vitt16", tmp_path / "nothing.pth")
     with pytest.raises(DefectError, match="exactly one weights file .* found: none"):
         build_backbone("dinov3_vitt16", tmp_path)

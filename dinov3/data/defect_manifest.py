@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from PIL import Image
 
 from dinov3.data.defect_images import write_mask
 from dinov3.defect_errors import DefectError
@@ -174,8 +175,6 @@ class DatasetWriter:
             label, split, group, source: the manifest's columns.
             link: make a symbolic link to ``image`` instead of a copy.
         """
-        from PIL import Image
-
         target = self.folder / "images" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(image, np.ndarray):
@@ -207,7 +206,9 @@ class DatasetWriter:
         counts = Counter((row["split"], row["label"]) for row in self.rows)
         info["counts"] = {split: {name: counts[split, name] for name in classes} for split in SPLITS}
         (self.folder / "dataset.json").write_text(json.dumps(info, indent=2, ensure_ascii=False), encoding="utf-8")
+        replaced = Path(f"{self.folder}-replaced")
         if self.output_dir.exists():
-            shutil.rmtree(self.output_dir)
+            self.output_dir.rename(replaced)
         self.folder.rename(self.output_dir)
+        shutil.rmtree(replaced, ignore_errors=True)
         return read_manifest(self.output_dir)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import os
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dinov3.data.defect_images import ImageReadError, list_images, read_foreign_mask, read_image
+from dinov3.data.defect_images import ImageReadError, exif_orientation, list_images, read_foreign_mask, read_image
 from dinov3.data.defect_manifest import DatasetWriter, Manifest
+from dinov3.data.defect_pairing import pair_masks, tell_masks
 from dinov3.data.defect_splits import find_group, grouped_split, read_groups
 from dinov3.defect_errors import DefectError
 
-_MASK_SUFFIX = re.compile(r"[_\-. ](mask|masks|gt|label|labels|seg|annotation|ground_?truth)$", re.IGNORECASE)
-_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 NORMAL = "normal"
 
 
@@ -40,99 +39,129 @@ class ImportReport:
 
 
 def folder_tags(folders: list[Path]) -> list[str]:
-    """A short unique name per folder: its last path component that tells it from the others
-    (``MT_Break/Imgs`` and ``MT_Crack/Imgs`` become ``MT_Break`` and ``MT_Crack``)."""
-    parts = [list(folder.resolve().parts) for folder in folders]
-    while len(folders) > 1 and min(map(len, parts)) > 1 and len({p[-1] for p in parts}) == 1:
-        parts = [p[:-1] for p in parts]
+    """A short unique name per folder: its last path component that no other has
+    (``MT_Break/Imgs`` and ``MT_Crack/Imgs`` become ``MT_Break`` and ``MT_Crack``), else its own, numbered."""
+    parts = [Path(os.path.abspath(folder)).parts for folder in folders]
     tags: list[str] = []
-    for p in parts:
-        tag, count = p[-1], 2
+    for i, own in enumerate(parts):
+        others = {part for j, other in enumerate(parts) if j != i for part in other}
+        name = next((part for part in reversed(own) if part not in others), own[-1]).strip("/\\:") or "images"
+        tag, count = name, 2
         while tag in tags:
-            tag, count = f"{p[-1]}_{count}", count + 1
+            tag, count = f"{name}_{count}", count + 1
         tags.append(tag)
     return tags
 
 
-def _mask_stem(path: Path) -> str:
-    return _MASK_SUFFIX.sub("", path.stem)
+def _own_files(folder: Path, given: set[Path]) -> list[Path]:
+    """The image files below a folder, less those of other given folders further down."""
+    base = folder.resolve()
+    inner = [other for other in given if other != base and other.is_relative_to(base)]
+    files = [(path, base / path.relative_to(folder)) for path in list_images(folder)]
+    return [path for path, place in files if not any(place.is_relative_to(other) for other in inner)]
 
 
-def _images_and_masks(folder: Path, masks_inside: bool) -> tuple[list[Path], list[Path]]:
-    """Tell images from masks in one folder: a mask is named so (``a_mask.png``), or is the lossless file beside a
-    JPEG of the same stem. ``masks_inside`` False takes name suffixes for part of the image's name."""
-    images, masks = [], []
-    files = list_images(folder)
-    jpegs = {path.with_suffix("") for path in files if path.suffix.lower() in _JPEG}
-    stems = {path.with_suffix("") for path in files}
-    for path in files:
-        named = masks_inside and _MASK_SUFFIX.search(path.stem) and path.with_name(_mask_stem(path)) in stems
-        beside = path.suffix.lower() not in _JPEG and path.with_suffix("") in jpegs
-        (masks if named or beside else images).append(path)
-    return images, masks
+def _find_files(folders: list[Path], mask_folders: list[Path]) -> tuple[list[list[Path]], list[list[Path]], list[Path]]:
+    """The images of each folder, the masks among them, and the masks of the mask folders."""
+    places = [folder.resolve() for folder in folders]
+    given = {*places, *(folder.resolve() for folder in mask_folders)}
+    images: list[list[Path]] = []
+    masks: list[list[Path]] = []
+    for folder, place in zip(folders, places, strict=True):
+        if places.count(place) > 1:
+            raise DefectError(f"{folder}: given twice as a folder of images; each image counts once, normal or defect")
+        own_images, own_masks = tell_masks(_own_files(folder, given))
+        if not own_images:
+            raise DefectError(f"{folder}: no images in it; expected files such as .jpg or .png")
+        images.append(own_images)
+        masks.append(own_masks)
+    apart: dict[Path, list[Path]] = {}
+    for folder in mask_folders:
+        place = folder.resolve()
+        if place in places:
+            number = places.index(place)
+            _expect_masks_among(folder, images[number], masks[number])
+        else:
+            apart[place] = _own_files(folder, given)
+            if not apart[place]:
+                raise DefectError(f"{folder}: no masks in it; expected image files, best .png")
+    return images, masks, [mask for files in apart.values() for mask in files]
 
 
-def _best_mask(image: Path, candidates: list[Path]) -> Path | None:
-    """The mask whose folders have most in common with the image's; None when two are equally near."""
-    scored = sorted(((len(set(image.parts[:-1]) & set(m.parts[:-1])), m) for m in candidates), reverse=True)
-    return None if len(scored) > 1 and scored[0][0] == scored[1][0] else scored[0][1]
+def _expect_masks_among(folder: Path, images: list[Path], masks: list[Path]) -> None:
+    """A folder given for images and for masks must hold both, and none that could be either."""
+    expected = "in one folder, expected mask a.png beside image a.jpg, or a_mask.png beside a.png"
+    first: dict[Path, Path] = {}
+    for image in images:
+        twin = first.setdefault(image.with_suffix(""), image)
+        if twin != image:
+            raise DefectError(f"{twin} and {image.name}: which is the image, which the mask? {expected}")
+    if not masks:
+        raise DefectError(f"{folder}: no masks among its images; {expected}")
 
 
 def scan_folders(
     defect_images: list[Path], defect_masks: list[Path], normal_images: list[Path], classes_from_folders: bool
 ) -> tuple[list[SourceImage], ImportReport]:
-    """Find the images and pair them with masks by stem, never by order.
+    """Find the images and pair them with masks.
+
+    A folder may lie inside another: its files are then its own alone. Images and masks may share a folder.
 
     Raises:
-        DefectError: a folder is missing, or holds no image, or there are no normal or no defect images.
+        DefectError: a folder is missing, given twice, or holds no image; no mask fits any image; a class is not
+            told by a folder.
     """
+    folders = defect_images + normal_images
+    images, masks, masks_apart = _find_files(folders, defect_masks)
+    split = len(defect_images)
     report = ImportReport()
-    shared = {folder.resolve() for folder in defect_masks}
-    mask_files = {path.resolve(): path for folder in defect_masks for path in list_images(folder)}
-    samples: list[SourceImage] = []
-    orphans: set[Path] = set()
-    found_per_folder = []
-    all_folders = defect_images + normal_images
-    for folder in all_folders:
-        images, masks = _images_and_masks(folder, masks_inside=folder.resolve() in shared)
-        if not images:
-            raise DefectError(f"{folder}: no images in it; expected files such as .jpg or .png")
-        mask_files |= {path.resolve(): path for path in masks}
-        found_per_folder.append(images)
-    image_files = {path.resolve() for images in found_per_folder for path in images}
-    by_stem: dict[str, list[Path]] = defaultdict(list)
-    for resolved, path in mask_files.items():
-        if resolved not in image_files:
-            by_stem[_mask_stem(path)].append(path.absolute())
-            orphans.add(path.absolute())
-
-    one_folder = len(defect_images) == 1
-    for number, (folder, tag, images) in enumerate(
-        zip(all_folders, folder_tags(all_folders), found_per_folder, strict=True)
-    ):
-        normal = number >= len(defect_images)
-        for path in images:
-            relative = path.relative_to(folder)
-            label = NORMAL if normal else "defect"
-            if classes_from_folders and not normal:
-                if one_folder and len(relative.parts) == 1:
-                    raise DefectError(
-                        f"{path}: --classes_from_folders expects one subfolder per class in {folder}, or one "
-                        "--defect_images folder per class"
-                    )
-                label = relative.parts[0] if one_folder else tag
-            mask = None
-            candidates = by_stem.get(path.stem, [])
-            if candidates:
-                mask = _best_mask(path.absolute(), candidates)
-                if mask is None:
-                    names = " and ".join(str(c) for c in candidates[:2])
-                    report.remarks.append(f"{path}: two masks fit equally well ({names}); imported without mask")
-                orphans.difference_update(candidates if mask is None else [mask])
-            samples.append(SourceImage(path, mask, label, tag, f"{tag}/{relative.as_posix()}"))
+    pairs, orphans = _pair(images[:split], masks[:split], masks_apart, report, expected=bool(defect_masks))
+    normal_pairs, orphans = _pair(images[split:], masks[split:], orphans, report, expected=False)
     if orphans:
-        report.remarks["masks without an image of their name; left out"] += [str(path) for path in sorted(orphans)]
+        report.remarks["masks without an image of their name; left out"] += map(str, sorted(orphans))
+
+    samples: list[SourceImage] = []
+    for number, (folder, tag) in enumerate(zip(folders, folder_tags(folders), strict=True)):
+        for path in images[number]:
+            relative = path.relative_to(folder)
+            label = NORMAL if number >= split else "defect"
+            if classes_from_folders and label != NORMAL:
+                label = _class_of(relative, folder) if split == 1 else tag
+                if label == NORMAL:
+                    raise DefectError(f"{path}: a defect class cannot be called {NORMAL}; give it as --normal_images")
+            mask = pairs.get(path) or normal_pairs.get(path)
+            samples.append(SourceImage(path, mask, label, tag, f"{tag}/{relative.as_posix()}"))
     return samples, report
+
+
+def _class_of(relative: Path, folder: Path) -> str:
+    if len(relative.parts) == 1:
+        raise DefectError(
+            f"{folder / relative}: --classes_from_folders expects one subfolder per class in {folder}, or one "
+            "--defect_images folder per class"
+        )
+    return relative.parts[0]
+
+
+def _pair(
+    images: list[list[Path]], masks: list[list[Path]], more_masks: list[Path], report: ImportReport, expected: bool
+) -> tuple[dict[Path, Path], list[Path]]:
+    """{image: mask}, and the masks left over; reports the images without, where masks are ``expected``."""
+    all_images, all_masks = sum(images, []), [*sum(masks, []), *more_masks]
+    pairs, tied = pair_masks(all_images, all_masks)
+    if expected and not pairs and not tied:
+        raise DefectError(
+            f"none of the {len(all_masks)} masks, first {all_masks[0]}, is named after an image, first "
+            f"{all_images[0]}; expected the same file name up to the suffix, or with _mask at its end"
+        )
+    if tied:
+        report.remarks["images that several masks fit, or share a mask; imported without"] += map(str, tied)
+    if expected:
+        bare = [str(image) for image in all_images if image not in pairs and image not in tied]
+        if bare:
+            report.remarks["defect images without a mask of their name; they train the class alone"] += bare
+    used = set(pairs.values())
+    return pairs, [mask for mask in all_masks if mask not in used]
 
 
 def organize(
@@ -153,15 +182,20 @@ def organize(
     An image that cannot be read is skipped and named; one whose mask cannot be used is kept with its class alone.
 
     Raises:
-        DefectError: nothing usable is left, no group matches, or the output cannot be written.
+        DefectError: a class has no usable image, no group matches, the output cannot be written, or images lie in it.
     """
+    place = output_dir.resolve()
+    inside = next((s.path for s in samples if s.path.resolve().is_relative_to(place)), None)
+    if inside:
+        raise DefectError(f"{inside}: lies in --output_dir {output_dir}; choose another folder to write")
     if val_split < 0 or test_split < 0 or val_split + test_split >= 1:
         raise DefectError(
             f"--val_split {val_split} and --test_split {test_split}: expected 0 or more, adding up to less than 1"
         )
     groups = _groups(samples, group_csv, report)
     fractions = {"train": 1 - val_split - test_split, "val": val_split, "test": test_split}
-    splits = grouped_split([s.source if s.label != NORMAL else NORMAL for s in samples], groups, fractions, seed)
+    strata = [NORMAL if s.label == NORMAL else f"{s.label}/{s.source}" for s in samples]
+    splits = grouped_split(strata, groups, fractions, seed)
     defect_classes = sorted({s.label for s in samples} - {NORMAL})
     classes = [NORMAL, *defect_classes]
     with DatasetWriter(output_dir, overwrite) as writer:
@@ -183,11 +217,11 @@ def organize(
                 link=link,
             )
         kept = {row["label"] for row in writer.rows}
-        if NORMAL not in kept or len(kept) < 2:
-            found = f"{len(writer.rows)} usable images, classes: {', '.join(sorted(kept)) or 'none'}"
-            raise DefectError(
-                f"{output_dir}: {found}; training needs normal and defect images; {len(report.skipped)} skipped"
-            )
+        lost = [name for name in classes if name not in kept]
+        if lost or len(kept) < 2:
+            why = f"; {len(report.skipped)} cannot be read, first {report.skipped[0]}" if report.skipped else ""
+            names = ", ".join(lost) or "defect"
+            raise DefectError(f"{output_dir}: not written, no usable image of class {names}{why}")
         return writer.finish(classes=classes, mask_classes=defect_classes, seed=seed, command=command)
 
 
@@ -203,9 +237,7 @@ def _groups(samples: list[SourceImage], group_csv: Path | None, report: ImportRe
             f"{group_csv}: none of its images is among the {len(samples)} given; paths are matched by their end"
         )
     if unknown:
-        report.remarks.append(
-            f"{len(unknown)} images are not in {group_csv}, first {unknown[0]}: each is its own group"
-        )
+        report.remarks[f"images not in {group_csv}; each is its own group"] += map(str, unknown)
     return [group or sample.name for sample, group in zip(samples, found, strict=True)]
 
 
@@ -213,7 +245,7 @@ def _class_mask(sample: SourceImage, size: tuple[int, int], value: int, report: 
     if sample.mask is None:
         return None
     try:
-        mask, remarks = read_foreign_mask(sample.mask, size)
+        mask, remarks = read_foreign_mask(sample.mask, size, exif_orientation(sample.path))
     except ImageReadError as error:
         report.remarks["mask cannot be used; imported without mask"].append(str(error))
         return None
@@ -221,6 +253,7 @@ def _class_mask(sample: SourceImage, size: tuple[int, int], value: int, report: 
         report.remarks[kind].append(f"{sample.mask}: {detail}")
     if sample.label == NORMAL:
         if mask.any():
-            report.remarks.append(f"{sample.mask}: {int(mask.sum())} defect pixels on a normal image; mask left out")
+            kind = "defect pixels in the mask of a normal image; mask left out"
+            report.remarks[kind].append(f"{sample.mask}: {int(mask.sum())} pixels")
         return None  # a normal image has an implied all-zero mask
     return mask * np.uint8(value)

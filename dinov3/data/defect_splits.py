@@ -14,7 +14,7 @@ def read_groups(path: Path) -> dict[tuple[str, ...], str]:
     """A ``--group_csv`` file (columns ``image,group``) as {path parts: group}."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, skipinitialspace=True)
             rows = list(reader)
             fields = reader.fieldnames or []
     except FileNotFoundError:
@@ -23,7 +23,12 @@ def read_groups(path: Path) -> dict[tuple[str, ...], str]:
         raise DefectError(f"{path}: --group_csv cannot be read as UTF-8 CSV ({error})") from None
     if "image" not in fields or "group" not in fields:
         raise DefectError(f"{path}: columns are {','.join(fields) or 'missing'}; --group_csv expects image,group")
-    return {tuple(r["image"].replace("\\", "/").split("/")): r["group"] for r in rows if r["image"] and r["group"]}
+    return {_parts(r["image"]): r["group"] for r in rows if r["image"] and r["group"]}
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    """The parts of a path as written on any system, without drive and root."""
+    return tuple(part for part in text.replace("\\", "/").split("/") if part not in ("", ".") and part[-1] != ":")
 
 
 def find_group(image: PurePath, groups: dict[tuple[str, ...], str]) -> str | None:

@@ -31,9 +31,7 @@ def _tint(scene: Scene, alpha: np.ndarray, factor: np.ndarray | float) -> None:
     np.clip(scene.albedo, 0, 1, out=scene.albedo)
 
 
-def _distance(
-    rng: np.random.Generator, scene: Scene, center: np.ndarray, radius: float, rough: float
-) -> np.ndarray:
+def _distance(rng: np.random.Generator, scene: Scene, center: np.ndarray, radius: float, rough: float) -> np.ndarray:
     """Distance (H, W) from `center` over `radius`, along a turned ellipse with a ragged outline."""
     x, y = grid_xy(scene.shape)
     turn, stretch = rng.uniform(0, np.pi), rng.uniform(1.0, 1.5)

@@ -277,9 +277,7 @@ def make_surface(rng: np.random.Generator, name: str, shape: Shape) -> Scene:
     turn[:, 2] -= margin
 
     def turned(field: np.ndarray) -> np.ndarray:
-        return cv2.warpAffine(
-            field.astype(np.float32), turn, (width, height), borderMode=cv2.BORDER_REFLECT_101
-        )
+        return cv2.warpAffine(field.astype(np.float32), turn, (width, height), borderMode=cv2.BORDER_REFLECT_101)
 
     return Scene(
         np.clip(turned(scene.albedo), 0, 1),

@@ -4,46 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from dinov3.data.defect_images import IGNORE_INDEX
 
 
-class RandomGamma(v2.Transform):
+class RandomGamma(nn.Module):
     """Exposure as cameras vary it: ``value ** gamma``, gamma drawn log-uniformly from [1 / limit, limit]."""
 
     def __init__(self, limit: float):
         super().__init__()
         self.limit = limit
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+    def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         exponent = torch.empty(()).uniform_(-1.0, 1.0).item()
-        return {"gamma": self.limit**exponent}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return self._call_kernel(v2.functional.adjust_gamma, inpt, gamma=params["gamma"])
+        return v2.functional.adjust_gamma(image, self.limit**exponent), mask
 
 
-class RandomNoise(v2.Transform):
+class RandomNoise(nn.Module):
     """Gaussian sensor noise on uint8 images; its standard deviation is drawn from [0, limit] grey values."""
 
     def __init__(self, limit: float):
         super().__init__()
         self.limit = limit
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        return {"sigma": torch.rand(()).item() * self.limit}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        if not isinstance(inpt, tv_tensors.Image):
-            return inpt
-        noisy = inpt.float().add_(torch.randn(inpt.shape) * params["sigma"])
-        return tv_tensors.wrap(noisy.clamp_(0, 255).to(torch.uint8), like=inpt)
+    def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        sigma = torch.rand(()).item() * self.limit
+        noisy = image.float().add_(torch.randn(image.shape) * sigma)
+        return tv_tensors.wrap(noisy.clamp_(0, 255).to(torch.uint8), like=image), mask
 
 
 def eval_transform(image_size: int) -> v2.Transform:

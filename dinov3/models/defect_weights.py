@@ -86,9 +86,7 @@ _LAYOUTS = (
 # Training wrappers (DDP, torch.compile, transformers) whose names may stand anywhere in a key.
 _WRAPPER = re.compile(r"(?:^|(?<=\.))(?:module|model|_orig_mod)\.")
 # Tensors that inference does not use or that the network computes itself.
-_UNUSED = re.compile(
-    r"(?:^|\.)(?:mask_token|bias_mask|periods|num_batches_tracked|(?:local_cls_norm|norms)\..*)$"
-)
+_UNUSED = re.compile(r"(?:^|\.)(?:mask_token|bias_mask|periods|num_batches_tracked|(?:local_cls_norm|norms)\..*)$")
 # Parts that follow a backbone: classifiers, and poolings that timm keeps beside them.
 _HEAD = re.compile(r"^(?:head|head_dist|fc|classifier|attn_pool|fc_norm)\.")
 _BIAS = re.compile(r"\.attn\.[qv]_bias$")
@@ -146,9 +144,7 @@ def load_weights(backbone: nn.Module, path: str | Path) -> str:
             state[projection] = resample_patch_embed(state[projection].float(), list(wanted[2:]))
             notes.append(f"patch embedding resampled from {size[-1]} to {wanted[-1]} pixels")
 
-    _check_fit(
-        target, state, f"weights file {path} ({title} layout)", getattr(backbone, "name", "this backbone")
-    )
+    _check_fit(target, state, f"weights file {path} ({title} layout)", getattr(backbone, "name", "this backbone"))
     network.load_state_dict(state, strict=False)
     return "; ".join([f"{Path(path).name}: {len(state)} tensors, {title} layout", *notes])
 
@@ -248,12 +244,12 @@ def _read(path: Path) -> Mapping[str, Any]:
     """Read a file, the shards of an index, or the one of these in a folder."""
     if path.is_dir():
         path = _only_weights_in(path)
-    if path.name.endswith(".index.json"):
-        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-        return {
-            key: value for name in names for key, value in _read_file(path.parent / Path(name).name).items()
-        }
-    return _read_file(path)
+    content = _read_file(path)
+    if path.suffix == ".json":
+        shards = sorted(set(content.get("weight_map", {}).values()))
+        parts = [_read_file(path.with_name(Path(shard).name)) for shard in shards]
+        content = {key: value for part in parts for key, value in part.items()}
+    return content
 
 
 def _only_weights_in(folder: Path) -> Path:
@@ -282,13 +278,15 @@ def _read_file(path: Path) -> Mapping[str, Any]:
         )
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<error")):
         raise DefectError(
-            f"{path} is a web page, not weights: the download needs a login or a fresh link. "
-            "Download it again."
+            f"{path} is a web page, not weights: the download needs a login or a fresh link. Download it again."
         )
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        if path.suffix == ".json":
+            content = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged file makes the readers raise nearly anything
         raise _unreadable(path, head, error) from error
     if not isinstance(content, Mapping):

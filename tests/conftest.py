@@ -1,0 +1,90 @@
+"""Tiny real data and models for the tests; no network."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
+
+from dinov3.data.defect_manifest import DatasetWriter, Manifest  # noqa: E402
+from dinov3.defect_errors import run_script  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def script(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a script of examples/ in this process: ``script("name", "--flag", value)`` -> status, stdout, stderr."""
+
+    def run(name: str, *args: object) -> tuple[int, str, str]:
+        module = importlib.import_module(name)
+        with pytest.raises(SystemExit) as exit_info:
+            run_script(lambda: module.main([str(a) for a in args]))
+        out, err = capsys.readouterr()
+        return int(exit_info.value.code or 0), out, err
+
+    return run
+
+
+def square_image(rng: np.random.Generator, defect: bool, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Noise (size, size, 3) with, if defective, a dark square; and its mask of 0 and 1."""
+    image = rng.normal(140, 12, (size, size, 1)).clip(0, 255).astype(np.uint8).repeat(3, axis=2)
+    mask = np.zeros((size, size), np.uint8)
+    if defect:
+        y, x = rng.integers(4, size - 20, 2)
+        image[y : y + 14, x : x + 14] //= 4
+        mask[y : y + 14, x : x + 14] = 1
+    return image, mask
+
+
+def write_squares(folder: Path, train: int = 24, val: int = 12, test: int = 12) -> Manifest:
+    """A dataset folder of :func:`square_image` pictures, half of each split defective."""
+    rng = np.random.default_rng(0)
+    with DatasetWriter(folder) as writer:
+        for split, count in (("train", train), ("val", val), ("test", test)):
+            for i in range(count):
+                image, mask = square_image(rng, defect=i % 2 == 1)
+                name = f"{split}/{i:03d}.png"
+                label = "defect" if i % 2 else "normal"
+                writer.add(image, name, mask if i % 2 else None, label=label, split=split, group=name, source="made")
+        return writer.finish(classes=["normal", "defect"], mask_classes=["defect"], seed=0, command="test")
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """A small dataset that a model learns in seconds; don't change it."""
+    return write_squares(tmp_path_factory.mktemp("squares") / "data")
+
+
+TRAIN_FLAGS = (
+    "--backbone efficientnet_lite0 --weights none --image_size 64 --batch_size 8 --num_workers 0 --device cpu"
+).split()
+
+
+@pytest.fixture(scope="session")
+def trained(squares: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The save_dir of a real run of two epochs on ``squares``."""
+    import train_defect_model
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    arguments = ["--data_root", squares.root, "--save_dir", folder, "--epochs", 2, *TRAIN_FLAGS]
+    train_defect_model.main([str(a) for a in arguments])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def magnetic_tile() -> Path:
+    """The folder of the magnetic tile images."""
+    folder = os.environ.get("MAGNETIC_TILE_DIR")
+    if not folder or not Path(folder, "MT_Free").is_dir():
+        pytest.skip("set MAGNETIC_TILE_DIR to the folder that holds MT_Free, MT_Break, ... and groups.csv")
+    return Path(folder)

@@ -1,0 +1,117 @@
+"""The model: shapes, where it looks, and what trains."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dinov3.models.defect_backbone import build_backbone
+from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, pooling_weights
+
+
+class PatchTokensOnly(nn.Module):
+    """A foreign backbone with DINOv3's first method alone."""
+
+    patch_size, embed_dim = 8, 32
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 32, 8, stride=8)
+
+    def forward_features(self, x: Tensor) -> dict[str, Tensor]:
+        tokens = self.embed(x).flatten(2).transpose(1, 2)
+        return {"x_norm_clstoken": tokens.mean(1), "x_norm_patchtokens": tokens}
+
+
+def make(name: str = "dinov3_vitt16", **options: object) -> AttentionGuidedDefectClassifier:
+    torch.manual_seed(0)
+    backbone = build_backbone(name, "none")
+    return AttentionGuidedDefectClassifier(backbone, backbone.embed_dim, **options)
+
+
+@pytest.mark.parametrize("name", ["dinov3_vitt16", "dinov3_convnext_tiny", "efficientnet_lite0"])
+@pytest.mark.parametrize("decoder", ["multiscale", "light"])
+def test_outputs_have_the_promised_shapes_at_any_size(name: str, decoder: str) -> None:
+    model = make(name, num_classes=4, seg_channels=3, decoder=decoder).eval()
+    for height, width in ((64, 64), (70, 45)):
+        with torch.inference_mode():
+            out = model(torch.randn(2, 3, height, width), return_attention=True)
+        assert out["classification"].shape == (2, 4)
+        assert out["segmentation"].shape == (2, 3, height, width)
+        assert out["attention_map"].shape == (2, 1, *out["seg_prob"].shape[-2:])
+        assert 0 <= out["seg_prob"].min() and out["seg_prob"].max() <= 1
+        assert "attention_map" not in model(torch.randn(2, 3, height, width))
+
+
+def test_the_default_decoder_is_finer_than_a_patch() -> None:
+    image = torch.randn(1, 3, 64, 64)
+    assert make()(image)["seg_prob"].shape[-2:] == (16, 16)
+    assert make(decoder="light")(image)["seg_prob"].shape[-2:] == (4, 4)
+
+
+def test_patch_14_pads_inside_and_crops_the_mask() -> None:
+    with pytest.warns(UserWarning, match="14"):
+        backbone = build_backbone("dinov3_vits14", "none")
+    model = AttentionGuidedDefectClassifier(backbone, 384).eval()
+    assert model(torch.randn(1, 3, 60, 50))["segmentation"].shape == (1, 1, 60, 50)
+
+
+def test_a_backbone_with_patch_tokens_only_works() -> None:
+    model = AttentionGuidedDefectClassifier(PatchTokensOnly(), embed_dim=32)
+    out = model(torch.randn(2, 3, 30, 44))
+    assert out["segmentation"].shape == (2, 1, 30, 44)
+    out["classification"].sum().backward()
+    assert model.backbone.embed.weight.grad is not None
+
+
+def test_wrong_width_or_choice_names_the_right_one() -> None:
+    with pytest.raises(ValueError, match="embed_dim=192"):
+        AttentionGuidedDefectClassifier(build_backbone("dinov3_vitt16", "none"), embed_dim=768)
+    with pytest.raises(ValueError, match="'mask' or 'none'"):
+        make(guidance="both")
+    with pytest.raises(ValueError, match="multiscale, light"):
+        make(decoder="fancy")
+
+
+def test_the_classifier_looks_where_the_mask_is() -> None:
+    seg_prob = torch.full((1, 2, 20, 20), 1e-5)
+    seg_prob[0, 1, 3:5, 7:9] = 1.0  # a hundredth of the image, seen by one defect type
+    weights = pooling_weights(seg_prob)
+    assert weights.sum() == pytest.approx(1)
+    assert weights[0, 0, 3:5, 7:9].sum() > 0.9
+
+
+def test_a_clean_image_is_pooled_evenly_and_finitely() -> None:
+    weights = pooling_weights(torch.zeros(1, 1, 10, 10))
+    assert torch.allclose(weights, torch.full_like(weights, 0.01))
+    model = make().eval()
+    nn.init.constant_(model.decoder.head.bias, -200.0)  # not a trace of a mask
+    assert model(torch.zeros(1, 3, 64, 64))["classification"].isfinite().all()
+
+
+def test_guidance_carries_the_mask_to_the_class_and_none_does_not() -> None:
+    image = torch.randn(1, 3, 64, 64)
+    for guidance, carried in (("mask", True), ("none", False)):
+        model = make(guidance=guidance).eval()
+        model(image)["classification"].sum().backward()
+        gradient = model.decoder.head.weight.grad
+        assert (gradient is not None and bool(gradient.any())) == carried
+
+
+def test_a_frozen_backbone_stays_frozen_through_training() -> None:
+    model = make("efficientnet_lite0")
+    model.freeze_backbone()
+    model.train()
+    before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        model(torch.randn(2, 3, 64, 64))["classification"].square().sum().backward()
+        optimizer.step()
+    assert all(torch.equal(value, before[name]) for name, value in model.backbone.state_dict().items())
+    model.freeze_backbone(False)
+    model.train()
+    model(torch.randn(2, 3, 64, 64))["classification"].sum().backward()
+    after = model.backbone.state_dict()
+    assert any(not torch.equal(value, after[name]) for name, value in before.items())  # norm statistics move again
+    assert any(p.grad is not None and p.grad.any() for p in model.backbone.parameters())

@@ -1,0 +1,283 @@
+"""Training through its script: what a run leaves behind, going on after an interruption, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT, TRAIN_FLAGS, write_squares
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import dinov3.train.train_defect_classifier as loop
+from dinov3.data.defect_manifest import Manifest
+from dinov3.train.defect_checkpoint import load_checkpoint
+from dinov3.train.defect_schedule import lr_factor, parameter_groups
+
+
+def flags(data: Manifest | Path, save_dir: Path, *more: object) -> list[object]:
+    return [
+        "--data_root",
+        data.root if isinstance(data, Manifest) else data,
+        "--save_dir",
+        save_dir,
+        *TRAIN_FLAGS,
+        *more,
+    ]
+
+
+def train_process(arguments: list[object], **options: object) -> subprocess.Popen:
+    command = [sys.executable, ROOT / "examples/train_defect_model.py", *arguments]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([str(c) for c in command], env=env, text=True, **options)
+
+
+def log_lines(save_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (save_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_everything_it_promises(trained: Path) -> None:
+    lines = log_lines(trained)
+    assert [line["epoch"] for line in lines] == [1, 2]
+    keys = (
+        "image_accuracy image_precision image_recall image_f1 image_ap image_auroc pixel_iou pixel_dice mean_iou_defect"
+    )
+    assert set(keys.split()) | {"pixel_ap", "pixel_aupro", "confusion", "train_total_loss", "lr_heads"} <= set(lines[0])
+    content = load_checkpoint(trained / "best_accuracy.pth")
+    assert content["backbone"] == "efficientnet_lite0" and content["classes"] == ["normal", "defect"]
+    assert content["best"]["best_accuracy.pth"]["image_accuracy"] == max(line["image_accuracy"] for line in lines)
+    assert yaml.safe_load((trained / "config.yaml").read_text())["image_size"] == 64
+    assert Image.open(trained / "curves.png").size[0] > 500
+    events = EventAccumulator(str(trained / "tensorboard"))
+    events.Reload()
+    assert len(events.Scalars("image/ap")) == 2 and len(events.Images("val/examples")) == 2
+
+
+def test_it_learns_class_and_mask(squares: Manifest, tmp_path: Path, script) -> None:
+    status, out, _ = script("train_defect_model", *flags(squares, tmp_path, "--epochs", 12, "--backbone_lr_scale", 1))
+    assert status == 0 and "best_accuracy.pth" in out
+    checkpoint = tmp_path / "best_accuracy.pth"
+    result = tmp_path / "test.json"
+    status, out, _ = script(
+        "evaluate_defect_model", "--checkpoint", checkpoint, "--data_root", squares.root, "--output", result,
+        "--num_workers", 0, "--device", "cpu",
+    )  # fmt: skip
+    metrics = json.loads(result.read_text())
+    assert status == 0 and "12 images (test)" in out
+    assert metrics["image_ap"] > 0.9 and metrics["pixel_iou"] > 0.5
+
+
+def test_best_is_decided_by_the_first_metric_and_ties_by_the_next(monkeypatch) -> None:
+    written: dict[str, int] = {}
+    monkeypatch.setattr(loop, "save_checkpoint", lambda path, content: written.update({path.name: content["epoch"]}))
+    best: dict = {}
+    table = [(0.9, 0.5, 0.1), (0.8, 0.9, 0.2), (0.9, 0.6, 0.0), (0.9, 0.6, float("nan")), (0.9, 0.6, 0.3)]
+    chosen = []
+    for epoch, values in enumerate(table, start=1):
+        metrics = dict(zip(("image_accuracy", "image_ap", "pixel_iou"), values, strict=True))
+        loop._save(Path("x"), {"epoch": epoch}, metrics, best)
+        chosen.append(written["best_accuracy.pth"])
+    assert chosen == [1, 1, 3, 3, 5]
+    assert written["best_iou.pth"] == 5 and written["last.pth"] == 5
+
+
+def test_killed_and_resumed_equals_uninterrupted(squares: Manifest, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train_process(flags(squares, whole, "--epochs", 4), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait()
+    process = train_process(flags(squares, broken, "--epochs", 4), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (broken / "last.pth").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert load_checkpoint(broken / "last.pth")["epoch"] < 4
+    again = train_process(flags(squares, broken, "--epochs", 4, "--resume"), stdout=subprocess.PIPE)
+    assert again.wait() == 0
+    one, other = (load_checkpoint(folder / "last.pth") for folder in (whole, broken))
+    assert all(torch.equal(value, other["model"][name]) for name, value in one["model"].items())
+    assert [line["epoch"] for line in log_lines(broken)] == [1, 2, 3, 4]
+    assert [line["image_ap"] for line in log_lines(broken)] == [line["image_ap"] for line in log_lines(whole)]
+
+
+def test_a_complete_run_is_not_done_again_nor_overwritten(squares: Manifest, trained: Path, script) -> None:
+    before = (trained / "last.pth").read_bytes()
+    status, out, _ = script("train_defect_model", *flags(squares, trained, "--epochs", 2, "--resume"))
+    assert status == 0 and "nothing to do" in out
+    status, _, err = script("train_defect_model", *flags(squares, trained, "--epochs", 2))
+    assert status == 1 and "--resume" in err
+    assert (trained / "last.pth").read_bytes() == before
+
+
+def test_init_from_takes_the_weights_over_and_refuses_others(
+    squares: Manifest, trained: Path, tmp_path, script
+) -> None:
+    start = trained / "best_accuracy.pth"
+    more = ("--epochs", 1, "--init_from", start, "--lr", 0, "--freeze_backbone")
+    assert script("train_defect_model", *flags(squares, tmp_path / "next", *more))[0] == 0
+    one, other = load_checkpoint(start)["model"], load_checkpoint(tmp_path / "next/last.pth")["model"]
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    arguments = flags(squares, tmp_path / "other", *more, "--backbone", "dinov3_vitt16")
+    status, _, err = script("train_defect_model", *arguments)
+    assert status == 1 and "efficientnet_lite0" in err and "dinov3_vitt16" in err
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--use_dynamic_weights", "--class_weights", "balanced"), ""),
+        (("--use_uncertainty_weighting", "--freeze_backbone", "--mixed_precision", "bf16"), ""),
+        (("--decoder", "light", "--guidance", "none", "--mask_loss", "focal_dice"), ""),
+        (("--device", "cuda:77"), "--device cuda:77"),
+        (("--weights", "/no/such/file.pth"), "/no/such/file.pth"),
+        (("--backbone", "dinov3_vitb61"), "dinov3_vitb16"),
+        (("--config", "/no/such.yaml"), "/no/such.yaml"),
+    ],
+)
+def test_flags_work_or_say_why_not(squares: Manifest, tmp_path: Path, script, more, message: str) -> None:
+    status, _, err = script("train_defect_model", *flags(squares, tmp_path / "run", "--epochs", 1, *more))
+    if message:
+        assert status == 1 and message in err and not (tmp_path / "run").exists()
+    else:
+        assert status == 0 and (tmp_path / "run/last.pth").is_file()
+
+
+@pytest.mark.parametrize("flag", [("--epochs", "0"), ("--lr", "fast"), ("--dropout", "2"), ("--no_such_flag",)])
+def test_a_wrong_flag_value_is_wrong_usage(tmp_path: Path, flag: tuple[str, ...], capsys) -> None:
+    import train_defect_model
+
+    with pytest.raises(SystemExit) as exit_info:
+        train_defect_model.main([str(a) for a in flags(tmp_path, tmp_path / "run", *flag)])
+    assert exit_info.value.code == 2 and flag[0] in capsys.readouterr().err
+
+
+def test_an_empty_split_and_a_missing_dataset_are_named(tmp_path: Path, script) -> None:
+    status, _, err = script("train_defect_model", *flags(tmp_path / "absent", tmp_path / "run"))
+    assert status == 1 and "absent" in err and "prepare_defect_data.py" in err
+    data = write_squares(tmp_path / "data", train=8, val=0)
+    status, _, err = script("train_defect_model", *flags(data, tmp_path / "run"))
+    assert status == 1 and "val split" in err
+
+
+def test_a_broken_image_is_reported_and_the_rest_trains(tmp_path: Path, script) -> None:
+    data = write_squares(tmp_path / "data", train=8, val=4)
+    (data.root / "images/train/001.png").write_bytes(b"not an image")
+    (data.root / "images/val/000.png").unlink()
+    status, out, err = script("train_defect_model", *flags(data, tmp_path / "run", "--epochs", 1))
+    assert status == 0 and "train/001.png" in out + err and "val/000.png" in out + err
+    line = log_lines(tmp_path / "run")[0]
+    assert line["unreadable"] == 1 and sum(map(sum, line["confusion"])) == 3
+
+
+def test_defect_images_without_masks_train_the_class(tmp_path: Path, script) -> None:
+    data = write_squares(tmp_path / "data", train=8, val=4)
+    table = data.root / "manifest.csv"
+    rows = table.read_text().splitlines()
+    table.write_text("\n".join(row.replace(row.split(",")[1], "", 1) if ",masks/train" in row else row for row in rows))
+    status, out, _ = script("train_defect_model", *flags(data, tmp_path / "run", "--epochs", 1))
+    assert status == 0 and "4 defect images have no mask" in out
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_model_changes(squares: Manifest, tmp_path: Path, script) -> None:
+    arguments = flags(squares, tmp_path, "--epochs", 2, "--lr", 1e30, "--grad_clip", 0)
+    status, _, err = script("train_defect_model", *arguments)
+    assert status == 1 and "not finite" in err and "epoch 1" in err and "cls_loss" in err
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(squares: Manifest, trained: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    before = (folder / "last.pth").read_bytes()
+    # A limit on the size of files stands for the full disk: writing fails midway in the same place.
+    limited = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, -1)); sys.path.insert(0, 'examples'); "
+    limited += "import train_defect_model as t; from dinov3.defect_errors import run_script; run_script(t.main)"
+    command = [sys.executable, "-c", limited, *map(str, flags(squares, folder, "--epochs", 3, "--resume"))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "could not be written" in done.stderr and "Traceback" not in done.stderr
+    assert (folder / "last.pth").read_bytes() == before
+    assert not list(folder.glob(".*unfinished"))
+
+
+def test_save_dir_that_cannot_be_written_is_named(squares: Manifest, tmp_path: Path, script) -> None:
+    (tmp_path / "file").write_text("in the way")
+    status, _, err = script("train_defect_model", *flags(squares, tmp_path / "file/run", "--epochs", 1))
+    assert status == 1 and "--save_dir" in err
+
+
+def test_two_processes_train_together(squares: Manifest, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    arguments = flags(squares, tmp_path, "--epochs", 1, "--use_uncertainty_weighting")
+    command += [str(a) for a in (ROOT / "examples/train_defect_model.py", *arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sum(map(sum, log_lines(tmp_path)[0]["confusion"])) == 12  # every validation image once
+
+
+def test_parameter_groups_are_disjoint_complete_and_decay_matrices_alone() -> None:
+    from dinov3.models.defect_backbone import build_backbone
+    from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
+
+    backbone = build_backbone("dinov3_vitt16", "none")
+    model, criterion = AttentionGuidedDefectClassifier(backbone, 192), MultiTaskLoss(use_uncertainty_weighting=True)
+    groups = {g["name"]: g for g in parameter_groups(model, criterion, 1e-3, 0.1, 0.05)}
+    grouped = [id(p) for g in groups.values() for p in g["params"]]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {id(p) for p in (*model.parameters(), *criterion.parameters())}
+    assert groups["backbone"]["lr"] == pytest.approx(1e-4) and groups["heads"]["lr"] == 1e-3
+    assert groups["task_weights"]["weight_decay"] == groups["heads_no_decay"]["weight_decay"] == 0
+    plain = {id(p) for p in groups["backbone_no_decay"]["params"]}
+    assert id(backbone.network.cls_token) in plain and id(backbone.network.blocks[0].norm1.weight) in plain
+    model.freeze_backbone()
+    assert {g["name"] for g in parameter_groups(model, MultiTaskLoss(), 1e-3, 0.1, 0.05)} == {"heads", "heads_no_decay"}
+
+
+def test_learning_rate_follows_the_table() -> None:
+    table = {0: 1 / 6, 4: 5 / 6, 5: 1.0, 52: 0.5135, 99: 0.0103, 100: 0.01, 200: 0.01}
+    for step, expected in table.items():
+        assert lr_factor(step, total_steps=100) == pytest.approx(expected, abs=2e-3)
+
+
+def test_the_example_config_holds_every_default() -> None:
+    import train_defect_model
+
+    parser = train_defect_model.build_parser()
+    defaults = {a.dest: a.default for a in parser._actions if a.dest not in ("help", "config")}
+    values = yaml.safe_load((ROOT / "examples/config_defect_detection.yaml").read_text())
+    assert values == {name: str(value) if isinstance(value, Path) else value for name, value in defaults.items()}
+
+
+def test_config_sets_defaults_flags_win_and_mistakes_are_all_named(squares: Manifest, tmp_path: Path, script) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(f"data_root: {squares.root}\nepochs: 3\nlr: 0.01\nfreeze_backbone: true\n")
+    rest = [*TRAIN_FLAGS, "--save_dir", tmp_path / "run"]
+    assert script("train_defect_model", "--config", config, "--epochs", 1, *rest)[0] == 0
+    resolved = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert (resolved["epochs"], resolved["lr"], resolved["freeze_backbone"]) == (1, 0.01, True)
+    config.write_text("epoch: 3\nlr: quick\nresume: 1\ndecoder: heavy\n")
+    status, _, err = script("train_defect_model", "--config", config, *rest)
+    assert status == 1 and all(word in err for word in ("epoch:", "lr:", "resume:", "decoder:", "4 problems"))
+
+
+def test_augmentation_does_not_depend_on_workers(squares: Manifest) -> None:
+    from dinov3.data.defect_dataset import DefectDataset, EpochSampler, make_loader
+
+    dataset = DefectDataset(squares.select("train"), 32, augment=True)
+    batches = []
+    for workers in (0, 2):
+        sampler = EpochSampler(len(dataset), seed=1)
+        sampler.epoch = 5
+        loader = make_loader(dataset, 8, num_workers=workers, sampler=sampler)
+        batches.append(np.concatenate([batch["image"].numpy() for batch in loader]))
+    assert np.array_equal(*batches)
