@@ -20,7 +20,7 @@ from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError, run_script
 from dinov3.models.defect_device import resolve_device, resolve_precision
 from dinov3.train.defect_checkpoint import load_checkpoint, restore_model
-from dinov3.train.defect_config import non_negative_int, positive_int
+from dinov3.train.defect_config import fraction, non_negative_int, positive_int
 from dinov3.train.defect_metrics import DefectMetrics
 from dinov3.train.train_defect_classifier import evaluate
 
@@ -32,6 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--checkpoint", type=Path, required=True, help=".pth file from train_defect_model.py")
     add("--data_root", type=Path, required=True, help="dataset folder")
     add("--split", choices=SPLITS, default="test", help="which rows of the manifest")
+    add("--threshold", type=fraction, help="defect probability from which on to reject (default: the checkpoint's)")
+    add("--mask_threshold", type=fraction, help="mask probability from which on a pixel is defect (likewise)")
     add("--output", type=Path, help="JSON file for the metrics")
     add("--batch_size", type=positive_int, default=16, help="images at a time")
     add("--num_workers", type=non_negative_int, default=2, help="processes that read images")
@@ -52,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = resolve_device(args.device)
     model = restore_model(content, args.checkpoint, args.dinov3_repo).to(device)
     thresholds, normalization = content["thresholds"], content["normalization"]
-    metrics = DefectMetrics(len(rows.classes), thresholds["classification"], thresholds["mask"]).to(device)
+    threshold = thresholds["classification"] if args.threshold is None else args.threshold
+    mask_threshold = thresholds["mask"] if args.mask_threshold is None else args.mask_threshold
+    metrics = DefectMetrics(len(rows.classes), threshold, mask_threshold).to(device)
     loader = make_loader(
         DefectDataset(rows, content["image_size"]),
         args.batch_size,
@@ -67,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         normalization=Normalization(**normalization),
         description=args.split,
     )
-    print(f"{args.checkpoint} on {len(rows)} images ({args.split}):")
+    print(
+        f"{args.checkpoint} on {len(rows)} images ({args.split}), thresholds {threshold} and {mask_threshold} (mask):"
+    )
     confusion = result["confusion"]
     for name, value in result.items():
         if name != "confusion":

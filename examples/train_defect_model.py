@@ -121,7 +121,11 @@ def build_parser() -> argparse.ArgumentParser:
     add = optim.add_argument
     add("--epochs", type=positive_int, default=30, help="passes over the training set")
     add("--lr", type=non_negative_float, default=1e-3, help="peak learning rate of the heads (AdamW)")
-    add("--backbone_lr_scale", type=non_negative_float, default=0.1, help="backbone's rate as a share of --lr")
+    add(
+        "--backbone_lr_scale",
+        type=non_negative_float,
+        help="backbone's rate as a share of --lr (default: 0.1 for a ViT, which forgets easily; 1 for a ConvNet)",
+    )
     add("--weight_decay", type=non_negative_float, default=0.05, help="of matrices and kernels")
     add("--grad_clip", type=non_negative_float, default=1.0, help="largest gradient norm; 0 is off")
     run = parser.add_argument_group("run")
@@ -164,13 +168,13 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
     resume = load_checkpoint(last) if args.resume and last.is_file() else None
     if resume is None and last.is_file():
         raise DefectError(f"{last}: an earlier run is in --save_dir; add --resume to go on, or choose another folder")
-    if resume is not None and resume["epoch"] >= args.epochs:
-        print(f"{args.save_dir}: complete, {resume['epoch']} of {args.epochs} epochs done; nothing to do")
-        return
     start = resume or (load_checkpoint(args.init_from) if args.init_from else None)
     source = last if resume else args.init_from
     if start is not None:
         check_same(start, source, manifest, args)
+    if resume is not None and resume["epoch"] >= args.epochs:
+        print(f"{args.save_dir}: complete, {resume['epoch']} of {args.epochs} epochs done; nothing to do")
+        return
     # A checkpoint holds the backbone's weights too, so there is nothing to download then.
     weights = "none" if start is not None else args.weights
     if args.dinov3_repo is not None:
@@ -200,8 +204,11 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         label_smoothing=args.label_smoothing,
     ).to(device)
     scheduler = DynamicWeightScheduler(warmup_epochs=min(args.weight_warmup_epochs, args.epochs))
+    if args.backbone_lr_scale is None:
+        args.backbone_lr_scale = 1.0 if hasattr(backbone, "embed_dims") else 0.1
     normalization = Normalization(tuple(backbone.mean), tuple(backbone.std))
     config = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    del config["config"]  # what it held is resolved into the others
     description = {
         "config": config,
         "backbone": args.backbone,
@@ -261,15 +268,17 @@ def usable_split(manifest: Manifest, split: str) -> Manifest:
 
 
 def check_same(content: dict[str, Any], source: Path, manifest: Manifest, args: argparse.Namespace) -> None:
-    """A checkpoint to start from must be of this architecture and these classes."""
-    expected = {
-        "backbone": (content["backbone"], args.backbone),
-        "decoder": (content["config"]["decoder"], args.decoder),
-        "classes": (content["classes"], manifest.classes),
-    }
-    problems = [f"{name} is {old}, expected {new}" for name, (old, new) in expected.items() if old != new]
+    """A checkpoint to start from must be of this architecture and these classes; one to go on from, of this run."""
+    names = ["backbone", "decoder"]
+    if source != args.init_from:
+        names += ["guidance", "image_size", "data_root"]
+    pairs = {f"--{name}": (content["config"][name], getattr(args, name)) for name in names}
+    pairs["classes"] = (content["classes"], manifest.classes)
+    problems = [f"{name} was {old}, now {new}" for name, (old, new) in pairs.items() if str(old) != str(new)]
     if problems:
-        raise DefectError(f"{source}: does not fit this run: {'; '.join(problems)}; change the flags or the checkpoint")
+        raise DefectError(
+            f"{source}: does not fit this run: {'; '.join(problems)}. Use the same flags, or another --save_dir"
+        )
 
 
 def balanced_weights(rows: Manifest) -> torch.Tensor:

@@ -85,6 +85,6 @@ def trained(squares: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path
 def magnetic_tile() -> Path:
     """The folder of the magnetic tile images."""
     folder = os.environ.get("MAGNETIC_TILE_DIR")
-    if not folder or not Path(folder, "MT_Free").is_dir():
+    if not folder or not (Path(folder, "MT_Free").is_dir() and Path(folder, "groups.csv").is_file()):
         pytest.skip("set MAGNETIC_TILE_DIR to the folder that holds MT_Free, MT_Break, ... and groups.csv")
     return Path(folder)

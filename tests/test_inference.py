@@ -151,9 +151,7 @@ def test_the_mask_lands_where_the_defect_is(trained: Path, squares: Manifest, tm
     """A model that learned the squares outlines them at the original place and scale."""
     save_dir = tmp_path / "run"
     arguments = ["--data_root", squares.root, "--save_dir", save_dir, *TRAIN_FLAGS, "--epochs", 12]
-    train_defect_model.main(
-        [str(a) for a in (*arguments, "--init_from", trained / "last.pth", "--backbone_lr_scale", 1)]
-    )
+    train_defect_model.main([str(a) for a in (*arguments, "--init_from", trained / "last.pth")])
     predictor = DefectPredictor.from_checkpoint(save_dir / "best_iou.pth", device="cpu")
     image, mask = square_image(np.random.default_rng(9), defect=True)
     wide = np.kron(image, np.ones((2, 3, 1), np.uint8))  # 128 x 192

@@ -63,7 +63,7 @@ def test_a_run_leaves_everything_it_promises(trained: Path) -> None:
 
 
 def test_it_learns_class_and_mask(squares: Manifest, tmp_path: Path, script) -> None:
-    status, out, _ = script("train_defect_model", *flags(squares, tmp_path, "--epochs", 12, "--backbone_lr_scale", 1))
+    status, out, _ = script("train_defect_model", *flags(squares, tmp_path, "--epochs", 12))
     assert status == 0 and "best_accuracy.pth" in out
     checkpoint = tmp_path / "best_accuracy.pth"
     result = tmp_path / "test.json"
@@ -114,6 +114,10 @@ def test_a_complete_run_is_not_done_again_nor_overwritten(squares: Manifest, tra
     assert status == 0 and "nothing to do" in out
     status, _, err = script("train_defect_model", *flags(squares, trained, "--epochs", 2))
     assert status == 1 and "--resume" in err
+    status, _, err = script(
+        "train_defect_model", *flags(squares, trained, "--epochs", 2, "--resume", "--image_size", 96)
+    )
+    assert status == 1 and "--image_size was 64, now 96" in err
     assert (trained / "last.pth").read_bytes() == before
 
 
@@ -265,6 +269,9 @@ def test_config_sets_defaults_flags_win_and_mistakes_are_all_named(squares: Mani
     assert script("train_defect_model", "--config", config, "--epochs", 1, *rest)[0] == 0
     resolved = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
     assert (resolved["epochs"], resolved["lr"], resolved["freeze_backbone"]) == (1, 0.01, True)
+    # the resolved file starts another run just so
+    again = ("--config", tmp_path / "run/config.yaml", "--save_dir", tmp_path / "again")
+    assert script("train_defect_model", *again)[0] == 0
     config.write_text("epoch: 3\nlr: quick\nresume: 1\ndecoder: heavy\n")
     status, _, err = script("train_defect_model", "--config", config, *rest)
     assert status == 1 and all(word in err for word in ("epoch:", "lr:", "resume:", "decoder:", "4 problems"))

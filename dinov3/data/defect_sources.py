@@ -115,10 +115,18 @@ def scan_folders(
     images, masks, masks_apart = _find_files(folders, defect_masks)
     split = len(defect_images)
     report = ImportReport()
-    pairs, orphans = _pair(images[:split], masks[:split], masks_apart, report, expected=bool(defect_masks))
-    normal_pairs, orphans = _pair(images[split:], masks[split:], orphans, report, expected=False)
+    defects, normals = sum(images[:split], []), sum(images[split:], [])
+    candidates = [*sum(masks[:split], []), *masks_apart]
+    pairs, tied = pair_masks(defects, candidates)
+    if candidates:
+        _report_unpaired(defects, candidates, pairs, tied, report)
+    # What is left may be the empty masks of normal images.
+    used = set(pairs.values())
+    masks_of_normals = [*sum(masks[split:], []), *(mask for mask in masks_apart if mask not in used)]
+    pairs |= pair_masks(normals, masks_of_normals)[0]
+    orphans = {*candidates, *masks_of_normals} - set(pairs.values())
     if orphans:
-        report.remarks["masks without an image of their name; left out"] += map(str, sorted(orphans))
+        report.remarks["masks that no image takes; left out"] += map(str, sorted(orphans))
 
     samples: list[SourceImage] = []
     for number, (folder, tag) in enumerate(zip(folders, folder_tags(folders), strict=True)):
@@ -129,8 +137,7 @@ def scan_folders(
                 label = _class_of(relative, folder) if split == 1 else tag
                 if label == NORMAL:
                     raise DefectError(f"{path}: a defect class cannot be called {NORMAL}; give it as --normal_images")
-            mask = pairs.get(path) or normal_pairs.get(path)
-            samples.append(SourceImage(path, mask, label, tag, f"{tag}/{relative.as_posix()}"))
+            samples.append(SourceImage(path, pairs.get(path), label, tag, f"{tag}/{relative.as_posix()}"))
     return samples, report
 
 
@@ -143,25 +150,20 @@ def _class_of(relative: Path, folder: Path) -> str:
     return relative.parts[0]
 
 
-def _pair(
-    images: list[list[Path]], masks: list[list[Path]], more_masks: list[Path], report: ImportReport, expected: bool
-) -> tuple[dict[Path, Path], list[Path]]:
-    """{image: mask}, and the masks left over; reports the images without, where masks are ``expected``."""
-    all_images, all_masks = sum(images, []), [*sum(masks, []), *more_masks]
-    pairs, tied = pair_masks(all_images, all_masks)
-    if expected and not pairs and not tied:
+def _report_unpaired(
+    images: list[Path], masks: list[Path], pairs: dict[Path, Path], tied: list[Path], report: ImportReport
+) -> None:
+    """Name the defect images without a mask; not a single pair is an error."""
+    if not pairs and not tied:
         raise DefectError(
-            f"none of the {len(all_masks)} masks, first {all_masks[0]}, is named after an image, first "
-            f"{all_images[0]}; expected the same file name up to the suffix, or with _mask at its end"
+            f"none of the {len(masks)} masks, first {masks[0]}, is named after an image, first {images[0]}; "
+            "expected the same file name up to the suffix, or with _mask at its end"
         )
     if tied:
         report.remarks["images that several masks fit, or share a mask; imported without"] += map(str, tied)
-    if expected:
-        bare = [str(image) for image in all_images if image not in pairs and image not in tied]
-        if bare:
-            report.remarks["defect images without a mask of their name; they train the class alone"] += bare
-    used = set(pairs.values())
-    return pairs, [mask for mask in all_masks if mask not in used]
+    bare = sorted(set(images) - set(pairs) - set(tied))
+    if bare:
+        report.remarks["defect images without a mask of their name; they train the class alone"] += map(str, bare)
 
 
 def organize(

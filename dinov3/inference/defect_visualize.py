@@ -19,10 +19,24 @@ INK, SOFT_INK, LINE, PAPER = (32, 36, 42), (110, 116, 124), (222, 225, 229), (25
 NORMAL_COLOR, REJECT_COLOR, ACCEPT_COLOR = (140, 146, 154), (213, 94, 0), (0, 130, 95)
 
 
+# Fonts with Chinese, Japanese and Korean glyphs that Windows, macOS and Linux come with.
+CJK_FONTS = ("msyh.ttc", "simhei.ttf", "PingFang.ttc", "NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "wqy-zenhei.ttc")
+
+
 @lru_cache
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own scalable font, so that pictures look the same everywhere."""
+def font(size: int, cjk: bool = False) -> ImageFont.FreeTypeFont:
+    """Pillow's own scalable font, so that pictures look the same everywhere; ``cjk``: one of the system's, if any."""
+    for name in CJK_FONTS if cjk else ():
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
     return ImageFont.load_default(size)
+
+
+def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
+    """A font that has the glyphs of ``text``; class names may be in any script."""
+    return font(size, cjk=any(ord(character) > 0x2E7F for character in text))
 
 
 def draw_panels(image: np.ndarray, prediction: Prediction) -> np.ndarray:
@@ -103,7 +117,8 @@ def _draw_verdict(draw: ImageDraw.ImageDraw, left: int, prediction: Prediction) 
     color = REJECT_COLOR if reject else ACCEPT_COLOR
     draw.rounded_rectangle((left, TITLE, left + PANEL, TITLE + 62), 8, color)
     text = prediction.verdict.upper() + (f": {prediction.predicted_class}" if reject else "")
-    draw.text((left + 18, TITLE + 31), _shorten(draw, text, PANEL - 36, 26), PAPER, font(26), anchor="lm")
+    text = _shorten(draw, text, PANEL - 36, 26)
+    draw.text((left + 18, TITLE + 31), text, PAPER, font_for(text, 26), anchor="lm")
     top = TITLE + 84
     line = f"defect probability {prediction.defect_probability:.3f}, threshold {prediction.threshold:.3f}"
     draw.text((left, top), line, INK, font(16), anchor="lm")
@@ -119,7 +134,7 @@ def _draw_verdict(draw: ImageDraw.ImageDraw, left: int, prediction: Prediction) 
     for index, (name, probability) in enumerate(rows):
         y, bar = top + index * pitch, left + 130
         size = min(15, pitch - 6)
-        draw.text((left, y + size / 2), _shorten(draw, name, 122, size), INK, font(size), anchor="lm")
+        draw.text((left, y + size / 2), _shorten(draw, name, 122, size), INK, font_for(name, size), anchor="lm")
         draw.rectangle((bar, y, left + PANEL - 54, y + size), LINE)
         length = round((left + PANEL - 54 - bar) * probability)
         draw.rectangle((bar, y, bar + length, y + size), NORMAL_COLOR if index == 0 else class_color(index))
@@ -130,6 +145,6 @@ def _draw_verdict(draw: ImageDraw.ImageDraw, left: int, prediction: Prediction) 
 
 
 def _shorten(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> str:
-    while len(text) > 1 and draw.textlength(text, font(size)) > width:
+    while len(text) > 1 and draw.textlength(text, font_for(text, size)) > width:
         text = text[:-2].rstrip() + "…"
     return text

@@ -1,0 +1,131 @@
+"""Splits: every part on one side, every type on every side, the same on every machine."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from pathlib import PurePosixPath, PureWindowsPath
+
+import numpy as np
+import pytest
+
+from dinov3.data.defect_splits import find_group, grouped_split, read_groups
+from dinov3.defect_errors import DefectError
+
+FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
+
+
+def draw(rng: np.random.Generator, images: int) -> tuple[list[str], list[str]]:
+    """Strata and groups of uneven sizes; a third of the groups holds more than one stratum."""
+    groups = rng.zipf(1.6, images).clip(max=images // 8)
+    groups = [f"part{g}" if g > 1 else f"single{i}" for i, g in enumerate(groups)]
+    strata = rng.choice(["normal", "scratch", "dent"], images, p=[0.7, 0.2, 0.1]).tolist()
+    return strata, groups
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_group_is_in_two_splits_and_shares_are_kept(seed):
+    strata, groups = draw(np.random.default_rng(seed), 400)
+    splits = grouped_split(strata, groups, FRACTIONS, seed)
+    where = defaultdict(set)
+    for group, split in zip(groups, splits, strict=True):
+        where[group].add(split)
+    assert all(len(found) == 1 for found in where.values())
+    counts = Counter(splits)
+    for split, fraction in FRACTIONS.items():
+        assert abs(counts[split] / 400 - fraction) < 0.06
+    assert set(zip(strata, splits, strict=True)) == {
+        (stratum, split) for stratum in ("normal", "scratch", "dent") for split in FRACTIONS
+    }
+
+
+@pytest.mark.parametrize("images", [3, 4, 7, 50])
+def test_a_type_with_three_parts_or_more_reaches_every_split(images):
+    splits = grouped_split(["rare"] * images, [str(i) for i in range(images)], FRACTIONS, 0)
+    assert set(splits) == set(FRACTIONS)
+
+
+def test_shares_of_single_images_are_exact():
+    splits = grouped_split(["normal"] * 50 + ["dent"] * 10, [str(i) for i in range(60)], FRACTIONS, 1)
+    assert Counter(splits[:50]) == {"train": 30, "val": 10, "test": 10}
+    assert Counter(splits[50:]) == {"train": 6, "val": 2, "test": 2}
+
+
+def test_a_split_without_a_share_stays_empty():
+    splits = grouped_split(["normal"] * 20, [str(i) for i in range(20)], {"train": 0.8, "val": 0.2, "test": 0.0}, 0)
+    assert Counter(splits) == {"train": 16, "val": 4}
+    assert set(grouped_split(["a"] * 5, list("abcde"), {"train": 1.0, "val": 0, "test": 0}, 0)) == {"train"}
+
+
+def test_a_part_with_several_types_counts_for_its_rarest():
+    # Three parts show the rare crack beside many normal images: each split gets one of them.
+    strata = (["normal"] * 4 + ["crack"]) * 3 + ["normal"] * 30
+    groups = [f"cracked{i // 5}" for i in range(15)] + [f"good{i}" for i in range(30)]
+    splits = grouped_split(strata, groups, FRACTIONS, 0)
+    assert {split for split, stratum in zip(splits, strata, strict=True) if stratum == "crack"} == set(FRACTIONS)
+
+
+def test_the_seed_alone_decides_whatever_the_order_of_the_files():
+    strata, groups = draw(np.random.default_rng(0), 200)
+    splits = grouped_split(strata, groups, FRACTIONS, 7)
+    order = np.random.default_rng(1).permutation(200)
+    shuffled = grouped_split([strata[i] for i in order], [groups[i] for i in order], FRACTIONS, 7)
+    assert [splits[i] for i in order] == shuffled
+    assert grouped_split(strata, groups, FRACTIONS, 8) != splits
+
+
+def test_the_split_is_the_same_on_every_machine_and_version():
+    splits = grouped_split(["normal"] * 10, [f"images/{i}.png" for i in range(10)], FRACTIONS, 42)
+    assert " ".join(splits) == "train train val test train test val train train train"
+
+
+# --- the CSV of groups
+
+
+def test_groups_are_found_by_the_end_of_the_path(tmp_path):
+    path = tmp_path / "groups.csv"
+    path.write_text("image,group\na.png,loose\ncrack/a.png,part 1\n./dent/a.png,part 2\nb.png,\n")
+    groups = read_groups(path)
+    assert find_group(PurePosixPath("/data/crack/a.png"), groups) == "part 1"  # the longest match wins
+    assert find_group(PurePosixPath("/data/dent/a.png"), groups) == "part 2"
+    assert find_group(PurePosixPath("/data/new/a.png"), groups) == "loose"
+    assert find_group(PurePosixPath("/data/crack/aa.png"), groups) is None
+    assert find_group(PurePosixPath("/data/b.png"), groups) is None  # no group given
+
+
+@pytest.mark.parametrize("listed", ["/data/imgs/a.png", r"C:\data\imgs\a.png", r"imgs\a.png", r".\imgs\a.png"])
+def test_groups_written_on_any_system_are_found(tmp_path, listed):
+    path = tmp_path / "groups.csv"
+    path.write_text(f"image,group\r\n{listed},7\r\n", encoding="utf-8-sig")
+    groups = read_groups(path)
+    assert find_group(PurePosixPath("/data/imgs/a.png"), groups) == "7"
+    assert find_group(PureWindowsPath(r"C:\data\imgs\a.png"), groups) == "7"
+
+
+def test_more_columns_spaces_and_quotes_are_fine(tmp_path):
+    path = tmp_path / "groups.csv"
+    path.write_text('line, group, image\n1, 部件, "a, ""b"".png"\n', encoding="utf-8")
+    assert find_group(PurePosixPath('x/a, "b".png'), read_groups(path)) == "部件"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        (b"", "columns are missing; --group_csv expects image,group"),
+        (b"image;group\na.png;1\n", "columns are image;group; --group_csv expects image,group"),
+        ("image,group\n划痕.png,1\n".encode("gbk"), "cannot be read as UTF-8 CSV"),
+    ],
+)
+def test_a_csv_that_cannot_be_used_is_named(tmp_path, content, message):
+    path = tmp_path / "groups.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DefectError, match=message) as raised:
+        read_groups(path)
+    assert str(path) in str(raised.value)
+    assert "--group_csv" in str(raised.value)
+
+
+def test_a_folder_is_no_csv(tmp_path):
+    with pytest.raises(DefectError, match="--group_csv cannot be read"):
+        read_groups(tmp_path)
