@@ -16,7 +16,7 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    license_files=["LICENSE"],
+    license_files=["LICENSE", "NOTICE"],
     packages=find_packages(include=["dinov3", "dinov3.*"]),
     python_requires=">=3.10,<3.14",
     install_requires=[line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()],

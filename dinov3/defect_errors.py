@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import sys
 from collections.abc import Callable
 
@@ -14,6 +15,9 @@ _DISK_ERRORS = {
     errno.EPERM,
     errno.EFBIG,
     errno.ENAMETOOLONG,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENOTDIR,
 }
 
 
@@ -26,6 +30,9 @@ class DefectError(Exception):
 
 def run_script(main: Callable[[], int | None]) -> None:
     """Run a script's ``main`` and exit with what it returns (None is 0); 1 after a user's mistake, 130 on Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a Windows console may lack the characters of a file name
     try:
         status = main()
     except DefectError as error:

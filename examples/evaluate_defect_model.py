@@ -45,6 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
     args = build_parser().parse_args(argv)
+    if args.output is not None:  # an unusable path is better known before the work than after
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.open("a").close()
     content = load_checkpoint(args.checkpoint)
     rows = read_manifest(args.data_root).select(args.split)
     if len(rows) == 0:
@@ -56,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     thresholds, normalization = content["thresholds"], content["normalization"]
     threshold = thresholds["classification"] if args.threshold is None else args.threshold
     mask_threshold = thresholds["mask"] if args.mask_threshold is None else args.mask_threshold
-    metrics = DefectMetrics(len(rows.classes), threshold, mask_threshold).to(device)
+    metrics = DefectMetrics(len(rows.classes), threshold, mask_threshold)
     loader = make_loader(
         DefectDataset(rows, content["image_size"]),
         args.batch_size,
@@ -84,7 +87,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"  {name:<{width}}  " + " ".join(f"{count:>6}" for count in line))
     if args.output is not None:
         record = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in result.items()}
-        args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(record, indent=2), encoding="utf-8")
     return 0
 

@@ -14,6 +14,6 @@ if [ -f "$stamp" ] && [ "$stamp" -nt requirements-defect-detection.txt ] && [ "$
   exit 0
 fi
 echo "Installing into .venv: some minutes, up to 6 GB with CUDA libraries"
-[ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+.venv/bin/python -m pip --version >/dev/null 2>&1 || "$PYTHON" -m venv --clear .venv
 .venv/bin/python -m pip install --disable-pip-version-check -q --progress-bar on -e ".[$extras]"
 touch "$stamp"

@@ -4,7 +4,7 @@ rem Run again, it goes on where it stopped. Needs Python 3.10 to 3.13 (python.or
 setlocal
 cd /d "%~dp0.."
 if not exist ".venv\installed-offline" (
-  if not exist ".venv\Scripts\python.exe" py -3 -m venv .venv || exit /b 1
+  .venv\Scripts\python -m pip --version >nul 2>&1 || py -3 -m venv --clear .venv || exit /b 1
   echo Installing into .venv: some minutes
   .venv\Scripts\python -m pip install --disable-pip-version-check -q --progress-bar on -e ".[offline]" || exit /b 1
   type nul > ".venv\installed-offline"

@@ -6,6 +6,7 @@ python examples/train_defect_model.py --data_root data/demo --backbone efficient
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="auto: bf16 or fp16 on CUDA, off elsewhere",
     )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    add("--seed", type=int, default=42, help="of weights, data order and augmentation")
+    add("--seed", type=non_negative_int, default=42, help="of weights, data order and augmentation")
     add(
         "--resume",
         action=argparse.BooleanOptionalAction,
@@ -159,6 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
     """Build everything from the flags and run the loop."""
+    if args.use_dynamic_weights and args.use_uncertainty_weighting:
+        raise DefectError("--use_dynamic_weights and --use_uncertainty_weighting both set the loss weights; choose one")
     torch.manual_seed(args.seed)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -171,7 +174,7 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
     start = resume or (load_checkpoint(args.init_from) if args.init_from else None)
     source = last if resume else args.init_from
     if start is not None:
-        check_same(start, source, manifest, args)
+        check_same(start, source, manifest, args, same_run=resume is not None)
     if resume is not None and resume["epoch"] >= args.epochs:
         print(f"{args.save_dir}: complete, {resume['epoch']} of {args.epochs} epochs done; nothing to do")
         return
@@ -215,6 +218,7 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         "official": args.dinov3_repo is not None,
         "classes": manifest.classes,
         "mask_classes": manifest.mask_classes,
+        "manifest": fingerprint(manifest),
         "image_size": args.image_size,
         "normalization": {"mean": list(normalization.mean), "std": list(normalization.std)},
         "thresholds": {"classification": 0.5, "mask": 0.5},
@@ -267,18 +271,31 @@ def usable_split(manifest: Manifest, split: str) -> Manifest:
     return rows
 
 
-def check_same(content: dict[str, Any], source: Path, manifest: Manifest, args: argparse.Namespace) -> None:
+# Flags that may change from one part of a run to the next.
+FREE = "config data_root save_dir resume init_from weights dinov3_repo epochs num_workers device mixed_precision lr"
+FREE += " backbone_lr_scale weight_decay grad_clip"
+
+
+def check_same(
+    content: dict[str, Any], source: Path, manifest: Manifest, args: argparse.Namespace, same_run: bool
+) -> None:
     """A checkpoint to start from must be of this architecture and these classes; one to go on from, of this run."""
-    names = ["backbone", "decoder"]
-    if source != args.init_from:
-        names += ["guidance", "image_size", "data_root"]
+    names = [n for n in vars(args) if n not in FREE.split()] if same_run else ["backbone", "decoder"]
     pairs = {f"--{name}": (content["config"][name], getattr(args, name)) for name in names}
     pairs["classes"] = (content["classes"], manifest.classes)
-    problems = [f"{name} was {old}, now {new}" for name, (old, new) in pairs.items() if str(old) != str(new)]
+    problems = [f"{name} was {old}, now {new}" for name, (old, new) in pairs.items() if old != new]
+    if same_run and content["manifest"] != fingerprint(manifest):
+        problems.append("the dataset has changed since, or is another one")
     if problems:
         raise DefectError(
-            f"{source}: does not fit this run: {'; '.join(problems)}. Use the same flags, or another --save_dir"
+            f"{source}: does not fit this run: {'; '.join(problems)}. "
+            "Use the same flags and data, or another --save_dir"
         )
+
+
+def fingerprint(manifest: Manifest) -> str:
+    """What tells one dataset from another: a hash of its table."""
+    return hashlib.sha256((manifest.root / "manifest.csv").read_bytes()).hexdigest()
 
 
 def balanced_weights(rows: Manifest) -> torch.Tensor:

@@ -50,7 +50,7 @@ def test_image_and_mask_stay_aligned_through_every_augmentation():
         overlap = (bright & defect & counted).sum() / ((bright | defect) & counted).sum()
         assert overlap > 0.85, f"seed {seed}: {overlap:.2f}"
         shapes.add(mask.numpy().tobytes())
-    assert len(shapes) > 30  # and it does move things
+    assert len(shapes) > 15  # and it does move things
 
 
 def test_what_comes_in_from_outside_is_ignored():

@@ -105,7 +105,11 @@ def test_uncertainty_weighting_follows_kendall_and_starts_at_alpha_and_beta() ->
     assert criterion.log_vars.grad[1].item() == pytest.approx((-0.5 * losses["seg_loss"] + 0.5).item(), rel=1e-4)
     with torch.no_grad():
         criterion.log_vars.fill_(100.0)
-    assert criterion(outputs, labels, masks)["alpha"].item() == pytest.approx(math.exp(-5))
+    losses = criterion(outputs, labels, masks)
+    assert losses["alpha"].item() == pytest.approx(math.exp(-5))
+    criterion.zero_grad()
+    losses["total_loss"].backward()
+    assert (criterion.log_vars.grad > 0.4).all()  # at the limit, and on its way back
 
 
 def test_masks_of_another_size_are_named() -> None:

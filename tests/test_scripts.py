@@ -57,13 +57,14 @@ def commands(script: str) -> tuple[list[str], dict[str, str]]:
         text = re.sub(r"%(\w+)%", lambda m: "{" + m[1].upper() + "}", text)
         defaults = dict(re.findall(r'if not defined (\w+) set "\w+=(.*)"', text))
         local = dict(re.findall(r'^set "?(LAUNCH|COMMON|DEMO|SAVE_DIR)=(.*?)"?$', text, re.MULTILINE))
+        local |= dict(re.findall(r"^if \S+ GTR 1 set (LAUNCH)=(.*)$", text, re.MULTILINE))
     else:
         text = text.replace('"${launch[@]}"', "$LAUNCH").replace('"${common[@]}"', "$COMMON")
         text = re.sub(r"\$(\w+)", r"{\1}", text)
         defaults = dict(re.findall(r'^(\w+)="\$\{\w+:-(.*?)\}"', text, re.MULTILINE))
         defaults.pop("TEST_IMAGES", None)  # unset and empty are the same to a .bat
         local = {n: v for n, v in re.findall(r"^(DEMO|SAVE_DIR)=([^\"\n]*)$", text, re.MULTILINE)}
-        local |= {n.upper(): v for n, v in re.findall(r"^(launch|common)=\((.*)\)$", text, re.MULTILINE)}
+        local |= {n.upper(): v for n, v in re.findall(r"^ *(launch|common)=\((.*)\)$", text, re.MULTILINE)}
     lines = [line.strip() for line in text.splitlines()]
     found = [line for line in lines if re.match(r"(python|\{LAUNCH\}|LAUNCH=|set LAUNCH) ?examples/", line)]
     return [" ".join(line.split()) for line in found], defaults | local

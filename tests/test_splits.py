@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -113,7 +113,7 @@ def test_more_columns_spaces_and_quotes_are_fine(tmp_path):
         (None, "no such file"),
         (b"", "columns are missing; --group_csv expects image,group"),
         (b"image;group\na.png;1\n", "columns are image;group; --group_csv expects image,group"),
-        ("image,group\n划痕.png,1\n".encode("gbk"), "cannot be read as UTF-8 CSV"),
+        (b"image,group\n\xff\xff.png,1\n", "saved as UTF-8"),
     ],
 )
 def test_a_csv_that_cannot_be_used_is_named(tmp_path, content, message):
@@ -129,3 +129,9 @@ def test_a_csv_that_cannot_be_used_is_named(tmp_path, content, message):
 def test_a_folder_is_no_csv(tmp_path):
     with pytest.raises(DefectError, match="--group_csv cannot be read"):
         read_groups(tmp_path)
+
+
+def test_a_group_csv_that_a_chinese_excel_saved_is_read(tmp_path: Path) -> None:
+    table = tmp_path / "groups.csv"
+    table.write_bytes("image,group\n产线/图.jpg,工件一\n".encode("gb18030"))
+    assert read_groups(table) == {("产线", "图.jpg"): "工件一"}

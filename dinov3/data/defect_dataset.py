@@ -98,4 +98,6 @@ def make_loader(
         num_workers=num_workers,
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
+        # Its own generator: else starting workers would move the global one, and with it the dropout after a resume.
+        generator=torch.Generator(),
     )

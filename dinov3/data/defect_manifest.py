@@ -151,7 +151,7 @@ class DatasetWriter:
         shutil.rmtree(self.folder, ignore_errors=True)
         if isinstance(error, OSError):
             raise DefectError(
-                f"{self.output_dir}: cannot be written ({error.strerror or error}); nothing was kept"
+                f"{error.filename or self.output_dir}: {error.strerror or error}; {self.output_dir} was not changed"
             ) from None
 
     def add(
@@ -209,6 +209,11 @@ class DatasetWriter:
         replaced = Path(f"{self.folder}-replaced")
         if self.output_dir.exists():
             self.output_dir.rename(replaced)
-        self.folder.rename(self.output_dir)
+        try:
+            self.folder.rename(self.output_dir)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(self.output_dir)
+            raise
         shutil.rmtree(replaced, ignore_errors=True)
         return read_manifest(self.output_dir)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 from collections import Counter, defaultdict
 from pathlib import Path, PurePath
 
@@ -13,14 +14,18 @@ from dinov3.defect_errors import DefectError
 def read_groups(path: Path) -> dict[tuple[str, ...], str]:
     """A ``--group_csv`` file (columns ``image,group``) as {path parts: group}."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            rows = list(reader)
-            fields = reader.fieldnames or []
+        data = path.read_bytes()
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = data.decode("gb18030")  # what Excel saves on a Chinese system
+        reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+        rows = list(reader)
+        fields = reader.fieldnames or []
     except FileNotFoundError:
         raise DefectError(f"{path}: no such file (--group_csv)") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DefectError(f"{path}: --group_csv cannot be read as UTF-8 CSV ({error})") from None
+        raise DefectError(f"{path}: --group_csv cannot be read; expected a CSV file saved as UTF-8 ({error})") from None
     if "image" not in fields or "group" not in fields:
         raise DefectError(f"{path}: columns are {','.join(fields) or 'missing'}; --group_csv expects image,group")
     return {_parts(r["image"]): r["group"] for r in rows if r["image"] and r["group"]}

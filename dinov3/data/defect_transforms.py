@@ -46,25 +46,20 @@ def eval_transform(image_size: int) -> v2.Transform:
 def train_transform(image_size: int) -> v2.Transform:
     """Resize, then geometry and appearance at random.
 
-    Flips and right-angle turns; shift, scale and rotation (what comes in from outside the frame is ignored in the
-    mask); strong gamma, contrast and brightness, as exposure is what differs most between parts and shifts; mild
-    colour; blur or noise.
+    Flips; now and then a right-angle turn, or shift, scale and rotation (what comes in from outside the frame is
+    ignored in the mask), but mostly the orientation is kept: parts on a line come in one, and where grinding marks
+    run and where an edge is says much about what is normal. Strong gamma, contrast and brightness, as exposure is what
+    differs most between parts and shifts; mild colour; blur or noise.
     """
     fill = {tv_tensors.Image: (124, 116, 104), tv_tensors.Mask: IGNORE_INDEX, "others": None}
+    affine = v2.RandomAffine(10, (0.08, 0.08), (0.8, 1.25), interpolation=v2.InterpolationMode.BILINEAR, fill=fill)
     return v2.Compose(
         [
             eval_transform(image_size),
             v2.RandomHorizontalFlip(),
             v2.RandomVerticalFlip(),
-            v2.RandomApply([v2.RandomRotation((90, 90))], p=0.5),
-            v2.RandomApply(
-                [
-                    v2.RandomAffine(
-                        15, (0.08, 0.08), (0.8, 1.25), interpolation=v2.InterpolationMode.BILINEAR, fill=fill
-                    )
-                ],
-                p=0.5,
-            ),
+            v2.RandomApply([v2.RandomRotation((90, 90))], p=0.1),
+            v2.RandomApply([affine], p=0.3),
             v2.RandomApply([RandomGamma(2.0)], p=0.7),
             v2.RandomApply([v2.ColorJitter(brightness=0.3, contrast=0.4, saturation=0.2, hue=0.02)], p=0.7),
             v2.RandomApply([v2.RandomChoice([v2.GaussianBlur(5, (0.1, 1.5)), RandomNoise(10.0)])], p=0.3),

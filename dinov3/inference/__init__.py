@@ -1,1 +1,1 @@
-"""Predictions from a checkpoint, their files, pictures and reports, and ONNX export."""
+"""From a trained model to results: predictions, output files, pictures."""

@@ -210,7 +210,8 @@ class MultiTaskLoss(nn.Module):
         cls_loss = self._class_loss(outputs["classification"].float(), labels)
         seg_loss = self._mask_loss(outputs["segmentation"].float(), masks, has_mask)
         if self.use_uncertainty_weighting:
-            log_vars = self.log_vars.clamp(-5.0, 5.0)
+            # Clamped in value but not in gradient, so that a weight at the limit can come back.
+            log_vars = self.log_vars + (self.log_vars.clamp(-5.0, 5.0) - self.log_vars).detach()
             alpha, beta = (-log_vars).exp()
             # A task without a sample in this batch says nothing about its own uncertainty.
             has_labels = (labels >= 0).any()

@@ -46,10 +46,14 @@ def feature_levels(backbone: nn.Module, embed_dim: int, decoder: DecoderName) ->
 
 
 def conv_norm_act(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution, GroupNorm (its statistics don't depend on the batch, so small batches train well), GELU."""
+    """Convolution, BatchNorm, GELU.
+
+    BatchNorm because its statistics are the dataset's when it predicts: a norm over one image alone (GroupNorm, or
+    LayerNorm per position) blows up the noise of a clean surface and levels out a defect that covers much of the image.
+    """
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False),
-        nn.GroupNorm(max(out_channels // 16, 1), out_channels),
+        nn.BatchNorm2d(out_channels),
         nn.GELU(),
     )
 
@@ -100,7 +104,7 @@ class MultiscaleDecoder(nn.Module):
             by_stride.setdefault(8, 0)
         self.strides = sorted(by_stride, reverse=True)
         self.level_strides = [level.stride for level in levels]
-        # GroupNorm puts maps of different scale (shallow and deep, stem and token) on a par before the merge.
+        # Each merge starts with a norm, as maps of different depth differ in scale.
         self.lateral = nn.ModuleDict(
             {str(s): conv_norm_act(width, channels, kernel=1) for s, width in by_stride.items() if width}
         )

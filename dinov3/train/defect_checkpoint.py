@@ -142,18 +142,3 @@ def restore_model(
     )
     load_model_state(model, content["model"], source)
     return model.eval()
-
-
-def random_state() -> dict[str, Any]:
-    """The state of torch's generators, which draw all that is random in the main process (dropout, drop path)."""
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Undo :func:`random_state`."""
-    torch.set_rng_state(state["torch"])
-    if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])

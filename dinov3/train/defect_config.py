@@ -91,6 +91,8 @@ def _convert(action: argparse.Action, value: object) -> object:
         if not isinstance(value, bool):
             raise ValueError("expected true or false")
         return value
+    if value is False and action.choices and "off" in action.choices:
+        value = "off"  # YAML reads a bare off as false
     converted = action.type(str(value)) if action.type else str(value)
     if action.choices and converted not in action.choices:
         raise ValueError(f"expected one of {', '.join(map(str, action.choices))}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,31 @@ def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
     if device.type == "cuda":
         device = torch.device("cuda", world.local_rank)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo")
     try:
         yield world, device
     finally:
         dist.destroy_process_group()
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Element-wise sum over all processes; the same tensor with one process."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
+def means_over_ranks(sums: dict[str, Tensor], count: int) -> dict[str, float]:
+    """Sums over this process's ``count`` items to means over the items of all processes."""
+    if not sums:
+        return {}
+    packed = torch.stack([*sums.values(), torch.full_like(next(iter(sums.values())), count)])
+    *totals, items = sum_over_ranks(packed).tolist()
+    return {name: total / items for name, total in zip(sums, totals, strict=True)}
+
+
+def broadcast_buffers(module: nn.Module) -> None:
+    """Give every process the first one's norm statistics, so that all evaluate the same model."""
+    if dist.is_initialized():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)

@@ -42,9 +42,9 @@ class RunLog:
             file.write(json.dumps({"epoch": epoch + 1} | record) + "\n")
         for name, value in result.items():
             if isinstance(value, (int, float)):
-                self.writer.add_scalar(name.replace("_", "/", 1), value, epoch)
+                self.writer.add_scalar(name, value, epoch)
         if page is not None:
-            self.writer.add_image("val/examples", page, epoch)
+            self.writer.add_image("val_examples", page, epoch)
         self.writer.flush()
         tqdm.write(
             f"epoch {epoch + 1}/{epochs}  loss {result['train_total_loss']:.3f}  "

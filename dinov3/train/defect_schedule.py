@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
@@ -52,6 +53,16 @@ def lr_factor(step: int, total_steps: int, warmup_fraction: float = 0.05, floor:
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def build_lr_scheduler(optimizer: Optimizer, total_steps: int) -> LambdaLR:
-    """Steps :func:`lr_factor` once per optimizer step."""
-    return LambdaLR(optimizer, lambda step: lr_factor(step, total_steps))
+def build_lr_scheduler(optimizer: Optimizer, total_steps: int, steps_done: int = 0) -> LambdaLR:
+    """Steps :func:`lr_factor` once per optimizer step, from ``steps_done`` on."""
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    return LambdaLR(optimizer, lambda step: lr_factor(step, total_steps), last_epoch=steps_done - 1)
+
+
+def restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimizer's state, but keep its own learning rates and decay: a resumed run may change those flags."""
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own, initial_lr=own["lr"])

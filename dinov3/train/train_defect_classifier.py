@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -25,11 +27,11 @@ from dinov3.models.defect_classifier import (
     MultiTaskLoss,
 )
 from dinov3.models.defect_device import Precision
-from dinov3.train.defect_checkpoint import random_state, restore_random_state, save_checkpoint
-from dinov3.train.defect_distributed import World
+from dinov3.train.defect_checkpoint import save_checkpoint
+from dinov3.train.defect_distributed import World, broadcast_buffers, means_over_ranks, sum_over_ranks
 from dinov3.train.defect_metrics import DefectMetrics
 from dinov3.train.defect_run_log import RunLog, example_page
-from dinov3.train.defect_schedule import build_lr_scheduler, build_optimizer
+from dinov3.train.defect_schedule import build_lr_scheduler, build_optimizer, restore_optimizer
 
 # What 'best' means for each file: the first metric decides, the next ones break ties.
 BEST = {
@@ -108,31 +110,30 @@ def train_one_epoch(
         inputs = to_device(batch, precision.device, normalization)
         with precision.autocast():
             losses = step(*inputs)
-        if not losses["total_loss"].isfinite():
-            parts = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
-            raise DefectError(
-                f"epoch {epoch + 1}, batch {number + 1}: the loss is not finite ({parts}); the model was not changed "
-                "by this batch. Lower --lr, or use --mixed_precision off, then continue with --resume"
-            )
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(losses["total_loss"]).backward()
-        if grad_clip > 0:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(parameters, grad_clip)
+        scaler.unscale_(optimizer)
+        norm = nn.utils.clip_grad_norm_(parameters, grad_clip or math.inf)
+        # fp16 overflows now and then; the scaler leaves such a step out.
+        if not losses["total_loss"].isfinite() or not (norm.isfinite() or scaler.is_enabled()):
+            parts = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
+            raise DefectError(
+                f"epoch {epoch + 1}, batch {number + 1}: the loss or its gradient is not finite ({parts}, gradient "
+                f"norm {norm.item():.4g}); no weight was changed by this batch. Lower --lr, or use --mixed_precision "
+                "off, then continue with --resume"
+            )
         scaler.step(optimizer)
         scaler.update()
         lr_scheduler.step()
         for name, value in losses.items():
-            totals[name] = totals.get(name, 0.0) + value.detach()
+            name = name if name in ("alpha", "beta") else f"train_{name}"
+            totals[name] = totals.get(name, 0.0) + value.detach() * len(batch["label"])
         images_seen += len(batch["label"])
         if number % 10 == 9:
-            bar.set_postfix(loss=f"{(totals['total_loss'] / (number + 1)).item():.3f}")
-    means = {name: (value / len(loader)).item() for name, value in totals.items()}
-    result = {(name if name in ("alpha", "beta") else f"train_{name}"): value for name, value in means.items()}
-    return result | {
-        "images_per_second": images_seen / (time.perf_counter() - start),
-        "unreadable": unreadable,
-    }
+            bar.set_postfix(loss=f"{(totals['train_total_loss'] / images_seen).item():.3f}")
+    seconds = time.perf_counter() - start
+    images, unreadable = sum_over_ranks(torch.tensor([images_seen, unreadable], device=precision.device)).tolist()
+    return means_over_ranks(totals, images_seen) | {"images_per_second": images / seconds, "unreadable": unreadable}
 
 
 @torch.inference_mode()
@@ -152,7 +153,11 @@ def evaluate(
     Unreadable images are reported and left out.
     """
     model.eval()
+    # MPS has no float64, which the counts of pixels need.
+    metrics_device = torch.device("cpu") if precision.device.type == "mps" else precision.device
+    metrics.to(metrics_device)
     totals: dict[str, Tensor] = {}
+    images_seen = 0
     for batch in tqdm(loader, desc=description, unit="batch", disable=not progress, leave=False):
         report_unreadable(batch)
         images, labels, masks, has_mask = to_device(batch, precision.device, normalization)
@@ -160,12 +165,14 @@ def evaluate(
             outputs = model(images)
         if criterion is not None:
             for name, value in criterion(outputs, labels, masks, has_mask).items():
-                totals[f"val_{name}"] = totals.get(f"val_{name}", 0.0) + value / len(loader)
+                if name.endswith("_loss"):
+                    totals[f"val_{name}"] = totals.get(f"val_{name}", 0.0) + value * len(labels)
+        images_seen += len(labels)
         known = labels >= 0
-        outputs = {name: value[known] for name, value in outputs.items()}
-        metrics.update(outputs, labels[known], masks[known], has_mask[known])
-    losses = {name: value.item() for name, value in totals.items() if name.endswith("_loss")}
-    return metrics.compute() | losses
+        if known.any():
+            outputs = {name: value[known].to(metrics_device) for name, value in outputs.items()}
+            metrics.update(outputs, *(value[known].to(metrics_device) for value in (labels, masks, has_mask)))
+    return metrics.compute() | means_over_ranks(totals, images_seen)
 
 
 def report_unreadable(batch: dict[str, Any]) -> int:
@@ -210,27 +217,33 @@ def fit(
         backbone_lr_scale=options.backbone_lr_scale,
         weight_decay=options.weight_decay,
     )
+    if len(val_set) < world.size or len(train_set) < world.size:
+        raise DefectError(f"{len(train_set)} training and {len(val_set)} validation images for {world.size} processes")
     sampler = EpochSampler(len(train_set), options.seed, world.rank, world.size)
     loader_options = {"num_workers": options.num_workers, "pin_memory": device.type == "cuda"}
     train_loader = make_loader(train_set, options.batch_size, sampler=sampler, **loader_options)
     val_rows = list(range(world.rank, len(val_set), world.size))
     val_loader = make_loader(val_set, options.batch_size, sampler=val_rows, **loader_options)
-    lr_scheduler = build_lr_scheduler(optimizer, total_steps=len(train_loader) * options.epochs)
     scaler = precision.scaler()
     first_epoch, best = 0, {}
     if resume is not None:
-        optimizer.load_state_dict(resume["optimizer"])
-        lr_scheduler.load_state_dict(resume["lr_scheduler"])
-        scaler.load_state_dict(resume["scaler"])
+        restore_optimizer(optimizer, resume["optimizer"])
+        if scaler.is_enabled() and resume["scaler"]:
+            scaler.load_state_dict(resume["scaler"])
         criterion.load_state_dict(resume["criterion"])
-        restore_random_state(resume["random_state"])
         first_epoch, best = resume["epoch"], resume["best"]
+    steps = len(train_loader)
+    lr_scheduler = build_lr_scheduler(optimizer, steps * options.epochs, steps_done=steps * first_epoch)
     step: nn.Module = TrainStep(model, criterion)
     if world.size > 1:
+        if device.type == "cuda":
+            step = convert_sync_batchnorm(step)  # statistics of the whole batch; CUDA only
         step = DistributedDataParallel(step, device_ids=[device.index] if device.type == "cuda" else None)
     log = RunLog(save_dir, first_epoch) if world.is_main else None
     result: dict[str, Any] = dict(resume["metrics"]) if resume is not None else {}
     for epoch in range(first_epoch, options.epochs):
+        # Dropout and drop path draw from here: the same after a resume as without an interruption.
+        torch.manual_seed(int(np.random.SeedSequence((options.seed, epoch, world.rank)).generate_state(1)[0]))
         sampler.epoch = epoch
         if weight_scheduler is not None:
             criterion.alpha, criterion.beta = weight_scheduler.get_weights(epoch)
@@ -247,11 +260,11 @@ def fit(
             epoch=epoch,
             progress=progress,
         )
-        metrics = DefectMetrics(len(description["classes"])).to(device)
+        broadcast_buffers(model)
         result |= rates | evaluate(
             model,
             val_loader,
-            metrics,
+            DefectMetrics(len(description["classes"])),
             precision=precision,
             normalization=normalization,
             criterion=criterion,
@@ -263,9 +276,7 @@ def fit(
                 "model": model.state_dict(),
                 "criterion": criterion.state_dict(),
                 "optimizer": optimizer.state_dict(),
-                "lr_scheduler": lr_scheduler.state_dict(),
                 "scaler": scaler.state_dict(),
-                "random_state": random_state(),
                 "epoch": epoch + 1,
                 "epochs": options.epochs,
                 "metrics": result,
