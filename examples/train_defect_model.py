@@ -96,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--weight_warmup_epochs",
         type=non_negative_int,
         default=20,
-        help="length of that move; never longer than the stage",
+        help="length of that move",
     )
     add(
         "--use_uncertainty_weighting",
@@ -125,7 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--backbone_lr_scale",
         type=non_negative_float,
-        help="backbone's rate as a share of --lr (default: 0.1 for a ViT, which forgets easily; 1 for a ConvNet)",
+        help="backbone's rate as a share of --lr (default: 0.1 for a ViT, which forgets easily; 0.5 for a ConvNet)",
     )
     add("--weight_decay", type=non_negative_float, default=0.05, help="of matrices and kernels")
     add("--grad_clip", type=non_negative_float, default=1.0, help="largest gradient norm; 0 is off")
@@ -206,9 +206,9 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         class_weights=balanced_weights(train_rows) if args.class_weights == "balanced" else None,
         label_smoothing=args.label_smoothing,
     ).to(device)
-    scheduler = DynamicWeightScheduler(warmup_epochs=min(args.weight_warmup_epochs, args.epochs))
+    scheduler = DynamicWeightScheduler(warmup_epochs=args.weight_warmup_epochs)
     if args.backbone_lr_scale is None:
-        args.backbone_lr_scale = 1.0 if hasattr(backbone, "embed_dims") else 0.1
+        args.backbone_lr_scale = 0.5 if hasattr(backbone, "embed_dims") else 0.1
     normalization = Normalization(tuple(backbone.mean), tuple(backbone.std))
     config = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     del config["config"]  # what it held is resolved into the others
