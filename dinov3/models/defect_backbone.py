@@ -41,7 +41,26 @@ _TIMM_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-class ViTBackbone(nn.Module):
+class _Backbone(nn.Module):
+    """What both kinds share: everything follows from `get_intermediate_layers`."""
+
+    def __init__(self, network: nn.Module, name: str):
+        super().__init__()
+        self.network = network
+        self.name = name
+        self.mean, self.std = tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to normed class tokens (B, D)."""
+        return self.forward_features(x)["x_norm_clstoken"]
+
+    def forward_features(self, x: Tensor) -> dict[str, Tensor]:
+        """Images (B, 3, H, W) to ``x_norm_clstoken`` (B, D) and ``x_norm_patchtokens`` (B, N, D)."""
+        ((patches, token),) = self.get_intermediate_layers(x, n=1, return_class_token=True)
+        return {"x_norm_clstoken": token, "x_norm_patchtokens": patches}
+
+
+class ViTBackbone(_Backbone):
     """A plain vision transformer of timm.
 
     Attributes:
@@ -54,22 +73,10 @@ class ViTBackbone(nn.Module):
     """
 
     def __init__(self, network: nn.Module, name: str):
-        super().__init__()
-        self.network = network
-        self.name = name
+        super().__init__(network, name)
         self.patch_size = network.patch_embed.patch_size[0]
         self.embed_dim = network.embed_dim
         self.n_blocks = len(network.blocks)
-        self.mean, self.std = tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to normed class tokens (B, D)."""
-        return self.forward_features(x)["x_norm_clstoken"]
-
-    def forward_features(self, x: Tensor) -> dict[str, Tensor]:
-        """Images (B, 3, H, W) to ``x_norm_clstoken`` (B, D) and ``x_norm_patchtokens`` (B, N, D)."""
-        ((patches, token),) = self.get_intermediate_layers(x, n=1, return_class_token=True)
-        return {"x_norm_clstoken": token, "x_norm_patchtokens": patches}
 
     def get_intermediate_layers(
         self,
@@ -111,7 +118,7 @@ class ViTBackbone(nn.Module):
         return tuple((patch, prefix[:, 0]) for patch, prefix in outputs)
 
 
-class ConvNetBackbone(nn.Module):
+class ConvNetBackbone(_Backbone):
     """A ConvNet of timm: a pyramid of four maps, the deepest one being what the network pools at its end.
 
     Attributes:
@@ -125,9 +132,7 @@ class ConvNetBackbone(nn.Module):
     """
 
     def __init__(self, network: nn.Module, name: str):
-        super().__init__()
-        self.network = network
-        self.name = name
+        super().__init__(network, name)
         stages = {info["reduction"]: (i, info["num_chs"]) for i, info in enumerate(network.feature_info)}
         if tuple(sorted(stages))[-4:] != STRIDES or not hasattr(network, "forward_intermediates"):
             raise DefectError(f"{name} has no feature maps at strides 4, 8, 16 and 32: choose a plain ViT or a ConvNet")
@@ -135,16 +140,6 @@ class ConvNetBackbone(nn.Module):
         self.strides = list(STRIDES)
         self.embed_dims = [stages[stride][1] for stride in STRIDES[:-1]] + [network.num_features]
         self.patch_size, self.embed_dim, self.n_blocks = STRIDES[-1], network.num_features, len(STRIDES)
-        self.mean, self.std = tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to class tokens (B, D)."""
-        return self.forward_features(x)["x_norm_clstoken"]
-
-    def forward_features(self, x: Tensor) -> dict[str, Tensor]:
-        """As `ViTBackbone.forward_features`; the N patch tokens are those of the deepest map."""
-        ((patches, token),) = self.get_intermediate_layers(x, n=1, return_class_token=True)
-        return {"x_norm_clstoken": token, "x_norm_patchtokens": patches}
 
     def get_intermediate_layers(
         self,
