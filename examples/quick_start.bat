@@ -22,7 +22,7 @@ set "IMAGE_SIZE=256"
 set "BATCH_SIZE=16"
 set "NUM_WORKERS=2"
 set "STAGE1_EPOCHS=2"
-set "STAGE2_EPOCHS=5"
+set "STAGE2_EPOCHS=10"
 set "STAGE3_EPOCHS=1"
 call examples\train_large_dataset.bat || exit /b 1
 echo Evaluating on images the model has not seen

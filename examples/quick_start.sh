@@ -11,7 +11,7 @@ SAVE_DIR=checkpoints/demo
 if [ ! -f "$DEMO/dataset.json" ]; then
   python examples/prepare_defect_data.py demo --output_dir "$DEMO" --num_images 400
 fi
-DATA_ROOT="$DEMO" SAVE_DIR="$SAVE_DIR" BACKBONE=efficientnet_lite0 IMAGE_SIZE=256 BATCH_SIZE=16 NUM_WORKERS=2 STAGE1_EPOCHS=2 STAGE2_EPOCHS=5 STAGE3_EPOCHS=1 bash examples/train_large_dataset.sh
+DATA_ROOT="$DEMO" SAVE_DIR="$SAVE_DIR" BACKBONE=efficientnet_lite0 IMAGE_SIZE=256 BATCH_SIZE=16 NUM_WORKERS=2 STAGE1_EPOCHS=2 STAGE2_EPOCHS=10 STAGE3_EPOCHS=1 bash examples/train_large_dataset.sh
 echo "Evaluating on images the model has not seen"
 python examples/evaluate_defect_model.py --checkpoint "$SAVE_DIR/stage3_uncertainty/best_accuracy.pth" --data_root "$DEMO" --split test --output "$SAVE_DIR/test_metrics.json"
 python examples/inference_defect_model.py --checkpoint "$SAVE_DIR/stage3_uncertainty/best_accuracy.pth" --image_dir "$DEMO/images" --output_dir results/demo
