@@ -150,9 +150,8 @@ class DatasetWriter:
     def __exit__(self, exc_type: object, error: BaseException | None, traceback: object) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         if isinstance(error, OSError):
-            raise DefectError(
-                f"{error.filename or self.output_dir}: {error.strerror or error}; {self.output_dir} was not changed"
-            ) from None
+            reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+            raise DefectError(f"{self.output_dir}: cannot be written ({reason}); nothing was kept") from None
 
     def add(
         self,
