@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,6 +83,11 @@ class EpochSampler(Sampler):
             yield int(order[position]), int(seeds[position])
 
 
+def usable_workers(wanted: int) -> int:
+    """``wanted`` loading processes, but no more than there are cores: the rest would only get in the way."""
+    return min(wanted, os.cpu_count() or 1)
+
+
 def make_loader(
     dataset: Dataset,
     batch_size: int,
@@ -91,6 +97,7 @@ def make_loader(
     pin_memory: bool = False,
 ) -> DataLoader:
     """A loader over ``dataset``; the last, smaller batch is kept."""
+    num_workers = usable_workers(num_workers)
     return DataLoader(
         dataset,
         batch_size=batch_size,

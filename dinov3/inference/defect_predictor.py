@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from dinov3.data.defect_dataset import usable_workers
 from dinov3.data.defect_images import ImageReadError, read_image, to_rgb
 from dinov3.data.defect_transforms import Normalization, eval_transform
 from dinov3.defect_errors import DefectError
@@ -187,7 +188,7 @@ class DefectPredictor:
         loader = DataLoader(
             _ImageFiles(paths, self.image_size, display),
             batch_size=batch_size,
-            num_workers=num_workers,
+            num_workers=usable_workers(num_workers),
             collate_fn=list,
             pin_memory=False,
         )
