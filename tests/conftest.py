@@ -88,3 +88,19 @@ def magnetic_tile() -> Path:
     if not folder or not (Path(folder, "MT_Free").is_dir() and Path(folder, "groups.csv").is_file()):
         pytest.skip("set MAGNETIC_TILE_DIR to the folder that holds MT_Free, MT_Break, ... and groups.csv")
     return Path(folder)
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    """Folders bad/, masks/ and good/ as a user may have them."""
+    import organizing  # it imports this module
+
+    return organizing.write_parts(tmp_path)
+
+
+@pytest.fixture
+def organize(script, tmp_path: Path) -> Callable[..., tuple[Manifest, str]]:
+    """Runs organize on ``parts``: -> manifest, what was printed."""
+    import organizing
+
+    return organizing.organizer(script, tmp_path)

@@ -10,23 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from organizing import arguments, assert_refused, mask_of, masks_by_image, organizer, picture, save, write_parts
+from organizing import arguments, assert_refused, mask_of, masks_by_image, picture, save
 from PIL import Image
 
 from dinov3.data.defect_images import read_image, read_mask
 from dinov3.data.defect_manifest import read_manifest
 from dinov3.data.defect_sources import folder_tags
-
-
-@pytest.fixture
-def parts(tmp_path):
-    return write_parts(tmp_path)
-
-
-@pytest.fixture
-def organize(script, tmp_path):
-    return organizer(script, tmp_path)
-
 
 # --- what a good run leaves
 

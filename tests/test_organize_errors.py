@@ -12,20 +12,9 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT
-from organizing import arguments, assert_refused, content, mask_of, organizer, picture, save, write_parts
+from organizing import arguments, assert_refused, content, mask_of, picture, save
 
 from dinov3.data.defect_manifest import read_manifest
-
-
-@pytest.fixture
-def parts(tmp_path):
-    return write_parts(tmp_path)
-
-
-@pytest.fixture
-def organize(script, tmp_path):
-    return organizer(script, tmp_path)
-
 
 # --- wrong use
 

@@ -6,17 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from organizing import mask_of, masks_by_image, organizer, picture, save, write_parts
-
-
-@pytest.fixture
-def parts(tmp_path):
-    return write_parts(tmp_path)
-
-
-@pytest.fixture
-def organize(script, tmp_path):
-    return organizer(script, tmp_path)
+from organizing import mask_of, masks_by_image, picture, save
 
 
 def test_masks_pair_by_stem_never_by_order(parts, organize):
