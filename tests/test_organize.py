@@ -15,7 +15,7 @@ from PIL import Image
 
 from dinov3.data.defect_images import read_image, read_mask
 from dinov3.data.defect_manifest import read_manifest
-from dinov3.data.defect_sources import folder_tags
+from dinov3.data.defect_folders import folder_tags
 
 # --- what a good run leaves
 
@@ -202,7 +202,7 @@ def test_one_broken_image_among_many_is_reported_and_the_rest_imported(parts, or
     assert masks["images/bad/06.png"] is None
     assert masks["images/bad/07.png"] is None
     np.testing.assert_array_equal(masks["images/bad/08.png"], mask_of(8) // 255)
-    assert "2 x skipped, cannot be read" in out
+    assert "2 x skipped" in out
     assert "04.png: broken or truncated" in out
     assert "05.png: not an image" in out
     assert "06.png: empty file" in out
@@ -217,7 +217,7 @@ def test_a_class_with_broken_images_alone_is_refused(parts, script, folder, name
     for path in (parts / folder).iterdir():
         path.write_text("not an image")
     result = script("prepare_defect_data", *arguments(parts))
-    assert_refused(result, f"no usable image of class {name}", "cannot be read, first", f"{folder}/00.png")
+    assert_refused(result, f"no usable image of class {name}", "skipped, first", f"{folder}/00.png")
     assert sorted(os.listdir(parts)) == ["bad", "good", "masks"]
 
 

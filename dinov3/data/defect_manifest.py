@@ -19,6 +19,7 @@ from dinov3.defect_errors import DefectError
 
 COLUMNS = ("image", "mask", "label", "split", "group", "source")
 SPLITS = ("train", "val", "test")
+UNKNOWN = ""  # the label of an image whose verdict nobody gave: its mask counts, its class does not
 FORMAT_VERSION = 1
 
 
@@ -36,8 +37,8 @@ class Manifest:
 
     @property
     def labels(self) -> np.ndarray:
-        """(N,) class indices."""
-        index = {name: i for i, name in enumerate(self.classes)}
+        """(N,) class indices; -1 where the verdict is unknown."""
+        index = {name: i for i, name in enumerate(self.classes)} | {UNKNOWN: -1}
         return np.array([index[name] for name in self.columns["label"]], dtype=np.int64)
 
     def select(self, split: str) -> Manifest:
@@ -98,7 +99,7 @@ def _row_problems(number: int, row: list[str], classes: list[str]) -> list[str]:
         return [f"line {number}: {len(row)} fields; expected {len(COLUMNS)}"]
     image, mask, label, split, _, _ = row
     problems = []
-    if label not in classes:
+    if label != UNKNOWN and label not in classes:
         problems.append(f"line {number}: label {label!r}; expected one of {', '.join(classes)} (dataset.json)")
     if split not in SPLITS:
         problems.append(f"line {number}: split {split!r}; expected train, val or test")

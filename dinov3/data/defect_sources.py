@@ -1,33 +1,54 @@
-"""Importers: from a folder tree as people keep it to a dataset folder. Here: plain folders of images and masks."""
+"""From annotated images, wherever they come from, to a dataset folder: classes, splits and masks in one format."""
 
 from __future__ import annotations
 
-import os
-from collections import defaultdict
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
 
-from dinov3.data.defect_images import ImageReadError, exif_orientation, list_images, read_foreign_mask, read_image
-from dinov3.data.defect_manifest import DatasetWriter, Manifest
-from dinov3.data.defect_pairing import pair_masks, tell_masks
+from dinov3.data.defect_images import IGNORE_INDEX, ImageReadError, exif_orientation, read_foreign_mask, read_image
+from dinov3.data.defect_manifest import UNKNOWN, DatasetWriter, Manifest
+from dinov3.data.defect_shapes import EmptyShapeError, Shape, ShapeError
 from dinov3.data.defect_splits import find_group, grouped_split, read_groups
 from dinov3.defect_errors import DefectError
 
 NORMAL = "normal"
+MASK_LEFT_OUT = "a region cannot be drawn; the image is imported with its class alone"
 
 
 @dataclass(frozen=True)
 class SourceImage:
-    """One image to import."""
+    """One image as a source describes it.
 
-    path: Path
-    mask: Path | None
-    label: str
-    source: str  # which folder it came from
-    name: str  # where it goes below images/
+    Attributes:
+        image: the file; or a function that returns the bytes of one that an annotation file embeds.
+        name: where it goes below ``images/``, ``/``-separated; one name, one image.
+        source: the folder, file or category it came from.
+        label: its class; None leaves it to the regions, and ``UNKNOWN`` says that nobody gave a verdict.
+        mask: a mask file, non-zero where defective.
+        shapes: its annotated regions; () when looked at and found without any, None when not annotated by regions.
+        split: the source's own: train, val, test, or None.
+        whole: False when a region was lost, so that the others would not make a mask.
+    """
+
+    image: Path | Callable[[], bytes]
+    name: str
+    source: str
+    label: str | None = None
+    mask: Path | None = None
+    shapes: tuple[Shape, ...] | None = None
+    split: str | None = None
+    whole: bool = True
+
+    @property
+    def place(self) -> str:
+        """What to call the image in a message."""
+        return str(self.image) if isinstance(self.image, Path) else f"{self.name} (embedded image)"
 
 
 @dataclass
@@ -38,132 +59,101 @@ class ImportReport:
     remarks: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # the rest, by kind
 
 
-def folder_tags(folders: list[Path]) -> list[str]:
-    """A short unique name per folder: its last path component that no other has
-    (``MT_Break/Imgs`` and ``MT_Crack/Imgs`` become ``MT_Break`` and ``MT_Crack``), else its own, numbered."""
-    parts = [Path(os.path.abspath(folder)).parts for folder in folders]
-    tags: list[str] = []
-    for i, own in enumerate(parts):
-        others = {part for j, other in enumerate(parts) if j != i for part in other}
-        name = next((part for part in reversed(own) if part not in others), own[-1]).strip("/\\:") or "images"
-        tag, count = name, 2
-        while tag in tags:
-            tag, count = f"{name}_{count}", count + 1
-        tags.append(tag)
-    return tags
+@dataclass(frozen=True)
+class ImportOptions:
+    """What every importer takes.
+
+    Attributes:
+        images: where the images lie, if apart from the annotations.
+        line_width: in pixels, of lines and points, which have no area of their own.
+    """
+
+    images: Path | None = None
+    line_width: int = 3
 
 
-def _own_files(folder: Path, given: set[Path]) -> list[Path]:
-    """The image files below a folder, less those of other given folders further down."""
-    base = folder.resolve()
-    inner = [other for other in given if other != base and other.is_relative_to(base)]
-    files = [(path, base / path.relative_to(folder)) for path in list_images(folder)]
-    return [path for path, place in files if not any(place.is_relative_to(other) for other in inner)]
+class Regions:
+    """Collects the regions of one image; a broken one is reported, never raised."""
+
+    def __init__(self, place: str, report: ImportReport):
+        self.place, self.report = place, report
+        self.shapes: list[Shape] = []
+        self.whole = True
+
+    def add(self, make: Callable[..., Shape], *args: object) -> None:
+        """Add ``make(*args)``; a region without area is left out, any other trouble makes the mask incomplete."""
+        try:
+            self.shapes.append(make(*args))
+        except EmptyShapeError as error:
+            self.report.remarks["region without area; left out"].append(f"{self.place}: {error}")
+        except (ShapeError, ValueError, TypeError, KeyError, OverflowError) as error:
+            self.whole = False
+            self.report.remarks[MASK_LEFT_OUT].append(f"{self.place}: {error}")
 
 
-def _find_files(folders: list[Path], mask_folders: list[Path]) -> tuple[list[list[Path]], list[list[Path]], list[Path]]:
-    """The images of each folder, the masks among them, and the masks of the mask folders."""
-    places = [folder.resolve() for folder in folders]
-    given = {*places, *(folder.resolve() for folder in mask_folders)}
-    images: list[list[Path]] = []
-    masks: list[list[Path]] = []
-    for folder, place in zip(folders, places, strict=True):
-        if places.count(place) > 1:
-            raise DefectError(f"{folder}: given twice as a folder of images; each image counts once, normal or defect")
-        own_images, own_masks = tell_masks(_own_files(folder, given))
-        if not own_images:
-            raise DefectError(f"{folder}: no images in it; expected files such as .jpg or .png")
-        images.append(own_images)
-        masks.append(own_masks)
-    apart: dict[Path, list[Path]] = {}
-    for folder in mask_folders:
-        place = folder.resolve()
-        if place in places:
-            number = places.index(place)
-            _expect_masks_among(folder, images[number], masks[number])
-        else:
-            apart[place] = _own_files(folder, given)
-            if not apart[place]:
-                raise DefectError(f"{folder}: no masks in it; expected image files, best .png")
-    return images, masks, [mask for files in apart.values() for mask in files]
+def resolve_labels(
+    samples: Iterable[SourceImage],
+    report: ImportReport,
+    *,
+    mapping: dict[str, str] | None = None,
+    normal: Sequence[str] = (),
+    unannotated: Literal["skip", "normal"] = "skip",
+) -> list[SourceImage]:
+    """Give every image its class, in the names that the dataset will use.
 
+    An image without a class of its own gets that of its regions, the largest in sum of area if they differ. Regions
+    with a label of ``normal`` mark nothing.
 
-def _expect_masks_among(folder: Path, images: list[Path], masks: list[Path]) -> None:
-    """A folder given for images and for masks must hold both, and none that could be either."""
-    expected = "in one folder, expected mask a.png beside image a.jpg, or a_mask.png beside a.png"
-    first: dict[Path, Path] = {}
-    for image in images:
-        twin = first.setdefault(image.with_suffix(""), image)
-        if twin != image:
-            raise DefectError(f"{twin} and {image.name}: which is the image, which the mask? {expected}")
-    if not masks:
-        raise DefectError(f"{folder}: no masks among its images; {expected}")
-
-
-def scan_folders(
-    defect_images: list[Path], defect_masks: list[Path], normal_images: list[Path], classes_from_folders: bool
-) -> tuple[list[SourceImage], ImportReport]:
-    """Find the images and pair them with masks.
-
-    A folder may lie inside another: its files are then its own alone. Images and masks may share a folder.
+    Args:
+        samples: as the source describes them.
+        report: collects the images left out.
+        mapping: {label in the source: class in the dataset}.
+        normal: labels, after mapping, that mean normal, beside 'normal' itself.
+        unannotated: what to do with images that nobody annotated.
 
     Raises:
-        DefectError: a folder is missing, given twice, or holds no image; no mask fits any image; a class is not
-            told by a folder.
+        DefectError: a label to map is nowhere in the source.
     """
-    folders = defect_images + normal_images
-    images, masks, masks_apart = _find_files(folders, defect_masks)
-    split = len(defect_images)
-    report = ImportReport()
-    defects, normals = sum(images[:split], []), sum(images[split:], [])
-    candidates = [*sum(masks[:split], []), *masks_apart]
-    pairs, tied = pair_masks(defects, candidates)
-    if candidates:
-        _report_unpaired(defects, candidates, pairs, tied, report)
-    # What is left may be the empty masks of normal images.
-    used = set(pairs.values())
-    masks_of_normals = [*sum(masks[split:], []), *(mask for mask in masks_apart if mask not in used)]
-    pairs |= pair_masks(normals, masks_of_normals)[0]
-    orphans = {*candidates, *masks_of_normals} - set(pairs.values())
-    if orphans:
-        report.remarks["masks that no image takes; left out"] += map(str, sorted(orphans))
+    samples, mapping = list(samples), mapping or {}
+    found = {s.label for s in samples if s.label} | {shape.label for s in samples for shape in s.shapes or ()}
+    strangers = sorted(set(mapping) - found)
+    if strangers:
+        names = ", ".join(sorted(found)) or "none"
+        raise DefectError(f"--map {strangers[0]}={mapping[strangers[0]]}: no such label; found: {names}")
+    unknown_normal = sorted(set(normal) - found - {mapping.get(name) for name in found} - {NORMAL})
+    if unknown_normal:
+        names = ", ".join(sorted(found)) or "none"
+        raise DefectError(f"--normal {unknown_normal[0]}: no such label; found: {names}")
 
-    samples: list[SourceImage] = []
-    for number, (folder, tag) in enumerate(zip(folders, folder_tags(folders), strict=True)):
-        for path in images[number]:
-            relative = path.relative_to(folder)
-            label = NORMAL if number >= split else "defect"
-            if classes_from_folders and label != NORMAL:
-                label = _class_of(relative, folder) if split == 1 else tag
-                if label == NORMAL:
-                    raise DefectError(f"{path}: a defect class cannot be called {NORMAL}; give it as --normal_images")
-            samples.append(SourceImage(path, pairs.get(path), label, tag, f"{tag}/{relative.as_posix()}"))
-    return samples, report
+    def final(label: str) -> str:
+        label = mapping.get(label, label)
+        return NORMAL if label in normal else label
 
-
-def _class_of(relative: Path, folder: Path) -> str:
-    if len(relative.parts) == 1:
-        raise DefectError(
-            f"{folder / relative}: --classes_from_folders expects one subfolder per class in {folder}, or one "
-            "--defect_images folder per class"
-        )
-    return relative.parts[0]
-
-
-def _report_unpaired(
-    images: list[Path], masks: list[Path], pairs: dict[Path, Path], tied: list[Path], report: ImportReport
-) -> None:
-    """Name the defect images without a mask; not a single pair is an error."""
-    if not pairs and not tied:
-        raise DefectError(
-            f"none of the {len(masks)} masks, first {masks[0]}, is named after an image, first {images[0]}; "
-            "expected the same file name up to the suffix, or with _mask at its end"
-        )
-    if tied:
-        report.remarks["images that several masks fit, or share a mask; imported without"] += map(str, tied)
-    bare = sorted(set(images) - set(pairs) - set(tied))
-    if bare:
-        report.remarks["defect images without a mask of their name; they train the class alone"] += map(str, bare)
+    resolved = []
+    for sample in samples:
+        shapes = sample.shapes
+        if shapes is not None:
+            renamed = (replace(shape, label=final(shape.label)) for shape in shapes)
+            shapes = tuple(shape for shape in renamed if shape.label != NORMAL)
+        if sample.label is not None:
+            label = final(sample.label)
+        elif shapes is None and sample.mask is None:
+            if unannotated == "skip":
+                report.skipped.append(f"{sample.place}: not annotated (--unannotated normal takes it as normal)")
+                continue
+            label = NORMAL
+        elif not shapes:
+            if not sample.whole:
+                report.skipped.append(f"{sample.place}: none of its regions can be used, so its class is not known")
+                continue
+            label = NORMAL
+        else:
+            areas: Counter[str] = Counter()
+            for shape in shapes:
+                areas[shape.label] += max(shape.area, 1e-9)
+            label = max(sorted(areas), key=areas.__getitem__)
+        resolved.append(replace(sample, label=label, shapes=shapes))
+    return resolved
 
 
 def organize(
@@ -174,20 +164,27 @@ def organize(
     val_split: float = 0.2,
     test_split: float = 0.0,
     seed: int = 42,
+    own_splits: bool = True,
     group_csv: Path | None = None,
     link: bool = False,
     overwrite: bool = False,
     command: str = "",
 ) -> Manifest:
-    """Write a dataset folder from scanned images; ``report`` collects what was skipped or repaired.
+    """Write a dataset folder; ``report`` collects what was skipped or repaired.
 
     An image that cannot be read is skipped and named; one whose mask cannot be used is kept with its class alone.
+
+    Args:
+        samples: with their final labels (:func:`resolve_labels`).
+        own_splits: keep the splits of the source where it has them; a validation split it lacks is taken from its
+            training images.
 
     Raises:
         DefectError: a class has no usable image, no group matches, the output cannot be written, or images lie in it.
     """
     place = output_dir.resolve()
-    inside = next((s.path for s in samples if s.path.resolve().is_relative_to(place)), None)
+    files = (sample.image for sample in samples if isinstance(sample.image, Path))
+    inside = next((path for path in files if path.resolve().is_relative_to(place)), None)
     if inside:
         raise DefectError(f"{inside}: lies in --output_dir {output_dir}; choose another folder to write")
     if val_split < 0 or test_split < 0 or val_split + test_split >= 1:
@@ -195,36 +192,51 @@ def organize(
             f"--val_split {val_split} and --test_split {test_split}: expected 0 or more, adding up to less than 1"
         )
     groups = _groups(samples, group_csv, report)
-    fractions = {"train": 1 - val_split - test_split, "val": val_split, "test": test_split}
-    strata = [NORMAL if s.label == NORMAL else f"{s.label}/{s.source}" for s in samples]
-    splits = grouped_split(strata, groups, fractions, seed)
-    defect_classes = sorted({s.label for s in samples} - {NORMAL})
+    splits = _splits(samples, groups, val_split, test_split, seed, own_splits)
+    labels = {sample.label for sample in samples} | {s.label for sample in samples for s in sample.shapes or ()}
+    defect_classes = sorted(labels - {NORMAL, UNKNOWN})
     classes = [NORMAL, *defect_classes]
     with DatasetWriter(output_dir, overwrite) as writer:
         for sample, group, split in zip(tqdm(samples, desc="organize", unit="image"), groups, splits, strict=True):
+            file = (
+                sample.image if isinstance(sample.image, Path) else writer.folder / f"embedded-{Path(sample.name).name}"
+            )
             try:
-                size = read_image(sample.path).shape[:2]
-            except ImageReadError as error:
-                report.skipped.append(str(error))
+                if not isinstance(sample.image, Path):
+                    file.write_bytes(sample.image())
+                height, width = read_image(file).shape[:2]
+            except (ImageReadError, ValueError) as error:
+                report.skipped.append(str(error).replace(str(file), sample.place))
+                file.unlink(missing_ok=True) if file != sample.image else None
                 continue
-            mask = _class_mask(sample, size, classes.index(sample.label), report)
+            mask = _draw_mask(sample, file, (height, width), defect_classes, report)
             writer.add(
-                sample.path,
+                file,
                 sample.name,
                 mask,
-                label=sample.label,
+                label=sample.label or UNKNOWN,
                 split=split,
                 group=group,
                 source=sample.source,
-                link=link,
+                link=link and file == sample.image,
             )
         kept = {row["label"] for row in writer.rows}
-        lost = [name for name in classes if name not in kept]
-        if lost or len(kept) < 2:
-            why = f"; {len(report.skipped)} cannot be read, first {report.skipped[0]}" if report.skipped else ""
+        lost = sorted({NORMAL, *(sample.label or UNKNOWN for sample in samples)} - kept)
+        if lost or len(kept - {UNKNOWN}) < 2:
+            why = f"; {len(report.skipped)} skipped, first {report.skipped[0]}" if report.skipped else ""
             names = ", ".join(lost) or "defect"
             raise DefectError(f"{output_dir}: not written, no usable image of class {names}{why}")
+        (writer.folder / "embedded").unlink(missing_ok=True)
         return writer.finish(classes=classes, mask_classes=defect_classes, seed=seed, command=command)
+
+
+def _as_file(sample: SourceImage, folder: Path) -> Path:
+    """The image as a file: an embedded one goes to ``folder``, in place of the one before."""
+    if isinstance(sample.image, Path):
+        return sample.image
+    file = folder / "embedded"
+    file.write_bytes(sample.image())
+    return file
 
 
 def _groups(samples: list[SourceImage], group_csv: Path | None, report: ImportReport) -> list[str]:
@@ -232,30 +244,84 @@ def _groups(samples: list[SourceImage], group_csv: Path | None, report: ImportRe
     if group_csv is None:
         return [sample.name for sample in samples]
     table = read_groups(group_csv)
-    found = [find_group(sample.path.absolute(), table) for sample in samples]
-    unknown = [sample.path for sample, group in zip(samples, found, strict=True) if group is None]
+    paths = [s.image.absolute() if isinstance(s.image, Path) else PurePosixPath(s.name) for s in samples]
+    found = [find_group(path, table) for path in paths]
+    unknown = [sample.place for sample, group in zip(samples, found, strict=True) if group is None]
     if len(unknown) == len(samples):
         raise DefectError(
             f"{group_csv}: none of its images is among the {len(samples)} given; paths are matched by their end"
         )
     if unknown:
-        report.remarks[f"images not in {group_csv}; each is its own group"] += map(str, unknown)
+        report.remarks[f"images not in {group_csv}; each is its own group"] += unknown
     return [group or sample.name for sample, group in zip(samples, found, strict=True)]
 
 
-def _class_mask(sample: SourceImage, size: tuple[int, int], value: int, report: ImportReport) -> np.ndarray | None:
-    if sample.mask is None:
+def _splits(
+    samples: list[SourceImage], groups: list[str], val_split: float, test_split: float, seed: int, own_splits: bool
+) -> list[str]:
+    """The split of each image: the source's own where it is to be kept, else dealt by class and group."""
+    splits = [sample.split if own_splits else None for sample in samples]
+    if "train" in splits and "val" not in splits and val_split > 0:
+        splits = [None if split == "train" else split for split in splits]
+        test_split = test_split if "test" not in splits else 0.0
+    free = [i for i, split in enumerate(splits) if split is None]
+    strata = [NORMAL if s.label == NORMAL else f"{s.label}/{s.source}" for s in samples]
+    fractions = {"train": 1 - val_split - test_split, "val": val_split, "test": test_split}
+    dealt = grouped_split([strata[i] for i in free], [groups[i] for i in free], fractions, seed)
+    for i, split in zip(free, dealt, strict=True):
+        splits[i] = split
+    return [split or "train" for split in splits]
+
+
+def _draw_mask(
+    sample: SourceImage, file: Path, size: tuple[int, int], mask_classes: list[str], report: ImportReport
+) -> np.ndarray | None:
+    """(H, W) uint8: i + 1 where ``mask_classes[i]`` is, or None where nothing is known."""
+    if sample.shapes is not None:
+        mask = _draw_shapes(sample, size, mask_classes, report)
+    elif sample.mask is not None:
+        mask = _read_mask_file(sample, file, size, mask_classes, report)
+    else:
         return None
+    if sample.label == NORMAL and mask is not None:
+        if mask.any():
+            kind = "defect pixels in the mask of a normal image; mask left out"
+            report.remarks[kind].append(f"{sample.mask or sample.place}: {int((mask > 0).sum())} pixels")
+        return None  # a normal image has an implied all-zero mask
+    return mask
+
+
+def _draw_shapes(
+    sample: SourceImage, size: tuple[int, int], mask_classes: list[str], report: ImportReport
+) -> np.ndarray | None:
+    if not sample.whole or not sample.shapes:
+        return None  # a defect image of which no region is known
+    mask = np.zeros(size, np.uint8)
+    for shape in sorted(sample.shapes, key=lambda shape: -shape.area):  # small ones stay visible on large ones
+        try:
+            inside = shape.draw(*size)
+        except ShapeError as error:
+            report.remarks[MASK_LEFT_OUT].append(f"{sample.place}: {error}")
+            return None
+        if not inside.any():
+            report.remarks["region outside of its image, or between its pixels"].append(
+                f"{sample.place}: {shape.label}, image of {size[1]}x{size[0]}"
+            )
+        mask[inside] = mask_classes.index(shape.label) + 1
+    return mask if mask.any() else None
+
+
+def _read_mask_file(
+    sample: SourceImage, file: Path, size: tuple[int, int], mask_classes: list[str], report: ImportReport
+) -> np.ndarray | None:
     try:
-        mask, remarks = read_foreign_mask(sample.mask, size, exif_orientation(sample.path))
+        mask, remarks = read_foreign_mask(sample.mask, size, exif_orientation(file))
     except ImageReadError as error:
         report.remarks["mask cannot be used; imported without mask"].append(str(error))
         return None
     for kind, detail in remarks:
         report.remarks[kind].append(f"{sample.mask}: {detail}")
-    if sample.label == NORMAL:
-        if mask.any():
-            kind = "defect pixels in the mask of a normal image; mask left out"
-            report.remarks[kind].append(f"{sample.mask}: {int(mask.sum())} pixels")
-        return None  # a normal image has an implied all-zero mask
-    return mask * np.uint8(value)
+    if sample.label == UNKNOWN:
+        # The mask says where, but not which defect it is, unless there is only one kind.
+        return mask * np.uint8(1 if len(mask_classes) == 1 else IGNORE_INDEX)
+    return mask if sample.label == NORMAL else mask * np.uint8(mask_classes.index(sample.label) + 1)
