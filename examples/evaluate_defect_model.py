@@ -16,12 +16,15 @@ import _bootstrap  # noqa: F401  puts the repository first on sys.path
 
 from dinov3.data.defect_dataset import DefectDataset, make_loader
 from dinov3.data.defect_manifest import SPLITS, read_manifest
+from dinov3.data.defect_tile_dataset import WholeImages
+from dinov3.data.defect_tiles import Tiling
 from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError, run_script
 from dinov3.models.defect_device import resolve_device, resolve_precision
 from dinov3.train.defect_checkpoint import load_checkpoint, restore_model
 from dinov3.train.defect_config import fraction, non_negative_int, positive_int
 from dinov3.train.defect_metrics import DefectMetrics
+from dinov3.train.defect_tile_evaluation import evaluate_tiles
 from dinov3.train.train_defect_classifier import evaluate
 
 
@@ -35,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--threshold", type=fraction, help="defect probability from which on to reject (default: the checkpoint's)")
     add("--mask_threshold", type=fraction, help="mask probability from which on a pixel is defect (likewise)")
     add("--output", type=Path, help="JSON file for the metrics")
-    add("--batch_size", type=positive_int, default=16, help="images at a time")
+    add("--batch_size", type=positive_int, default=16, help="images, or tiles of an image, at a time")
     add("--num_workers", type=non_negative_int, default=2, help="processes that read images")
     add("--dinov3_repo", type=Path, help="official checkout, if the model was trained on one")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
@@ -60,23 +63,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     threshold = thresholds["classification"] if args.threshold is None else args.threshold
     mask_threshold = thresholds["mask"] if args.mask_threshold is None else args.mask_threshold
     metrics = DefectMetrics(len(rows.classes), threshold, mask_threshold)
-    loader = make_loader(
-        DefectDataset(rows, content["image_size"]),
-        args.batch_size,
-        num_workers=args.num_workers,
-        pin_memory=device.type == "cuda",
-    )
-    result = evaluate(
-        model,
-        loader,
-        metrics,
-        precision=resolve_precision("off", device),
-        normalization=Normalization(**normalization),
-        description=args.split,
-    )
-    print(
-        f"{args.checkpoint} on {len(rows)} images ({args.split}), thresholds {threshold} and {mask_threshold} (mask):"
-    )
+    loader_options = {"num_workers": args.num_workers, "pin_memory": device.type == "cuda"}
+    options = {
+        "precision": resolve_precision("off", device),
+        "normalization": Normalization(**normalization),
+        "description": args.split,
+    }
+    tiling = Tiling.of(content)
+    if tiling is None:
+        loader = make_loader(DefectDataset(rows, content["image_size"]), args.batch_size, **loader_options)
+        result = evaluate(model, loader, metrics, **options)
+    else:
+        loader = make_loader(WholeImages(rows), None, **loader_options)
+        options |= {"tiling": tiling, "image_size": content["image_size"], "batch_size": args.batch_size}
+        result = evaluate_tiles(model, loader, metrics, **options)
+    tiles = f" by tiles of {tiling.size} px" if tiling else ""
+    print(f"{args.checkpoint} on {len(rows)} images ({args.split}){tiles}, thresholds {threshold} and", end=" ")
+    print(f"{mask_threshold} (mask):")
     confusion = result["confusion"]
     for name, value in result.items():
         if name != "confusion":

@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--image", type=Path, help="one image file")
     source.add_argument("--image_dir", type=Path, help="folder of images, searched with its subfolders")
     add("--output_dir", type=Path, default=Path("results"), help="where the results go")
-    add("--batch_size", type=positive_int, default=16, help="images at a time")
+    add("--batch_size", type=positive_int, default=16, help="images, or tiles of an image, at a time")
     add("--backbone", help="to make sure: must be the one the checkpoint was trained with")
     add("--dinov3_repo", type=Path, help="official checkout, if the model was trained on one")
     add(
@@ -42,6 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="defect probability from which on to reject (default: the checkpoint's)",
     )
     add("--mask_threshold", type=fraction, help="mask probability from which on a pixel is defect (likewise)")
+    add("--tile_size", type=non_negative_int, help="tiles of so many pixels, 0: none (default: as trained)")
+    add("--tile_overlap", type=fraction, help="share of a tile's side that neighbours share (default: as trained)")
     add("--no_visualize", action="store_true", help="no pictures: faster")
     add("--num_workers", type=non_negative_int, default=2, help="processes that read images")
     add(
@@ -68,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         mixed_precision=args.mixed_precision,
         threshold=args.threshold,
         mask_threshold=args.mask_threshold,
+        tile_size=args.tile_size,
+        tile_overlap=args.tile_overlap,
     )
     with OutputWriter(args.output_dir, predictor.classes, visualize=not args.no_visualize) as writer:
         results = predictor.predict_files(

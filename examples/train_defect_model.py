@@ -19,6 +19,8 @@ import yaml
 from dinov3._official import load_official_backbone
 from dinov3.data.defect_dataset import DefectDataset
 from dinov3.data.defect_manifest import Manifest, read_manifest
+from dinov3.data.defect_tile_dataset import DefectTileDataset
+from dinov3.data.defect_tiles import Tiling
 from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError, run_script
 from dinov3.models.defect_backbone import build_backbone
@@ -65,23 +67,35 @@ def build_parser() -> argparse.ArgumentParser:
         help="let the predicted mask guide the classifier or not",
     )
     add("--dropout", type=fraction, default=0.2, help="in the classification head")
-    add(
-        "--freeze_backbone",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="train the heads alone",
-    )
+    add("--freeze_backbone", action=argparse.BooleanOptionalAction, default=False, help="train the heads alone")
     add("--init_from", type=Path, help="checkpoint whose weights to start from (the stage before)")
     data = parser.add_argument_group("data")
     add = data.add_argument
     add("--image_size", type=positive_int, default=512, help="pixels a side the network sees")
     add("--batch_size", type=positive_int, default=16, help="images per step and process")
+    add("--num_workers", type=non_negative_int, default=4, help="processes that load images")
     add(
-        "--num_workers",
-        type=non_negative_int,
-        default=4,
-        help="processes that load images",
+        "--paste_defects",
+        type=fraction,
+        default=0.4,
+        help="share of normal training images that get a defect of another image pasted in (whole images only)",
     )
+    tiles = parser.add_argument_group("tiles, for large images")
+    add = tiles.add_argument
+    add(
+        "--tile_size",
+        type=non_negative_int,
+        default=0,
+        help="side in pixels of the original image; a tile is resized to --image_size; 0: whole images",
+    )
+    add("--tile_overlap", type=fraction, default=0.25, help="share of a tile's side that neighbours share, up to 0.75")
+    add(
+        "--tile_defect_fraction",
+        type=fraction,
+        default=0.5,
+        help="share of the training crops that are centered on defects; the others walk over all images",
+    )
+    add("--tiles_per_image", type=positive_int, default=4, help="training crops per image and epoch, on average")
     loss = parser.add_argument_group("loss")
     add = loss.add_argument
     add("--alpha", type=non_negative_float, default=1.0, help="weight of the class loss")
@@ -92,12 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=False,
         help="move from mask first (0.5, 1.0) to class first (1.0, 0.3)",
     )
-    add(
-        "--weight_warmup_epochs",
-        type=non_negative_int,
-        default=20,
-        help="length of that move",
-    )
+    add("--weight_warmup_epochs", type=non_negative_int, default=20, help="length of that move")
     add(
         "--use_uncertainty_weighting",
         action=argparse.BooleanOptionalAction,
@@ -105,18 +114,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="learn both weights (Kendall et al. 2018)",
     )
     add("--class_loss", choices=("ce", "focal"), default="ce", help="cross-entropy or focal")
-    add(
-        "--mask_loss",
-        choices=("bce_dice", "focal_dice"),
-        default="bce_dice",
-        help="per-pixel part beside Dice",
-    )
-    add(
-        "--class_weights",
-        choices=("none", "balanced"),
-        default="none",
-        help="'balanced' weighs rare classes up",
-    )
+    add("--mask_loss", choices=("bce_dice", "focal_dice"), default="bce_dice", help="per-pixel part beside Dice")
+    add("--class_weights", choices=("none", "balanced"), default="none", help="'balanced' weighs rare classes up")
     add("--label_smoothing", type=fraction, default=0.0, help="for cross-entropy")
     optim = parser.add_argument_group("optimization")
     add = optim.add_argument
@@ -167,6 +166,7 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         torch.set_float32_matmul_precision("high")
     manifest = read_manifest(args.data_root)
     train_rows, val_rows = usable_split(manifest, "train"), usable_split(manifest, "val")
+    train_set, val_set = build_datasets(args, train_rows, val_rows)
     last = args.save_dir / "last.pth"
     resume = load_checkpoint(last) if args.resume and last.is_file() else None
     if resume is None and last.is_file():
@@ -203,7 +203,7 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         args.use_uncertainty_weighting,
         class_loss=args.class_loss,
         mask_loss=args.mask_loss,
-        class_weights=balanced_weights(train_rows) if args.class_weights == "balanced" else None,
+        class_weights=balanced_weights(train_rows, args) if args.class_weights == "balanced" else None,
         label_smoothing=args.label_smoothing,
     ).to(device)
     scheduler = DynamicWeightScheduler(warmup_epochs=args.weight_warmup_epochs)
@@ -220,6 +220,8 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         "mask_classes": manifest.mask_classes,
         "manifest": fingerprint(manifest),
         "image_size": args.image_size,
+        "tile_size": args.tile_size,
+        "tile_overlap": args.tile_overlap,
         "normalization": {"mean": list(normalization.mean), "std": list(normalization.std)},
         "thresholds": {"classification": 0.5, "mask": 0.5},
     }
@@ -229,12 +231,12 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
             (args.save_dir / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
         except OSError as error:
             raise DefectError(f"--save_dir {args.save_dir}: cannot be written ({error.strerror})") from None
-        print_summary(args, model, manifest, device)
+        print_summary(args, model, manifest, train_set, device)
     result = fit(
         model,
         criterion,
-        DefectDataset(train_rows, args.image_size, augment=True),
-        DefectDataset(val_rows, args.image_size),
+        train_set,
+        val_set,
         TrainingOptions(
             args.save_dir,
             args.epochs,
@@ -257,6 +259,19 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         for file, best in result["best"].items():
             values = ", ".join(f"{name} {value:.3f}" for name, value in best.items() if name != "epoch")
             print(f"{args.save_dir / file}: epoch {best['epoch']}, {values} (validation)")
+
+
+def build_datasets(
+    args: argparse.Namespace, train_rows: Manifest, val_rows: Manifest
+) -> tuple[DefectDataset, DefectDataset] | tuple[DefectTileDataset, DefectTileDataset]:
+    """The training and the validation set, of whole images or of tiles."""
+    if not args.tile_size:
+        train_set = DefectDataset(train_rows, args.image_size, augment=True, paste_defects=args.paste_defects)
+        return train_set, DefectDataset(val_rows, args.image_size)
+    tiling = Tiling(args.tile_size, args.tile_overlap)
+    crops = {"defect_fraction": args.tile_defect_fraction, "tiles_per_image": args.tiles_per_image}
+    train_set = DefectTileDataset(train_rows, tiling, args.image_size, augment=True, **crops)
+    return train_set, DefectTileDataset(val_rows, tiling, args.image_size)
 
 
 def usable_split(manifest: Manifest, split: str) -> Manifest:
@@ -298,14 +313,22 @@ def fingerprint(manifest: Manifest) -> str:
     return hashlib.sha256((manifest.root / "manifest.csv").read_bytes()).hexdigest()
 
 
-def balanced_weights(rows: Manifest) -> torch.Tensor:
-    """(K,) weights inverse to the classes' frequency, 1 on average over the images."""
-    counts = np.bincount(rows.labels, minlength=len(rows.classes)).clip(min=1)
-    return torch.tensor(len(rows) / (len(rows.classes) * counts), dtype=torch.float32)
+def balanced_weights(rows: Manifest, args: argparse.Namespace) -> torch.Tensor:
+    """(K,) weights inverse to the classes' frequency, 1 on average over the images or, with tiles, the crops."""
+    known = rows.labels[rows.labels >= 0]
+    counts = np.bincount(known, minlength=len(rows.classes)).clip(min=1) / len(known)
+    if args.tile_size:  # the flag decides how many crops show a defect
+        counts[1:] *= max(args.tile_defect_fraction, 0.01) / counts[1:].sum()
+        counts[0] = 1 - counts[1:].sum()
+    return torch.tensor(1 / (len(rows.classes) * counts), dtype=torch.float32)
 
 
 def print_summary(
-    args: argparse.Namespace, model: AttentionGuidedDefectClassifier, manifest: Manifest, device: torch.device
+    args: argparse.Namespace,
+    model: AttentionGuidedDefectClassifier,
+    manifest: Manifest,
+    train_set: DefectDataset | DefectTileDataset,
+    device: torch.device,
 ) -> None:
     """What is about to be trained, on what."""
     total = sum(p.numel() for p in model.parameters()) / 1e6
@@ -314,11 +337,13 @@ def print_summary(
     for split, counts in manifest.counts().items():
         if split != "test":
             print(f"  {split}: {', '.join(f'{n} {name}' for name, n in counts.items())}")
-    without = sum(
-        1 for label, mask in zip(manifest.labels, manifest.columns["mask"], strict=True) if label and not mask
-    )
-    if without:
-        print(f"  {without} defect images have no mask: they train the class alone")
+    for line in manifest.weak_labels():
+        print(f"  {line}")
+    if isinstance(train_set, DefectTileDataset):
+        print(f"  tiles of {args.tile_size} px, {args.tile_defect_fraction:.0%} of the crops centered on defects")
+        left_out = len(train_set) - len(train_set.usable_rows())
+        if left_out:
+            print(f"  {left_out} training images are larger than a tile and have no mask: left out")
 
 
 if __name__ == "__main__":

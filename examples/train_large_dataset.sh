@@ -9,6 +9,7 @@ DATA_ROOT="${DATA_ROOT:-data/dataset}"      # dataset folder from prepare_defect
 BACKBONE="${BACKBONE:-dinov3_vitb16}"
 WEIGHTS="${WEIGHTS:-default}"               # default, none, or a local file
 IMAGE_SIZE="${IMAGE_SIZE:-512}"
+TILE_SIZE="${TILE_SIZE:-0}"                 # for large images: side of a tile in original pixels; 0: whole images
 BATCH_SIZE="${BATCH_SIZE:-16}"              # per GPU
 NUM_WORKERS="${NUM_WORKERS:-4}"
 STAGE1_EPOCHS="${STAGE1_EPOCHS:-30}"
@@ -22,16 +23,17 @@ launch=(python)
 if [ "$NUM_GPUS" -gt 1 ]; then
   launch=(torchrun --standalone "--nproc_per_node=$NUM_GPUS")
 fi
-common=(--data_root "$DATA_ROOT" --backbone "$BACKBONE" --weights "$WEIGHTS" --image_size "$IMAGE_SIZE" --batch_size "$BATCH_SIZE" --num_workers "$NUM_WORKERS" --resume)
+common=(--data_root "$DATA_ROOT" --backbone "$BACKBONE" --weights "$WEIGHTS" --image_size "$IMAGE_SIZE" --tile_size "$TILE_SIZE" --batch_size "$BATCH_SIZE" --num_workers "$NUM_WORKERS" --resume)
 
 echo "Stage 1 of 3: frozen backbone, $STAGE1_EPOCHS epochs"
 "${launch[@]}" examples/train_defect_model.py "${common[@]}" --epochs "$STAGE1_EPOCHS" --freeze_backbone --lr 1e-3 --save_dir "$SAVE_DIR/stage1_frozen"
 
+# Each stage starts from the best masks of the one before: accuracy alone is often best in an early, lucky epoch.
 echo "Stage 2 of 3: fine-tuning, $STAGE2_EPOCHS epochs"
-"${launch[@]}" examples/train_defect_model.py "${common[@]}" --epochs "$STAGE2_EPOCHS" --use_dynamic_weights --lr 1e-3 --init_from "$SAVE_DIR/stage1_frozen/best_accuracy.pth" --save_dir "$SAVE_DIR/stage2_finetune"
+"${launch[@]}" examples/train_defect_model.py "${common[@]}" --epochs "$STAGE2_EPOCHS" --use_dynamic_weights --lr 1e-3 --init_from "$SAVE_DIR/stage1_frozen/best_iou.pth" --save_dir "$SAVE_DIR/stage2_finetune"
 
 echo "Stage 3 of 3: uncertainty weighting, $STAGE3_EPOCHS epochs"
-"${launch[@]}" examples/train_defect_model.py "${common[@]}" --epochs "$STAGE3_EPOCHS" --use_uncertainty_weighting --lr 5e-5 --init_from "$SAVE_DIR/stage2_finetune/best_accuracy.pth" --save_dir "$SAVE_DIR/stage3_uncertainty"
+"${launch[@]}" examples/train_defect_model.py "${common[@]}" --epochs "$STAGE3_EPOCHS" --use_uncertainty_weighting --lr 5e-5 --init_from "$SAVE_DIR/stage2_finetune/best_iou.pth" --save_dir "$SAVE_DIR/stage3_uncertainty"
 
 if [ -n "$TEST_IMAGES" ]; then
   echo "Inspecting $TEST_IMAGES"

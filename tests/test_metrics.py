@@ -132,3 +132,22 @@ def test_aupro_of_a_perfect_and_of_a_blind_score() -> None:
     blind.update(torch.full(masks.shape, 0.5), masks)
     assert perfect.compute()["pixel_aupro"].item() == pytest.approx(1)
     assert blind.compute()["pixel_aupro"].item() == pytest.approx(0.15)  # the diagonal: 0.3 / 2
+
+
+def test_each_image_counts_where_it_can() -> None:
+    """One without a verdict in the pixel metrics alone, one without a mask in the image metrics alone."""
+    masks = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    masks[:2, :4] = 1
+    logits = torch.full((3, 1, 8, 8), -9.0)
+    logits[1, 0, :2] = 9.0  # half of the defect of the second image; nothing of the first
+    outputs = {"segmentation": logits, "classification": torch.tensor([[0.0, 5.0], [5.0, 0.0], [5.0, 0.0]])}
+    metrics = DefectMetrics(2)
+    metrics.update(outputs, torch.tensor([1, -1, 0]), masks, torch.tensor([False, True, True]))
+    result = metrics.compute()
+    assert result["confusion"] == [[1, 0], [0, 1]]
+    assert result["pixel_iou"] == pytest.approx(0.5)
+    metrics = DefectMetrics(2)
+    metrics.update(outputs, torch.tensor([-1, -1, -1]), masks, torch.ones(3, dtype=torch.bool))
+    result = metrics.compute()
+    assert math.isnan(result["image_ap"]) and result["pixel_iou"] == pytest.approx(0.25)
+    assert result["pixel_miou"] == pytest.approx((0.25 + 128 / 176) / 2)  # of background and defect

@@ -13,9 +13,9 @@ import pytest
 from organizing import arguments, assert_refused, mask_of, masks_by_image, picture, save
 from PIL import Image
 
+from dinov3.data.defect_folders import folder_tags
 from dinov3.data.defect_images import read_image, read_mask
 from dinov3.data.defect_manifest import read_manifest
-from dinov3.data.defect_folders import folder_tags
 
 # --- what a good run leaves
 
@@ -47,6 +47,19 @@ def test_a_dataset_is_written_whole(parts, organize):
         assert image.mode == "P"
     assert sorted(os.listdir(parts)) == ["bad", "good", "masks", "out"]
     assert re.search(r"train +normal +12 +defect +6", out)
+
+
+def test_images_without_a_verdict_keep_their_mask(parts, organize):
+    for i in (20, 21):
+        save(parts / "unjudged" / f"{i}.png", picture(i))
+    save(parts / "masks" / "20.png", mask_of(20))
+    manifest, out = organize("--unlabeled_images", parts / "unjudged")
+    masks = masks_by_image(manifest)
+    row = manifest.columns["image"].tolist().index("images/unjudged/20.png")
+    assert manifest.columns["label"][row] == "" and manifest.labels[row] == -1
+    np.testing.assert_array_equal(masks["images/unjudged/20.png"], mask_of(20) // 255)
+    assert "images/unjudged/21.png" not in masks and "21.png: neither verdict nor mask" in out
+    assert "1 images with a mask but no verdict" in out
 
 
 def test_the_seed_decides_the_split(parts, organize):

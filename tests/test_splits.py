@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 import pytest
 
-from dinov3.data.defect_splits import find_group, grouped_split, read_groups
+from dinov3.data.defect_splits import find_group, group_pattern, grouped_split, match_group, merge_groups, read_groups
 from dinov3.defect_errors import DefectError
 
 FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
@@ -76,6 +76,62 @@ def test_the_seed_alone_decides_whatever_the_order_of_the_files():
 def test_the_split_is_the_same_on_every_machine_and_version():
     splits = grouped_split(["normal"] * 10, [f"images/{i}.png" for i in range(10)], FRACTIONS, 42)
     assert " ".join(splits) == "train train val test train test val train train train"
+
+
+# --- parts that have their split already
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_has_a_split_keeps_it_and_the_rest_makes_up_the_shares(seed):
+    order = np.random.default_rng(seed).permutation(400)
+    strata = [("normal", "normal", "dent", "scratch")[i // 3 % 4] for i in order]
+    groups = [f"part{i // 3}" for i in order]
+    first = grouped_split(strata[:60], groups[:60], {"train": 0.7, "val": 0.3, "test": 0.0}, seed)
+    fixed = dict(zip(groups[:60], first, strict=True))
+    splits = grouped_split(strata, groups, FRACTIONS, seed, fixed)
+    assert splits[:60] == first
+    assert all(fixed.get(group, split) == split for group, split in zip(groups, splits, strict=True))
+    counts = Counter(splits)
+    assert all(abs(counts[split] / 400 - fraction) < 0.03 for split, fraction in FRACTIONS.items())
+
+
+def test_new_single_images_make_the_shares_exact():
+    fixed = {str(i): "train" for i in range(60)}
+    splits = grouped_split(["normal"] * 100, [str(i) for i in range(100)], FRACTIONS, 3, fixed)
+    assert Counter(splits) == {"train": 60, "val": 20, "test": 20}
+    assert set(splits[:60]) == {"train"}
+
+
+# --- parts from names
+
+
+def test_a_pattern_names_the_part():
+    names = ["good/part7_a.png", "bad/part7_b.png", "bad/part12_a.png", "bad/other.png"]
+    assert [match_group(name, group_pattern("part([0-9]+)")) for name in names] == ["7", "7", "12", None]
+    assert [match_group(name, group_pattern("part[0-9]+")) for name in names] == ["part7", "part7", "part12", None]
+    assert [match_group(name, group_pattern("^([^/]+)/")) for name in names] == ["good", "bad", "bad", "bad"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("part(", "no regular expression"), ("(a)(b)", "has 2 groups; expected one"), ("[0-9]*", "matches an empty name")],
+)
+def test_a_pattern_that_cannot_be_used_is_refused(pattern, message):
+    with pytest.raises(DefectError, match=message) as raised:
+        group_pattern(pattern)
+    assert f"--group_regex {pattern!r}" in str(raised.value)
+
+
+def test_all_ways_to_tell_parts_work_together():
+    names = [f"{letter}.png" for letter in "abcdefg"]
+    table = ["1", "1", None, None, None, None, None]
+    pattern = [None, "x", "x", None, "y", None, None]
+    assert merge_groups(names, [table, pattern], [(3, 4)]) == ["1", "1", "1", "y", "y", "f.png", "g.png"]
+    assert merge_groups(names, [], [(6, 2), (5, 6)]) == ["a.png", "b.png", "c.png", "d.png", "e.png", "c.png", "c.png"]
+    order = [6, 3, 1, 5, 0, 2, 4]
+    pairs = [(order.index(3), order.index(4))]
+    shuffled = merge_groups([names[i] for i in order], [[table[i] for i in order], [pattern[i] for i in order]], pairs)
+    assert shuffled == [["1", "1", "1", "y", "y", "f.png", "g.png"][i] for i in order]
 
 
 # --- the CSV of groups

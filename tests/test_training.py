@@ -192,7 +192,23 @@ def test_defect_images_without_masks_train_the_class(tmp_path: Path, script) -> 
     rows = table.read_text().splitlines()
     table.write_text("\n".join(row.replace(row.split(",")[1], "", 1) if ",masks/train" in row else row for row in rows))
     status, out, _ = script("train_defect_model", *flags(data, tmp_path / "run", "--epochs", 1))
-    assert status == 0 and "4 defect images have no mask" in out
+    assert status == 0 and "4 defect images without a mask" in out
+    line = log_lines(tmp_path / "run")[0]
+    assert (line["verdicts_seen"], line["masks_seen"]) == (8, 4)
+
+
+def test_images_without_verdict_train_the_mask(tmp_path: Path, script) -> None:
+    data = write_squares(tmp_path / "data", train=12, val=4)
+    table = data.root / "manifest.csv"
+    lines = table.read_text().splitlines()
+    for number in (2, 4, 14):  # two defect images of train, one of val; line 0 is the header
+        lines[number] = lines[number].replace(",defect,", ",,")
+    table.write_text("\n".join(lines))
+    status, out, _ = script("train_defect_model", *flags(data, tmp_path / "run", "--epochs", 1))
+    assert status == 0 and "3 images with a mask but no verdict" in out
+    line = log_lines(tmp_path / "run")[0]
+    assert (line["verdicts_seen"], line["masks_seen"]) == (10, 12)
+    assert sum(map(sum, line["confusion"])) == 3 and line["pixel_iou"] is not None
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_model_changes(squares: Manifest, tmp_path: Path, script) -> None:

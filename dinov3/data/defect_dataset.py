@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
 
-from dinov3.data.defect_images import ImageReadError, read_image, read_mask
+from dinov3.data.defect_images import ImageReadError, read_for_size, read_mask
 from dinov3.data.defect_manifest import Manifest
+from dinov3.data.defect_paste import paste_defect
 from dinov3.data.defect_transforms import eval_transform, train_transform
 
 
 class DefectDataset(Dataset):
     """Images with class and mask, resized to ``image_size`` squared; ``augment`` adds the random transforms.
+
+    ``paste_defects`` is the share of normal images that get a defect of another image (:func:`paste_defect`), and its
+    class, when drawn with a seed; for training.
 
     An item is a dict: ``image`` (3, H, W) uint8, ``mask`` (H, W) uint8 class indices, ``label`` (class index),
     ``has_mask`` (a normal image's mask is all zero and counts as one; a defect image without a mask file has none),
@@ -29,38 +35,83 @@ class DefectDataset(Dataset):
     it alone, whatever worker runs them.
     """
 
-    def __init__(self, manifest: Manifest, image_size: int, augment: bool = False):
+    def __init__(self, manifest: Manifest, image_size: int, augment: bool = False, paste_defects: float = 0.0):
         self.manifest = manifest
         self.image_size = image_size
         self.transform = train_transform(image_size) if augment else eval_transform(image_size)
         self.labels = manifest.labels
+        self.paste_defects = paste_defects
+        self.donors = np.flatnonzero((self.labels > 0) & (manifest.columns["mask"] != ""))
 
     def __len__(self) -> int:
         return len(self.manifest)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         index, seed = key if isinstance(key, tuple) else (key, None)
-        columns, root = self.manifest.columns, self.manifest.root
-        label, mask_name, error = int(self.labels[index]), str(columns["mask"][index]), ""
-        has_mask = bool(mask_name) or label == 0
+        label, error = int(self.labels[index]), ""
+        has_mask = self.manifest.columns["mask"][index] != "" or label == 0
         try:
-            pixels = read_image(root / columns["image"][index])
-            mask = read_mask(root / mask_name) if mask_name else np.zeros(pixels.shape[:2], np.uint8)
-            if mask.shape != pixels.shape[:2]:
-                raise ImageReadError(f"{root / mask_name}: mask and image differ in size; run --check_data")
+            pixels, mask = self._read(index)
+            if seed is not None and label == 0 and self.paste_defects and len(self.donors):
+                pixels, mask, label = self._paste(pixels, mask, np.random.default_rng(seed))
         except ImageReadError as problem:
             pixels, mask = np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8)
             label, has_mask, error = -1, False, str(problem)
-        image = tv_tensors.Image(torch.from_numpy(pixels.copy()).permute(2, 0, 1))
-        target = tv_tensors.Mask(torch.from_numpy(mask.copy()))
-        if seed is None:
-            image, target = self.transform(image, target)
-        else:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                image, target = self.transform(image, target)
-        item = {"image": image.as_subclass(Tensor), "mask": target.as_subclass(Tensor)}
-        return item | {"label": label, "has_mask": has_mask, "index": index, "error": error}
+        item = to_item(pixels, mask, self.transform, seed)
+        return item | {"label": label, "has_mask": bool(has_mask), "index": index, "error": error}
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """(H, W, 3) pixels and (H', W') class indices of a row; all zero without a mask file."""
+        columns, root = self.manifest.columns, self.manifest.root
+        mask_name = str(columns["mask"][index])
+        pixels, full_size = read_for_size(root / columns["image"][index], self.image_size)
+        mask = read_mask(root / mask_name) if mask_name else np.zeros((self.image_size,) * 2, np.uint8)
+        if mask_name and mask.shape != full_size:
+            raise ImageReadError(f"{root / mask_name}: mask and image differ in size; run --check_data")
+        return pixels, mask
+
+    def _paste(
+        self, pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """A normal image with, by chance, a defect of another; its mask and class."""
+        donor = int(self.donors[rng.integers(len(self.donors))])
+        if rng.random() < self.paste_defects:
+            resize = eval_transform(self.image_size)
+            try:
+                image, target = (array.numpy() for array in to_item(*self._read(donor), resize, None).values())
+            except ImageReadError:
+                return pixels, mask, 0  # reported when its own turn comes
+            pixels, mask = (array.numpy() for array in to_item(pixels, mask, resize, None).values())
+            pixels = np.ascontiguousarray(pixels.transpose(1, 2, 0))
+            if paste_defect(pixels, mask, image.transpose(1, 2, 0), target, rng):
+                return pixels, mask, int(self.labels[donor])
+        return pixels, mask, 0
+
+    def sampler(self, seed: int, rank: int = 0, world_size: int = 1) -> EpochSampler:
+        """The order for training: each image once per epoch."""
+        return EpochSampler(len(self), seed, rank, world_size)
+
+
+def to_item(pixels: np.ndarray, mask: np.ndarray, transform: nn.Module, seed: int | None) -> dict[str, Tensor]:
+    """``image`` (3, h, w) and ``mask`` (h, w) uint8 of (H, W, 3) and (H, W), transformed together; what is random in
+    ``transform`` depends on ``seed`` alone, if given."""
+    image = tv_tensors.Image(as_tensor(pixels).permute(2, 0, 1))
+    target = tv_tensors.Mask(as_tensor(mask))
+    if seed is None:
+        image, target = transform(image, target)
+    else:  # as torch.random.fork_rng, but without its 0.1 ms
+        state = torch.random.get_rng_state()
+        torch.default_generator.manual_seed(seed)
+        image, target = transform(image, target)
+        torch.random.set_rng_state(state)
+    return {"image": image.as_subclass(Tensor), "mask": target.as_subclass(Tensor)}
+
+
+def as_tensor(pixels: np.ndarray) -> Tensor:
+    """A decoded image as a tensor on the same memory: only to read from."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writ", UserWarning)
+        return torch.from_numpy(pixels)
 
 
 class EpochSampler(Sampler):
@@ -88,15 +139,20 @@ def usable_workers(wanted: int) -> int:
     return min(wanted, os.cpu_count() or 1)
 
 
+def start_worker(_: int) -> None:
+    """One thread for OpenCV in a loading process, as torch sets it for itself: there is a process per core."""
+    cv2.setNumThreads(0)
+
+
 def make_loader(
     dataset: Dataset,
-    batch_size: int,
+    batch_size: int | None,
     *,
     num_workers: int,
     sampler: Sampler | list[int] | None = None,
     pin_memory: bool = False,
 ) -> DataLoader:
-    """A loader over ``dataset``; the last, smaller batch is kept."""
+    """A loader over ``dataset``; the last, smaller batch is kept. Without ``batch_size`` items come one by one."""
     num_workers = usable_workers(num_workers)
     return DataLoader(
         dataset,
@@ -105,6 +161,7 @@ def make_loader(
         num_workers=num_workers,
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
+        worker_init_fn=start_worker,
         # Its own generator: else starting workers would move the global one, and with it the dropout after a resume.
         generator=torch.Generator(),
     )

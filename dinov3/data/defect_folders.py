@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from dinov3.data.defect_annotation_files import kept_splits
+from dinov3.data.defect_formats import wrong_layout
 from dinov3.data.defect_images import list_images
 from dinov3.data.defect_manifest import UNKNOWN
 from dinov3.data.defect_pairing import pair_masks, tell_masks
-from dinov3.data.defect_sources import NORMAL, ImportReport, SourceImage
+from dinov3.data.defect_sources import NORMAL, ImportOptions, ImportReport, SourceImage
 from dinov3.defect_errors import DefectError
 
 
@@ -149,3 +152,62 @@ def _report_unpaired(
     bare = sorted(set(images) - set(pairs) - set(tied))
     if bare:
         report.remarks["defect images without a mask of their name; they train the class alone"] += map(str, bare)
+
+
+# --- the folders format of import
+
+GOOD_FOLDERS = ("good", "normal", "ok")  # what folders of good parts are called
+MASK_FOLDERS = ("masks", "mask", "ground_truth", "gt")
+SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+def read_folders(source: Path, options: ImportOptions, report: ImportReport) -> list[SourceImage]:
+    """One folder per class: ``good`` (or ``normal``, ``ok``, or any of ``options.normal``) and one per type of defect,
+    which is the label.
+
+    Masks lie beside the images (:func:`tell_masks`) or in folders called ``masks``, anywhere below ``source``. All
+    may be in folders ``train``, ``val`` and ``test``, which are then the splits. With ``options.images``, the folders
+    of classes are there and ``source`` holds the masks.
+
+    Raises:
+        DefectError: no folder of good images, none of defects, or no mask fits any image.
+    """
+    root = options.images or source
+    if not root.is_dir():
+        raise wrong_layout(root, "folders", "a folder of folders")
+    splits = [folder for folder in subfolders(root) if folder.name.lower() in SPLIT_FOLDERS]
+    kinds = [folder for parent in splits or [root] for folder in subfolders(parent)]
+    kinds = [folder for folder in kinds if folder.name.lower() not in MASK_FOLDERS and list_images(folder)]
+    normal = [folder for folder in kinds if folder.name.lower() in GOOD_FOLDERS or folder.name in options.normal]
+    defects = [folder for folder in kinds if folder not in normal]
+    if not normal or not defects:
+        good = "good, normal, ok or what --normal names"
+        expected = f"a folder {good}, and one per type of defect; all may be in train/, val/ and test/"
+        raise wrong_layout(root, "folders", expected)
+    masks = [path for path in sorted(source.rglob("*")) if path.name.lower() in MASK_FOLDERS and path.is_dir()]
+    masks = [folder for folder in (masks if root == source else [source]) if list_images(folder)]
+    samples, found = scan_folders(defects, masks, normal, classes_from_folders=False)
+    report.skipped += found.skipped
+    for kind, lines in found.remarks.items():
+        report.remarks[kind] += lines
+    inside = {path for folder in (*kinds, *masks) for path in list_images(folder)}
+    report.skipped += [f"{path}: in no folder of a class" for path in list_images(root) if path not in inside]
+    return kept_splits([_placed(sample, root, bool(splits)) for sample in samples], report)
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders right in a folder, sorted, without hidden ones."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _placed(sample: SourceImage, root: Path, split: bool) -> SourceImage:
+    """The image named by its place, its folders being its split and its class."""
+    place = sample.image.relative_to(root)
+    kind = place.parts[int(split)]
+    return replace(
+        sample,
+        name=place.as_posix(),
+        source=kind,
+        label=NORMAL if kind.lower() in GOOD_FOLDERS else kind,
+        split=SPLIT_FOLDERS[place.parts[0].lower()] if split else None,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,10 @@ CLASS_COLORS: tuple[tuple[int, int, int], ...] = (
     (0, 114, 178),
 )
 IGNORE_COLOR = (128, 128, 128)
+
+# From here on, resizing a JPEG image decoded at a part of its size differs from resizing all of it by less than the
+# JPEG compression itself did; below, fine lines lose contrast (benchmarks/RESULTS.md).
+OVERSAMPLING = 1.75
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 _NOT_PHOTOGRAPHS = set(".eps .ps .pdf .mpg .mpeg .h5 .hdf .grib .bufr .emf .wmf .fit .fits".split())
@@ -62,12 +67,27 @@ def list_images(folder: Path) -> list[Path]:
     return paths
 
 
-def _open(path: Path) -> Image.Image:
-    """The first frame of an image file, decoded and turned upright by its EXIF tag."""
+def open_image(path: Path) -> Image.Image:
+    """The first frame of an image file, decoded and turned upright by its EXIF tag.
+
+    Raises:
+        ImageReadError: missing, unreadable, truncated, too large, or not an image.
+    """
+    return _decode(path, None)[0]
+
+
+def _decode(path: Path, smallest: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    """The upright image, and its full size (width, height); a JPEG file is decoded at 1/2, 1/4 or 1/8 of that if its
+    sides stay at least ``smallest``."""
     try:
         with Image.open(path) as image:
+            size = image.size
+            if smallest is not None:
+                image.draft(None, (smallest, smallest))
             image.load()
-            return ImageOps.exif_transpose(image)
+            stored = image.size
+            ImageOps.exif_transpose(image, in_place=True)  # else it copies the pixels, turned or not
+            return image, size if image.size == stored else size[::-1]
     except FileNotFoundError:
         reason = "no such file"
     except PermissionError:
@@ -98,7 +118,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def read_image(path: Path | str) -> np.ndarray:
@@ -107,12 +127,22 @@ def read_image(path: Path | str) -> np.ndarray:
     Raises:
         ImageReadError: missing, unreadable, truncated, too large, or not an image.
     """
-    return np.asarray(to_rgb(_open(Path(path))))
+    return np.asarray(to_rgb(open_image(Path(path))))
+
+
+def read_for_size(path: Path | str, side: int | None) -> tuple[np.ndarray, tuple[int, int]]:
+    """As :func:`read_image`, for resizing to ``side`` squared (None: not at all); and the full (height, width).
+
+    A large JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, in less time, as long as either side stays at least
+    ``OVERSAMPLING * side``. Training, validation and inference all read so.
+    """
+    image, (width, height) = _decode(Path(path), None if side is None else math.ceil(OVERSAMPLING * side))
+    return np.asarray(to_rgb(image)), (height, width)
 
 
 def read_mask(path: Path | str) -> np.ndarray:
     """A palette mask written by :func:`write_mask`, as (H, W) uint8 class indices (255 = ignored)."""
-    image = _open(Path(path))
+    image = open_image(Path(path))
     if image.mode not in ("P", "L", "1"):
         raise ImageReadError(f"{path}: a mask of mode {image.mode}; expected a palette or grey PNG of class indices")
     return np.asarray(image, dtype=np.uint8)
@@ -143,24 +173,25 @@ def read_foreign_mask(
         ImageReadError: unreadable, or of another aspect ratio than the image.
     """
     remarks: list[tuple[str, str]] = []
-    image = _open(Path(path))
+    image = open_image(Path(path))
     height, width = size
     found = f"{image.width}x{image.height}, its image {width}x{height}"
-    if not _same_shape(image.size, (width, height)):
-        if orientation < 5 or not _same_shape(image.size, (height, width)):
+    if not same_shape(image.size, (width, height)):
+        if orientation < 5 or not same_shape(image.size, (height, width)):
             raise ImageReadError(f"{path}: the mask is {found}; expected the same shape")
         image = _turn(image, orientation)
         remarks.append(("mask drawn on the image as stored; turned upright with it", f"{orientation=}"))
-    elif orientation > 1 and (orientation < 5 or _same_shape(image.size, (height, width))):
+    elif orientation > 1 and (orientation < 5 or same_shape(image.size, (height, width))):
         remarks.append(("mask of an image that EXIF turns, taken as drawn on the upright one", f"{orientation=}"))
-    mask = _binary(image, Path(path).suffix.lower() in JPEG_SUFFIXES, remarks)
+    mask = foreground(image, Path(path).suffix.lower() in JPEG_SUFFIXES, remarks)
     if mask.shape != size:
         mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
         remarks.append(("mask of another size; resized", found))
     return mask, remarks
 
 
-def _same_shape(a: tuple[int, int], b: tuple[int, int]) -> bool:
+def same_shape(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    """Whether two (width, height) have the same aspect ratio, but for rounding."""
     return abs(a[0] * b[1] / (a[1] * b[0]) - 1) <= 0.02
 
 
@@ -169,8 +200,8 @@ def _turn(image: Image.Image, orientation: int) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def _binary(image: Image.Image, lossy: bool, remarks: list[tuple[str, str]]) -> np.ndarray:
-    """(H, W) uint8, 1 where defective, of a mask image of any mode."""
+def foreground(image: Image.Image, lossy: bool, remarks: list[tuple[str, str]]) -> np.ndarray:
+    """(H, W) uint8, 1 where defective, of a mask image of any mode and origin; ``lossy`` if it was a JPEG file."""
     if image.mode == "P":
         return _foreground_of_palette(image)
     if len(image.getbands()) == 1:
@@ -227,4 +258,4 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
     colors = [class_color(i) for i in range(255)] + [IGNORE_COLOR]
     image.putpalette([channel for color in colors for channel in color])
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, format="PNG")
+    image.save(path, format="PNG", compress_level=1)  # flat areas get small anyway, and are read much faster

@@ -5,10 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from dinov3.data.defect_folders import read_folders
+from dinov3.data.defect_import_coco import read_coco
+from dinov3.data.defect_import_cvat import read_cvat
+from dinov3.data.defect_import_labelme import read_labelme
+from dinov3.data.defect_layouts import read_ksdd2, read_mvtec, read_visa
 from dinov3.data.defect_sources import ImportOptions, ImportReport, SourceImage
+from dinov3.data.defect_yolo import read_yolo
 
 Importer = Callable[[Path, ImportOptions, ImportReport], list[SourceImage]]
 
 # Each reader takes the source (a folder or an annotation file), options and report, and returns its images in a
 # stable order. What it cannot use it reports; it raises DefectError only if there is nothing to import at all.
-IMPORTERS: dict[str, Importer] = {}
+IMPORTERS: dict[str, Importer] = {
+    "coco": read_coco,
+    "cvat": read_cvat,
+    "folders": read_folders,
+    "ksdd2": read_ksdd2,
+    "labelme": read_labelme,
+    "mvtec": read_mvtec,
+    "visa": read_visa,
+    "yolo": read_yolo,
+}

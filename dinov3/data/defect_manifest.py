@@ -8,8 +8,11 @@ import os
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -25,7 +28,11 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Manifest:
-    """A dataset folder's table, one numpy string array per column (workers share them without copying)."""
+    """A dataset folder's table, one numpy string array per column.
+
+    Loading processes share the columns: forked ones because nobody writes to them, others (Windows, macOS) because
+    the columns are pickled as shared memory.
+    """
 
     root: Path
     classes: list[str]  # index 0 is normal
@@ -35,11 +42,25 @@ class Manifest:
     def __len__(self) -> int:
         return len(self.columns["image"])
 
-    @property
+    @cached_property
     def labels(self) -> np.ndarray:
         """(N,) class indices; -1 where the verdict is unknown."""
         index = {name: i for i, name in enumerate(self.classes)} | {UNKNOWN: -1}
-        return np.array([index[name] for name in self.columns["label"]], dtype=np.int64)
+        return np.array([index[name] for name in self.columns["label"].tolist()], dtype=np.int64)
+
+    @cached_property
+    def _shared(self) -> dict[str, tuple[Any, str]]:
+        """Each column's bytes as a tensor in shared memory, and its dtype; made once for all processes."""
+        import torch  # only here, as preparing data does without it
+
+        return {k: (torch.from_numpy(v.view(np.uint8)).share_memory_(), v.dtype.str) for k, v in self.columns.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"columns": None, "_shared": self._shared}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        columns = {name: data.numpy().view(dtype) for name, (data, dtype) in state["_shared"].items()}
+        self.__dict__.update(state | {"columns": columns})
 
     def select(self, split: str) -> Manifest:
         """The rows of one split."""
@@ -50,6 +71,13 @@ class Manifest:
         """Images per split and class."""
         pairs = Counter(zip(self.columns["split"].tolist(), self.columns["label"].tolist(), strict=True))
         return {split: {name: pairs[split, name] for name in self.classes} for split in SPLITS}
+
+    def weak_labels(self) -> list[str]:
+        """Lines that say how many images teach only one of the two answers; empty if none does."""
+        labels, masked = self.labels, self.columns["mask"] != ""
+        classes, masks = int(((labels > 0) & ~masked).sum()), int(((labels < 0) & masked).sum())
+        lines = [f"{classes} defect images without a mask: they train the class alone"] if classes else []
+        return lines + ([f"{masks} images with a mask but no verdict: they train the mask alone"] if masks else [])
 
 
 def read_manifest(root: Path | str) -> Manifest:
@@ -104,10 +132,15 @@ def _row_problems(number: int, row: list[str], classes: list[str]) -> list[str]:
     if split not in SPLITS:
         problems.append(f"line {number}: split {split!r}; expected train, val or test")
     for name, value in (("image", image), ("mask", mask)):
-        path = PurePosixPath(value)
-        if (name == "image" and not value) or path.is_absolute() or ".." in path.parts:
+        if (name == "image" and not value) or value.startswith("/") or ".." in value.split("/"):
             problems.append(f"line {number}: {name} {value!r}; expected a path inside the dataset folder")
     return problems
+
+
+def count_rows(rows: Iterable[Mapping[str, str]], classes: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Rows per split and class, as :meth:`Manifest.counts` gives them."""
+    pairs = Counter((row["split"], row["label"]) for row in rows)
+    return {split: {name: pairs[split, name] for name in classes} for split in SPLITS}
 
 
 class DatasetWriter:
@@ -203,8 +236,7 @@ class DatasetWriter:
             "seed": seed,
         }
         info["command"] = command
-        counts = Counter((row["split"], row["label"]) for row in self.rows)
-        info["counts"] = {split: {name: counts[split, name] for name in classes} for split in SPLITS}
+        info["counts"] = count_rows(self.rows, classes)
         (self.folder / "dataset.json").write_text(json.dumps(info, indent=2, ensure_ascii=False), encoding="utf-8")
         replaced = Path(f"{self.folder}-replaced")
         if self.output_dir.exists():

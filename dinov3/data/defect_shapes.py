@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ from pycocotools import mask as coco
 
 _SUBPIXEL_BITS = 4  # cv2 takes corners as integers; these bits are fractions of a pixel
 _FAR = 2**20  # pixels; corners beyond are no image coordinates, and would overflow cv2's integers
+_LONGEST_OUTLINE = 2**21  # pixels; pycocotools takes memory for each of them, and does not check whether it got it
 
 
 class ShapeError(ValueError):
@@ -41,17 +42,17 @@ def polygon(label: str, points: Sequence[Sequence[float]]) -> Shape:
     """The inside of a closed outline of (x, y) corners in pixels; parts beyond the image are cut off.
 
     Raises:
-        ShapeError: a corner is not a pair of finite numbers.
+        ShapeError: a corner is not a pair of finite numbers, or the outline is longer than any in an image.
         EmptyShapeError: fewer than three corners, or no area.
     """
-    corners = _corners(points)
-    if len(corners) < 3 or np.linalg.matrix_rank(corners - corners[0]) < 2:
+    corners = checked_points(points)
+    area = cv2.contourArea(corners.astype(np.float32)) if len(corners) > 2 else 0.0
+    if len(corners) < 3 or (area < 0.01 and np.linalg.matrix_rank(corners - corners[0]) < 2):  # 0 in a figure eight too
         raise EmptyShapeError(f"a polygon of {len(corners)} corners without area")
-    area = float(cv2.contourArea(corners.astype(np.float32)))
+    _check_length(np.linalg.norm(np.diff(corners, axis=0, append=corners[:1]), axis=1).sum())
 
     def draw(height: int, width: int) -> np.ndarray:
-        # As COCO fills it; cv2.fillPoly would add half a pixel all around.
-        return coco.decode(coco.merge(coco.frPyObjects([corners.ravel()], height, width))).astype(bool)
+        return _fill([corners], height, width)
 
     return Shape(label, area, draw)
 
@@ -62,28 +63,37 @@ def box(label: str, x0: float, y0: float, x1: float, y1: float) -> Shape:
 
 
 def polyline(label: str, points: Sequence[Sequence[float]], width: int) -> Shape:
-    """A line through (x, y) points, ``width`` pixels thick; a single point becomes a disc of that diameter.
+    """A line through (x, y) points, ``width`` pixels thick, with round ends.
 
     Raises:
-        ShapeError: a point is not a pair of finite numbers.
+        ShapeError: a point is not a pair of finite numbers, or the line is longer than any in an image.
         EmptyShapeError: no point.
     """
-    corners = _corners(points)
+    corners = checked_points(points)
     if not len(corners):
         raise EmptyShapeError("a line without points")
-    length = float(np.linalg.norm(np.diff(corners, axis=0), axis=1).sum())
+    steps = np.diff(corners, axis=0)
+    lengths = np.linalg.norm(steps, axis=1)
+    _check_length(2 * lengths.sum() + len(corners) * math.pi * width)
+    aside = width / 2 * np.stack([-steps[:, 1], steps[:, 0]], axis=1) / np.maximum(lengths, 1e-9)[:, None]
+    starts, ends = corners[:-1], corners[1:]
+    bands = np.stack([starts + aside, ends + aside, ends - aside, starts - aside], axis=1)[lengths > 0]
 
     def draw(height: int, image_width: int) -> np.ndarray:
         mask = np.zeros((height, image_width), np.uint8)
-        fixed = _fixed_point(corners)
-        if length > 0:
-            cv2.polylines(mask, [fixed], False, 1, width, shift=_SUBPIXEL_BITS)
-        else:
-            radius = round(width / 2 * 2**_SUBPIXEL_BITS)
-            cv2.circle(mask, fixed[0].tolist(), radius, 1, cv2.FILLED, shift=_SUBPIXEL_BITS)
-        return mask.astype(bool)
+        cv2.polylines(mask, [_fixed_point(corners)], False, 1, shift=_SUBPIXEL_BITS)  # a thin line has no gaps
+        return _fill(bands, height, image_width) | _discs(corners, width, height, image_width) | mask.astype(bool)
 
-    return Shape(label, length * width + math.pi / 4 * width**2, draw)
+    return Shape(label, float(lengths.sum()) * width + math.pi / 4 * width**2, draw)
+
+
+def discs(label: str, points: Sequence[Sequence[float]], width: int) -> Shape:
+    """A disc of ``width`` pixels at each (x, y). Raises as :func:`polyline`."""
+    centers = checked_points(points)
+    if not len(centers):
+        raise EmptyShapeError("no point")
+    area = len(centers) * math.pi / 4 * width**2
+    return Shape(label, area, lambda height, image_width: _discs(centers, width, height, image_width))
 
 
 def ellipse(label: str, x: float, y: float, radius_x: float, radius_y: float, degrees: float = 0.0) -> Shape:
@@ -117,8 +127,25 @@ def bitmap(label: str, pixels: np.ndarray, x: int = 0, y: int = 0) -> Shape:
     return Shape(label, float(inside.sum()), draw)
 
 
-def _corners(points: Sequence[Sequence[float]]) -> np.ndarray:
-    """(N, 2) float64, checked."""
+def drawn_on(shape: Shape, width: int | None, height: int | None) -> Shape:
+    """The shape as drawn on an image of this size (None: not known); it can be drawn on no other."""
+    if width is None or height is None:
+        return shape
+
+    def draw(image_height: int, image_width: int) -> np.ndarray:
+        if (image_height, image_width) != (height, width):
+            raise ShapeError(f"annotated on {width}x{height} pixels, but the image has {image_width}x{image_height}")
+        return shape.draw(image_height, image_width)
+
+    return replace(shape, draw=draw)
+
+
+def checked_points(points: Sequence[Sequence[float]]) -> np.ndarray:
+    """(N, 2) float64.
+
+    Raises:
+        ShapeError: not pairs of finite numbers, or far from any image.
+    """
     try:
         corners = np.asarray(points, dtype=np.float64)
     except (ValueError, TypeError):
@@ -132,6 +159,31 @@ def _corners(points: Sequence[Sequence[float]]) -> np.ndarray:
     if np.abs(corners).max() > _FAR:
         raise ShapeError(f"a corner at {np.abs(corners).max():.3g}, no place in an image")
     return corners
+
+
+def _check_length(pixels: float) -> None:
+    if pixels > _LONGEST_OUTLINE:
+        raise ShapeError(f"an outline of {pixels:.3g} pixels, longer than that of anything in an image")
+
+
+def _fill(outlines: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
+    """The pixels in any of the (N, 2) outlines, as COCO fills them; cv2.fillPoly adds half a pixel all around."""
+    if not len(outlines):
+        return np.zeros((height, width), bool)
+    return coco.decode(coco.merge(coco.frPyObjects([o.ravel() for o in outlines], height, width))).astype(bool)
+
+
+def _discs(centers: np.ndarray, diameter: int, height: int, width: int) -> np.ndarray:
+    """The pixels whose middle lies in a disc; at least one for each."""
+    mask = np.zeros((height, width), bool)
+    radius = max(diameter / 2, 0.71)  # from there on the pixel that holds the center is always among them
+    for x, y in centers.tolist():
+        left, top = max(math.floor(x - radius), 0), max(math.floor(y - radius), 0)
+        rows = np.arange(top, min(math.ceil(y + radius), height)) + 0.5 - y
+        columns = np.arange(left, min(math.ceil(x + radius), width)) + 0.5 - x
+        inside = rows[:, None] ** 2 + columns**2 <= radius**2
+        mask[top : top + len(rows), left : left + len(columns)] |= inside
+    return mask
 
 
 def _fixed_point(corners: np.ndarray) -> np.ndarray:

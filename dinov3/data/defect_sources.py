@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
 
+from dinov3.data.defect_groups import Grouping, find_groups, groups_across
 from dinov3.data.defect_images import IGNORE_INDEX, ImageReadError, exif_orientation, read_foreign_mask, read_image
 from dinov3.data.defect_manifest import UNKNOWN, DatasetWriter, Manifest
 from dinov3.data.defect_shapes import EmptyShapeError, Shape, ShapeError
-from dinov3.data.defect_splits import find_group, grouped_split, read_groups
+from dinov3.data.defect_splits import grouped_split
 from dinov3.defect_errors import DefectError
 
 NORMAL = "normal"
@@ -57,6 +58,7 @@ class ImportReport:
 
     skipped: list[str] = field(default_factory=list)  # images that are not in the dataset
     remarks: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # the rest, by kind
+    notes: list[str] = field(default_factory=list)  # what the reader chose, of the source as a whole
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,12 @@ class ImportOptions:
     Attributes:
         images: where the images lie, if apart from the annotations.
         line_width: in pixels, of lines and points, which have no area of their own.
+        normal: labels that mean a good part, for a reader that has to find their images.
     """
 
     images: Path | None = None
     line_width: int = 3
+    normal: tuple[str, ...] = ()
 
 
 class Regions:
@@ -78,16 +82,23 @@ class Regions:
     def __init__(self, place: str, report: ImportReport):
         self.place, self.report = place, report
         self.shapes: list[Shape] = []
-        self.whole = True
+        self.broken = self.empty = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether the shapes are all that was marked. If nothing but regions without area was, they are not: whoever
+        made them saw something there."""
+        return not self.broken and (bool(self.shapes) or not self.empty)
 
     def add(self, make: Callable[..., Shape], *args: object) -> None:
         """Add ``make(*args)``; a region without area is left out, any other trouble makes the mask incomplete."""
         try:
             self.shapes.append(make(*args))
         except EmptyShapeError as error:
+            self.empty = True
             self.report.remarks["region without area; left out"].append(f"{self.place}: {error}")
         except (ShapeError, ValueError, TypeError, KeyError, OverflowError) as error:
-            self.whole = False
+            self.broken = True
             self.report.remarks[MASK_LEFT_OUT].append(f"{self.place}: {error}")
 
 
@@ -165,7 +176,7 @@ def organize(
     test_split: float = 0.0,
     seed: int = 42,
     own_splits: bool = True,
-    group_csv: Path | None = None,
+    grouping: Grouping | None = None,
     link: bool = False,
     overwrite: bool = False,
     command: str = "",
@@ -178,56 +189,79 @@ def organize(
         samples: with their final labels (:func:`resolve_labels`).
         own_splits: keep the splits of the source where it has them; a validation split it lacks is taken from its
             training images.
+        grouping: what tells that images show one part, and so belong in one split; by default their looks.
 
     Raises:
         DefectError: a class has no usable image, no group matches, the output cannot be written, or images lie in it.
     """
-    place = output_dir.resolve()
-    files = (sample.image for sample in samples if isinstance(sample.image, Path))
-    inside = next((path for path in files if path.resolve().is_relative_to(place)), None)
-    if inside:
-        raise DefectError(f"{inside}: lies in --output_dir {output_dir}; choose another folder to write")
+    expect_apart(samples, output_dir)
     if val_split < 0 or test_split < 0 or val_split + test_split >= 1:
         raise DefectError(
             f"--val_split {val_split} and --test_split {test_split}: expected 0 or more, adding up to less than 1"
         )
-    groups = _groups(samples, group_csv, report)
+    names = [sample.name for sample in samples]
+    groups = find_groups(names, [sample.image for sample in samples], grouping or Grouping(), report.remarks)
     splits = _splits(samples, groups, val_split, test_split, seed, own_splits)
+    spread = groups_across(groups, splits)
+    if spread:
+        report.remarks["parts in several of the source's own splits (the command leaks shows them)"] += spread
     labels = {sample.label for sample in samples} | {s.label for sample in samples for s in sample.shapes or ()}
     defect_classes = sorted(labels - {NORMAL, UNKNOWN})
+    if len(defect_classes) >= IGNORE_INDEX:
+        raise DefectError(
+            f"{len(defect_classes)} classes of defects; a mask holds {IGNORE_INDEX - 1} at most: join some, or give "
+            "those that are no defects as normal"
+        )
     classes = [NORMAL, *defect_classes]
     with DatasetWriter(output_dir, overwrite) as writer:
-        for sample, group, split in zip(tqdm(samples, desc="organize", unit="image"), groups, splits, strict=True):
-            file = (
-                sample.image if isinstance(sample.image, Path) else writer.folder / f"embedded-{Path(sample.name).name}"
-            )
-            try:
-                if not isinstance(sample.image, Path):
-                    file.write_bytes(sample.image())
-                height, width = read_image(file).shape[:2]
-            except (ImageReadError, ValueError) as error:
-                report.skipped.append(str(error).replace(str(file), sample.place))
-                file.unlink(missing_ok=True) if file != sample.image else None
-                continue
-            mask = _draw_mask(sample, file, (height, width), defect_classes, report)
-            writer.add(
-                file,
-                sample.name,
-                mask,
-                label=sample.label or UNKNOWN,
-                split=split,
-                group=group,
-                source=sample.source,
-                link=link and file == sample.image,
-            )
+        write_images(writer, samples, groups, splits, defect_classes, report, link)
         kept = {row["label"] for row in writer.rows}
         lost = sorted({NORMAL, *(sample.label or UNKNOWN for sample in samples)} - kept)
         if lost or len(kept - {UNKNOWN}) < 2:
             why = f"; {len(report.skipped)} skipped, first {report.skipped[0]}" if report.skipped else ""
             names = ", ".join(lost) or "defect"
             raise DefectError(f"{output_dir}: not written, no usable image of class {names}{why}")
-        (writer.folder / "embedded").unlink(missing_ok=True)
         return writer.finish(classes=classes, mask_classes=defect_classes, seed=seed, command=command)
+
+
+def expect_apart(samples: list[SourceImage], output_dir: Path) -> None:
+    """Raise DefectError when an image to import lies in the folder to write."""
+    place = output_dir.resolve()
+    files = (sample.image for sample in samples if isinstance(sample.image, Path))
+    inside = next((path for path in files if path.resolve().is_relative_to(place)), None)
+    if inside:
+        raise DefectError(f"{inside}: lies in --output_dir {output_dir}; choose another folder to write")
+
+
+def write_images(
+    writer: DatasetWriter,
+    samples: list[SourceImage],
+    groups: list[str],
+    splits: list[str],
+    mask_classes: list[str],
+    report: ImportReport,
+    link: bool,
+) -> None:
+    """Add images with their masks to a dataset; one that cannot be read is skipped and named."""
+    for sample, group, split in zip(tqdm(samples, desc="organize", unit="image"), groups, splits, strict=True):
+        file = _as_file(sample, writer.folder)
+        try:
+            height, width = read_image(file).shape[:2]
+        except (ImageReadError, ValueError) as error:
+            report.skipped.append(str(error).replace(str(file), sample.place))
+            continue
+        mask = _draw_mask(sample, file, (height, width), mask_classes, report)
+        writer.add(
+            file,
+            sample.name,
+            mask,
+            label=sample.label or UNKNOWN,
+            split=split,
+            group=group,
+            source=sample.source,
+            link=link and file == sample.image,
+        )
+    (writer.folder / "embedded").unlink(missing_ok=True)
 
 
 def _as_file(sample: SourceImage, folder: Path) -> Path:
@@ -237,23 +271,6 @@ def _as_file(sample: SourceImage, folder: Path) -> Path:
     file = folder / "embedded"
     file.write_bytes(sample.image())
     return file
-
-
-def _groups(samples: list[SourceImage], group_csv: Path | None, report: ImportReport) -> list[str]:
-    """The physical part of each image; its own name where nothing is known."""
-    if group_csv is None:
-        return [sample.name for sample in samples]
-    table = read_groups(group_csv)
-    paths = [s.image.absolute() if isinstance(s.image, Path) else PurePosixPath(s.name) for s in samples]
-    found = [find_group(path, table) for path in paths]
-    unknown = [sample.place for sample, group in zip(samples, found, strict=True) if group is None]
-    if len(unknown) == len(samples):
-        raise DefectError(
-            f"{group_csv}: none of its images is among the {len(samples)} given; paths are matched by their end"
-        )
-    if unknown:
-        report.remarks[f"images not in {group_csv}; each is its own group"] += unknown
-    return [group or sample.name for sample, group in zip(samples, found, strict=True)]
 
 
 def _splits(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import re
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from dinov3.defect_errors import DefectError
@@ -45,7 +47,81 @@ def find_group(image: PurePath, groups: dict[tuple[str, ...], str]) -> str | Non
     return None
 
 
-def grouped_split(strata: list[str], groups: list[str], fractions: dict[str, float], seed: int) -> list[str]:
+def group_pattern(text: str) -> re.Pattern[str]:
+    """The pattern of ``--group_regex``: what it finds in an image's name, or what its one group holds, is the part.
+
+    Raises:
+        DefectError: it is no regular expression, has several groups, or would match anything.
+    """
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise DefectError(f"--group_regex {text!r}: no regular expression ({error})") from None
+    if pattern.groups > 1:
+        raise DefectError(
+            f"--group_regex {text!r}: has {pattern.groups} groups; expected one pair of brackets around what names "
+            "the part (other brackets start with ?:), or none"
+        )
+    if pattern.search(""):
+        raise DefectError(f"--group_regex {text!r}: matches an empty name; expected a pattern such as part([0-9]+)")
+    return pattern
+
+
+def match_group(name: str, pattern: re.Pattern[str]) -> str | None:
+    """What ``pattern`` finds in a ``/``-separated name; None if nothing."""
+    found = pattern.search(name)
+    return found.group(pattern.groups) or None if found else None
+
+
+def join(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """For each of ``count`` items the lowest index among those that pairs join it to, directly or by way of others."""
+    parent = list(range(count))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for a, b in pairs:
+        low, high = sorted((root(a), root(b)))
+        parent[high] = low
+    return [root(i) for i in range(count)]
+
+
+def merge_groups(
+    names: Sequence[str], labelings: Sequence[Sequence[str | None]], pairs: Iterable[tuple[int, int]] = ()
+) -> list[str]:
+    """One group per image from several ways to tell parts: images that any of them puts together are together.
+
+    Args:
+        names: one per image.
+        labelings: each a group or None per image.
+        pairs: indices of images that belong together.
+
+    Returns:
+        The group of each: its first label in the first labeling that has one, else the first of its images' names.
+    """
+    joined = list(pairs)
+    for labels in labelings:
+        first: dict[str, int] = {}
+        joined += [(first.setdefault(label, i), i) for i, label in enumerate(labels) if label is not None]
+    titles: dict[int, tuple[int, str]] = {}
+    roots = join(len(names), joined)
+    for rank, labels in enumerate([*labelings, names]):
+        for root, label in zip(roots, labels, strict=True):
+            if label is not None:
+                titles[root] = min(titles.get(root, (rank, label)), (rank, label))
+    return [titles[root][1] for root in roots]
+
+
+def grouped_split(
+    strata: Sequence[str],
+    groups: Sequence[str],
+    fractions: Mapping[str, float],
+    seed: int,
+    fixed: Mapping[str, str] | None = None,
+) -> list[str]:
     """Assign a split to every image.
 
     Images of one group get one split. Within each stratum (class, or defect type) groups are dealt, large ones
@@ -57,6 +133,7 @@ def grouped_split(strata: list[str], groups: list[str], fractions: dict[str, flo
         groups: one name per image.
         fractions: share of each split, adding up to 1.
         seed: any integer.
+        fixed: {group: split} of groups that have theirs already; the others fill up what these leave of each share.
 
     Returns:
         One split name per image.
@@ -72,13 +149,17 @@ def grouped_split(strata: list[str], groups: list[str], fractions: dict[str, flo
     def order(group: str) -> tuple[int, bytes]:
         return -len(members[group]), hashlib.sha256(f"{seed}/{group}".encode()).digest()
 
-    assigned: dict[str, str] = {}
+    assigned = dict(fixed or {})
     for stratum in sorted(by_stratum):
         names = sorted(by_stratum[stratum], key=order)
         total = sum(len(members[name]) for name in names)
         lack = {split: fraction * total for split, fraction in fractions.items() if fraction > 0}
         for name in names:
-            split = max(lack, key=lambda s: (lack[s] / fractions[s], fractions[s]))
-            assigned[name] = split
-            lack[split] -= len(members[name])
+            if name in assigned and assigned[name] in lack:
+                lack[assigned[name]] -= len(members[name])
+        for name in names:
+            if name not in assigned:
+                split = max(lack, key=lambda s: (lack[s] / fractions[s], fractions[s]))
+                assigned[name] = split
+                lack[split] -= len(members[name])
     return [assigned[group] for group in groups]

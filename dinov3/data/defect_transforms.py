@@ -5,12 +5,52 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import torch
 from torch import Tensor, nn
-from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from dinov3.data import defect_pixel_ops as ops
 from dinov3.data.defect_images import IGNORE_INDEX
+
+
+class Resize(nn.Module):
+    """To ``size`` squared: antialiased for the image, nearest neighbour for the mask, pixel centers kept aligned.
+
+    Image and mask may come in different sizes, as an image may be decoded at a part of its size.
+    """
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = [size, size]
+
+    def forward(self, image: Tensor, mask: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        resized = v2.functional.resize(image, self.size, antialias=True)
+        resized = image.clone() if resized is image else resized  # what comes out can be written to
+        if mask is None:
+            return resized
+        return resized, ops.resize_mask(mask, self.size)
+
+
+def _within(low: float, high: float) -> float:
+    return torch.empty(()).uniform_(low, high).item()
+
+
+class RandomAffine(nn.Module):
+    """Rotation by up to ``degrees`` either way, shift by up to ``shift`` of each side, scale within ``scale``; what
+    comes in from outside is grey, and ignored in the mask."""
+
+    def __init__(self, degrees: float, shift: float, scale: tuple[float, float]):
+        super().__init__()
+        self.degrees, self.shift, self.scale = degrees, shift, scale
+
+    def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        height, width = mask.shape
+        angle, scale = _within(-self.degrees, self.degrees), _within(*self.scale)
+        matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, scale)
+        matrix[0, 2] += _within(-self.shift, self.shift) * width
+        matrix[1, 2] += _within(-self.shift, self.shift) * height
+        return ops.warp(image, mask, matrix, (124, 116, 104), IGNORE_INDEX)
 
 
 class RandomGamma(nn.Module):
@@ -20,27 +60,51 @@ class RandomGamma(nn.Module):
         super().__init__()
         self.limit = limit
 
-    def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        exponent = torch.empty(()).uniform_(-1.0, 1.0).item()
-        return v2.functional.adjust_gamma(image, self.limit**exponent), mask
+    def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        values = torch.arange(256, dtype=torch.uint8).view(1, 16, 16)
+        table = v2.functional.adjust_gamma(values, self.limit ** _within(-1.0, 1.0))
+        return ops.look_up(image, table.flatten()), mask
 
 
-class RandomNoise(nn.Module):
-    """Gaussian sensor noise on uint8 images; its standard deviation is drawn from [0, limit] grey values."""
+class RandomColor(nn.Module):
+    """Brightness, contrast and saturation times a factor within 1 - limit .. 1 + limit each, hue turned by up to
+    ``hue`` of the color circle; all at once, in one matrix."""
+
+    def __init__(self, brightness: float, contrast: float, saturation: float, hue: float):
+        super().__init__()
+        self.limits, self.hue = (brightness, contrast, saturation), hue
+
+    def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        factors = [_within(1 - limit, 1 + limit) for limit in self.limits]
+        mean = ops.LUMA @ image[:, ::4, ::4].float().mean(dim=(1, 2)).numpy()  # a sixteenth of the pixels will do
+        return ops.mix_channels(image, ops.color_matrix(*factors, _within(-self.hue, self.hue), mean)), mask
+
+
+class RandomBlur(nn.Module):
+    """Gaussian blur, its sigma drawn from 0.1 to ``limit`` pixels."""
 
     def __init__(self, limit: float):
         super().__init__()
         self.limit = limit
 
-    def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        sigma = torch.rand(()).item() * self.limit
-        noisy = image.float().add_(torch.randn(image.shape) * sigma)
-        return tv_tensors.wrap(noisy.clamp_(0, 255).to(torch.uint8), like=image), mask
+    def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.blur(image, _within(0.1, self.limit)), mask
 
 
-def eval_transform(image_size: int) -> v2.Transform:
-    """Resize to ``image_size`` squared: antialiased for the image, nearest neighbour for the mask."""
-    return v2.Resize((image_size, image_size), antialias=True)
+class RandomNoise(nn.Module):
+    """Gaussian sensor noise; its standard deviation is drawn from [0, limit] grey values."""
+
+    def __init__(self, limit: float):
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.add_noise(image, _within(0, self.limit)), mask
+
+
+def eval_transform(image_size: int) -> nn.Module:
+    """Resize to ``image_size`` squared."""
+    return Resize(image_size)
 
 
 def train_transform(image_size: int) -> v2.Transform:
@@ -51,18 +115,16 @@ def train_transform(image_size: int) -> v2.Transform:
     run and where an edge is says much about what is normal. Strong gamma, contrast and brightness, as exposure is what
     differs most between parts and shifts; mild colour; blur or noise.
     """
-    fill = {tv_tensors.Image: (124, 116, 104), tv_tensors.Mask: IGNORE_INDEX, "others": None}
-    affine = v2.RandomAffine(10, (0.08, 0.08), (0.8, 1.25), interpolation=v2.InterpolationMode.BILINEAR, fill=fill)
     return v2.Compose(
         [
             eval_transform(image_size),
             v2.RandomHorizontalFlip(),
             v2.RandomVerticalFlip(),
             v2.RandomApply([v2.RandomRotation((90, 90))], p=0.1),
-            v2.RandomApply([affine], p=0.3),
+            v2.RandomApply([RandomAffine(10, 0.08, (0.8, 1.25))], p=0.3),
             v2.RandomApply([RandomGamma(2.0)], p=0.7),
-            v2.RandomApply([v2.ColorJitter(brightness=0.3, contrast=0.4, saturation=0.2, hue=0.02)], p=0.7),
-            v2.RandomApply([v2.RandomChoice([v2.GaussianBlur(5, (0.1, 1.5)), RandomNoise(10.0)])], p=0.3),
+            v2.RandomApply([RandomColor(brightness=0.3, contrast=0.4, saturation=0.2, hue=0.02)], p=0.7),
+            v2.RandomApply([v2.RandomChoice([RandomBlur(1.5), RandomNoise(10.0)])], p=0.3),
         ]
     )
 

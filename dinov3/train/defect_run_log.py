@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from dinov3.data.defect_dataset import DefectDataset
 from dinov3.data.defect_images import IGNORE_INDEX, class_color
+from dinov3.data.defect_tile_dataset import DefectTileDataset
 from dinov3.data.defect_transforms import Normalization
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
 from dinov3.models.defect_device import Precision
@@ -62,7 +63,7 @@ class RunLog:
 @torch.inference_mode()
 def example_page(
     model: AttentionGuidedDefectClassifier,
-    dataset: DefectDataset,
+    dataset: DefectDataset | DefectTileDataset,
     precision: Precision,
     normalization: Normalization,
     count: int = 8,
@@ -80,9 +81,18 @@ def example_page(
     model.eval()
     with precision.autocast():
         outputs = model(normalization(images.to(precision.device)))
-    predicted = outputs["segmentation"].float().sigmoid().amax(dim=1).cpu() >= 0.5
-    pictures = []
-    for item, mask in zip(items, predicted, strict=True):
-        true = (item["mask"] > 0) & (item["mask"] != IGNORE_INDEX)
-        pictures += [draw_segmentation_masks(item["image"], m, alpha=0.5, colors=class_color(1)) for m in (true, mask)]
+    probability, channel = outputs["segmentation"].float().sigmoid().max(dim=1)
+    predicted = torch.where(probability >= 0.5, channel + 1, 0).cpu()
+    pictures = [
+        _overlay(item["image"], m) for item, mask in zip(items, predicted, strict=True) for m in (item["mask"], mask)
+    ]
     return make_grid(pictures, nrow=4)
+
+
+def _overlay(image: Tensor, mask: Tensor) -> Tensor:
+    """``image`` with its mask of class indices in the colours of the classes."""
+    present = [int(value) for value in mask.unique() if value not in (0, IGNORE_INDEX)]
+    if not present:
+        return image
+    layers = torch.stack([mask == value for value in present])
+    return draw_segmentation_masks(image, layers, alpha=0.5, colors=[class_color(value) for value in present])

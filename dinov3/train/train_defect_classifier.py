@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dinov3.data.defect_dataset import DefectDataset, EpochSampler, make_loader
+from dinov3.data.defect_dataset import DefectDataset, make_loader
+from dinov3.data.defect_tile_dataset import DefectTileDataset, WholeImages
 from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError
 from dinov3.models.defect_classifier import (
@@ -32,6 +34,7 @@ from dinov3.train.defect_distributed import World, broadcast_buffers, means_over
 from dinov3.train.defect_metrics import DefectMetrics
 from dinov3.train.defect_run_log import RunLog, example_page
 from dinov3.train.defect_schedule import build_lr_scheduler, build_optimizer, restore_optimizer
+from dinov3.train.defect_tile_evaluation import evaluate_tiles
 
 # What 'best' means for each file: the first metric decides, the next ones break ties.
 BEST = {
@@ -95,18 +98,21 @@ def train_one_epoch(
 
     Returns:
         ``train_total_loss``, ``train_cls_loss``, ``train_seg_loss``, ``alpha``, ``beta`` (means over the epoch),
-        ``images_per_second``, ``unreadable`` (images that could not be read).
+        ``images_per_second``; how many images taught the class (``verdicts_seen``) and the mask (``masks_seen``);
+        ``unreadable``, how many could not be read.
 
     Raises:
         DefectError: the loss is not finite; nothing was updated by that batch.
     """
     step.train()
     totals: dict[str, Tensor] = {}
-    images_seen, unreadable, start = 0, 0, time.perf_counter()
+    images_seen, start = 0, time.perf_counter()
+    counts = torch.zeros(4, dtype=torch.long)  # images, with verdict, with mask, unreadable
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     bar = tqdm(loader, desc=f"epoch {epoch + 1} train", unit="batch", disable=not progress, leave=False)
     for number, batch in enumerate(bar):
-        unreadable += report_unreadable(batch)
+        labels, has_mask = batch["label"], batch["has_mask"]
+        counts += torch.tensor([len(labels), (labels >= 0).sum(), has_mask.sum(), report_unreadable(batch)])
         inputs = to_device(batch, precision.device, normalization)
         with precision.autocast():
             losses = step(*inputs)
@@ -132,8 +138,9 @@ def train_one_epoch(
         if number % 10 == 9:
             bar.set_postfix(loss=f"{(totals['train_total_loss'] / images_seen).item():.3f}")
     seconds = time.perf_counter() - start
-    images, unreadable = sum_over_ranks(torch.tensor([images_seen, unreadable], device=precision.device)).tolist()
-    return means_over_ranks(totals, images_seen) | {"images_per_second": images / seconds, "unreadable": unreadable}
+    images, verdicts, masks, unreadable = sum_over_ranks(counts.to(precision.device)).tolist()
+    seen = {"verdicts_seen": verdicts, "masks_seen": masks, "unreadable": unreadable}
+    return means_over_ranks(totals, images_seen) | {"images_per_second": images / seconds} | seen
 
 
 @torch.inference_mode()
@@ -168,10 +175,8 @@ def evaluate(
                 if name.endswith("_loss"):
                     totals[f"val_{name}"] = totals.get(f"val_{name}", 0.0) + value * len(labels)
         images_seen += len(labels)
-        known = labels >= 0
-        if known.any():
-            outputs = {name: value[known].to(metrics_device) for name, value in outputs.items()}
-            metrics.update(outputs, *(value[known].to(metrics_device) for value in (labels, masks, has_mask)))
+        outputs = {name: value.to(metrics_device) for name, value in outputs.items()}
+        metrics.update(outputs, *(value.to(metrics_device) for value in (labels, masks, has_mask)))
     return metrics.compute() | means_over_ranks(totals, images_seen)
 
 
@@ -186,8 +191,8 @@ def report_unreadable(batch: dict[str, Any]) -> int:
 def fit(
     model: AttentionGuidedDefectClassifier,
     criterion: MultiTaskLoss,
-    train_set: DefectDataset,
-    val_set: DefectDataset,
+    train_set: DefectDataset | DefectTileDataset,
+    val_set: DefectDataset | DefectTileDataset,
     options: TrainingOptions,
     *,
     precision: Precision,
@@ -201,6 +206,7 @@ def fit(
 
     Args:
         model, criterion: on ``precision.device`` already.
+        train_set, val_set: of tiles, training sees crops, and validation slides over the whole images.
         description: what inference needs beside the weights; goes into every checkpoint.
         weight_scheduler: sets the loss weights before each epoch.
         resume: a checkpoint of the same run to go on from.
@@ -219,11 +225,17 @@ def fit(
     )
     if len(val_set) < world.size or len(train_set) < world.size:
         raise DefectError(f"{len(train_set)} training and {len(val_set)} validation images for {world.size} processes")
-    sampler = EpochSampler(len(train_set), options.seed, world.rank, world.size)
+    sampler = train_set.sampler(options.seed, world.rank, world.size)
     loader_options = {"num_workers": options.num_workers, "pin_memory": device.type == "cuda"}
     train_loader = make_loader(train_set, options.batch_size, sampler=sampler, **loader_options)
     val_rows = list(range(world.rank, len(val_set), world.size))
-    val_loader = make_loader(val_set, options.batch_size, sampler=val_rows, **loader_options)
+    validate = evaluate
+    if isinstance(val_set, DefectTileDataset):
+        whole = {"tiling": val_set.tiling, "image_size": val_set.image_size, "batch_size": options.batch_size}
+        validate = partial(evaluate_tiles, **whole)
+        val_loader = make_loader(WholeImages(val_set.manifest), None, sampler=val_rows, **loader_options)
+    else:
+        val_loader = make_loader(val_set, options.batch_size, sampler=val_rows, **loader_options)
     scaler = precision.scaler()
     first_epoch, best = 0, {}
     if resume is not None:
@@ -261,7 +273,7 @@ def fit(
             progress=progress,
         )
         broadcast_buffers(model)
-        result |= rates | evaluate(
+        result |= rates | validate(
             model,
             val_loader,
             DefectMetrics(len(description["classes"])),

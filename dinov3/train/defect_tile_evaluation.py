@@ -1,0 +1,97 @@
+"""Metrics of a model over whole large images, by sliding its tile over each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision import tv_tensors
+from tqdm import tqdm
+
+from dinov3.data.defect_images import IGNORE_INDEX
+from dinov3.data.defect_tile_dataset import tile_target
+from dinov3.data.defect_tiles import Tiling
+from dinov3.data.defect_transforms import Normalization, eval_transform
+from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
+from dinov3.models.defect_device import Precision
+from dinov3.models.defect_sliding_window import Watcher, slide_window
+from dinov3.train.defect_distributed import means_over_ranks
+from dinov3.train.defect_metrics import DefectMetrics
+
+
+@torch.inference_mode()
+def evaluate_tiles(
+    model: AttentionGuidedDefectClassifier,
+    loader: DataLoader,
+    metrics: DefectMetrics,
+    *,
+    tiling: Tiling,
+    image_size: int,
+    batch_size: int,
+    precision: Precision,
+    normalization: Normalization,
+    criterion: MultiTaskLoss | None = None,
+    description: str = "evaluate",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """As ``evaluate``, over a loader of single ``WholeImages`` items.
+
+    Pixel metrics are taken at full resolution, losses (means over tiles) at ``image_size``. One image is held at a
+    time, beside those that the loader reads ahead.
+    """
+    model.eval()
+    # MPS has no float64, which the counts of pixels need.
+    device = torch.device("cpu") if precision.device.type == "mps" else precision.device
+    metrics.to(device)
+    losses = TileLosses(criterion, tiling, image_size, precision.device) if criterion is not None else None
+    for item in tqdm(loader, desc=description, unit="image", disable=not progress, leave=False):
+        if item["error"]:
+            tqdm.write(f"left out: {item['error']}")
+            continue
+        output = slide_window(
+            model,
+            item["image"].numpy(),
+            tiling,
+            image_size,
+            batch_size=batch_size,
+            precision=precision,
+            normalization=normalization,
+            watch=losses.watch(item) if losses is not None else None,
+        )
+        facts = (torch.tensor(item["label"]), item["mask"], torch.tensor(item["has_mask"]))
+        values = (output.class_prob, output.mask_prob, *facts)
+        metrics.update_probabilities(*(value[None].to(device) for value in values))
+    return metrics.compute() | (losses.means() if losses is not None else {})
+
+
+class TileLosses:
+    """Means of the validation losses over all tiles of all images."""
+
+    def __init__(self, criterion: MultiTaskLoss, tiling: Tiling, image_size: int, device: torch.device):
+        self.criterion, self.tiling, self.device = criterion, tiling, device
+        self.resize = eval_transform(image_size)
+        self.totals: dict[str, Tensor] = {}
+        self.tiles = 0
+
+    def watch(self, item: dict[str, Any]) -> Watcher:
+        """What to call with the outputs and corners of each batch of tiles of this image."""
+        mask, label, has_mask = item["mask"].numpy(), item["label"], item["has_mask"]
+        is_located = bool(((mask > 0) & (mask != IGNORE_INDEX)).any())
+
+        def add(outputs: dict[str, Tensor], corners: list[tuple[int, int]]) -> None:
+            targets = [tile_target(mask, label, is_located, *corner, self.tiling.size) for corner in corners]
+            masks = torch.stack([self.resize(tv_tensors.Mask(target)) for target, _ in targets]).to(self.device)
+            labels = torch.tensor([label for _, label in targets], device=self.device)
+            known = torch.full_like(labels, has_mask, dtype=torch.bool)
+            for name, value in self.criterion(outputs, labels, masks, known).items():
+                if name.endswith("_loss"):
+                    self.totals[f"val_{name}"] = self.totals.get(f"val_{name}", 0.0) + value * len(corners)
+            self.tiles += len(corners)
+
+        return add
+
+    def means(self) -> dict[str, float]:
+        """``val_total_loss`` and its parts, over all processes."""
+        return means_over_ranks(self.totals, self.tiles)
