@@ -95,7 +95,7 @@ def pair_codes(codes: np.ndarray, names: Sequence[str], margin: float = 0.0) -> 
     candidates = _unique(np.concatenate([in_a_row, nearest(codes)]))
     scores = correlate(codes, candidates)
     enough = np.where(_in(candidates, in_a_row, len(codes)), SAME_IN_A_ROW, SAME)
-    usual = _usual_scores(codes, [str(PurePosixPath(name).parent) for name in names])
+    usual = usual_scores(codes, [str(PurePosixPath(name).parent) for name in names])
     seen: set[frozenset[int]] = set()
     while True:
         base = usual[candidates].max(axis=1, initial=0)
@@ -204,7 +204,7 @@ def correlate(codes: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return scores
 
 
-def _usual_scores(codes: np.ndarray, folders: Sequence[str], least: int = 20) -> np.ndarray:
+def usual_scores(codes: np.ndarray, folders: Sequence[str], least: int = 20) -> np.ndarray:
     """(N,) the median score of two images of the folder; of the whole set in a folder of fewer than ``least``."""
     members: dict[str, list[int]] = defaultdict(list)
     for i, folder in enumerate(folders):
