@@ -18,6 +18,7 @@ _DISK_ERRORS = {
     errno.EISDIR,
     errno.EEXIST,
     errno.ENOTDIR,
+    errno.ENOENT,
 }
 
 

@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tiles = f" by tiles of {tiling.size} px" if tiling else ""
     print(f"{args.checkpoint} on {len(rows)} images ({args.split}){tiles}, thresholds {threshold} and", end=" ")
     print(f"{mask_threshold} (mask):")
+    del result["best_mask_threshold"]  # thresholds are chosen on validation images, in training
     confusion = result["confusion"]
     for name, value in result.items():
         if name != "confusion":

@@ -241,7 +241,8 @@ def print_leaks(args: argparse.Namespace) -> int:
     if args.sheet and leaks:
         draw_leaks(leaks, args.sheet, manifest.root)
     images = {name for leak in leaks for name in (leak.image_a, leak.image_b)}
-    found = f"{len(leaks)} pairs in different splits, {len(images)} images" if leaks else "no leaks"
+    pairs = f"{len(leaks)} pair{'s' * (len(leaks) > 1)} in different splits"
+    found = f"{pairs}, {len(images)} images" if leaks else "no leaks"
     print(f"{manifest.root}: {len(manifest)} images, {found}")
     return int(bool(leaks))
 
@@ -265,7 +266,7 @@ def print_counts(manifest: Manifest) -> None:
     for line in manifest.weak_labels():
         print(f"  {line}")
     for gap in missing_class(manifest):
-        print(f"  no images of these, too few parts to share out: {', '.join(gap.examples)}")
+        print(f"  no images of these: {', '.join(gap.examples)}")
 
 
 def check_folder(args: argparse.Namespace, command: str) -> int:

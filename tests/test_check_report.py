@@ -95,6 +95,17 @@ def test_check_data_runs_alone_and_changes_nothing(dataset, script):
     assert before == {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()}
 
 
+def test_a_report_that_cannot_be_written_is_an_error(dataset, script, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone" / "report")
+    for flag in ("--json", "--html"):
+        for place in (tmp_path, tmp_path / "file" / "report", tmp_path / "nowhere"):
+            status, out, err = script("prepare_defect_data", "check", dataset, flag, place)
+            assert status == 1
+            assert "checked 12 images" in out
+            assert "cannot be written" in err and "Traceback" not in err
+
+
 def test_warnings_pass_and_errors_fail(dataset, script):
     write(dataset, "03.png.png", np.zeros((48, 48)))
     status, out, _ = script("prepare_defect_data", "organize", "--output_dir", dataset, "--check_data")

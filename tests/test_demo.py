@@ -24,7 +24,7 @@ def test_demo(tmp_path, script):
 
 def test_the_demo_is_made_by_its_seed(tmp_path, script):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        flags = ["--num_images", 20, "--seed", seed, "--output_dir", tmp_path / name]
+        flags = ["--num_images", 30, "--seed", seed, "--output_dir", tmp_path / name]
         assert script("prepare_defect_data", "demo", *flags)[0] == 0
     a, b, c = ({n: d for n, d in content(tmp_path / f).items() if n.endswith((".png", ".csv"))} for f in "abc")
     assert a == b

@@ -310,6 +310,15 @@ def test_something_else_is_refused(script, tmp_path):
     assert_refused(run(archive), "task.zip: nothing to import as cvat", "It is an archive: unpack it first")
 
 
+def test_good_parts_under_another_name_must_be_named(script, run, tmp_path):
+    source = cvat_set(tmp_path / "set")
+    result = script("prepare_defect_data", "import", "cvat", source, "--output_dir", tmp_path / "out")
+    assert_refused(result, "no usable image of class normal", "if one of good, scratch means a good part", "--normal")
+    assert "image/s" not in result[2]  # it was told before the images were read
+    result = script("prepare_defect_data", "import", "cvat", source, "--normal", "good", "scratch", "--output_dir", "x")
+    assert_refused(result, "no usable image of any defect")
+
+
 def test_a_killed_import_leaves_nothing_that_looks_whole(tmp_path):
     source = cvat_set(tmp_path / "set")
     links = many(source / "images" / "c.png", source / "images")

@@ -173,6 +173,7 @@ def test_an_output_in_use_is_left_alone(script, tmp_path, source, run):
     before = content(tmp_path / "out")
     result = script("prepare_defect_data", "import", "labelme", source, "--output_dir", tmp_path / "out")
     assert_refused(result, "exists and is not empty", "--overwrite")
+    assert "image/s" not in result[2]  # it was told before the images were read
     assert content(tmp_path / "out") == before
     result = script("prepare_defect_data", "import", "labelme", source, "--output_dir", source, "--overwrite")
     assert_refused(result, "lies in --output_dir")

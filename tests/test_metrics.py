@@ -125,6 +125,20 @@ def test_aupro_agrees_with_the_definition() -> None:
     assert curves.compute()["pixel_aupro"].item() == pytest.approx(expected, abs=3e-3)
 
 
+def test_the_best_mask_threshold_is_where_the_overlap_is_largest() -> None:
+    masks = torch.zeros(1, 10, 100, dtype=torch.long)
+    masks[:, :5] = 1
+    scores = torch.full((1, 10, 100), 0.01)
+    scores[:, :5] = 0.2  # the defect, timidly
+    scores[:, 9] = 0.15  # a shadow
+    curves = PixelCurves()
+    curves.update(scores, masks)
+    assert curves.compute()["best_mask_threshold"].item() == pytest.approx(0.2)  # 0.151 to 0.2 are as good
+    curves = PixelCurves()
+    curves.update(torch.full((1, 10, 100), 0.001), masks)
+    assert curves.compute()["best_mask_threshold"].item() == 0.5  # nothing to choose from
+
+
 def test_aupro_of_a_perfect_and_of_a_blind_score() -> None:
     _, masks = scores_and_masks()
     perfect, blind = PixelCurves(), PixelCurves()

@@ -71,6 +71,20 @@ def test_one_folder_of_undecided_pairs_is_refused(parts, script):
     assert_refused(result, "00.bmp and 00.png: which is the image, which the mask?")
 
 
+def test_images_beside_their_masks_are_not_taken_for_masks(parts, script):
+    for i in range(10, 20):
+        save(parts / "types" / "crack" / f"{i:02}.jpg", picture(i), quality=95)
+        save(parts / "types" / "crack" / f"{i:02}.png", mask_of(i))
+    shutil.move(parts / "bad", parts / "types" / "dent")
+    flag, bad = "--classes_from_folders", "types"
+    result = script("prepare_defect_data", *arguments(parts, flag, bad=bad, masks="masks types/crack"))
+    assert_refused(result, f"{parts / 'types' / 'crack'}: images beside their masks", "leave it out of --defect_masks")
+    assert script("prepare_defect_data", *arguments(parts, flag, bad=bad))[0] == 0
+    manifest = read_manifest(parts / "out")
+    assert manifest.classes == ["normal", "crack", "dent"]
+    assert (manifest.columns["mask"] != "").sum() == 20
+
+
 def test_a_defect_class_called_normal_is_refused(parts, script):
     shutil.copytree(parts / "good", parts / "types" / "normal")
     shutil.move(parts / "bad", parts / "types" / "dent")

@@ -16,9 +16,9 @@ from tiling import SHAPE, TILE, write_large
 
 from dinov3.data.defect_dataset import make_loader
 from dinov3.data.defect_image_parts import ImageParts
-from dinov3.data.defect_images import IGNORE_INDEX, ImageReadError, read_image
+from dinov3.data.defect_images import IGNORE_INDEX, ImageReadError, read_image, write_mask
 from dinov3.data.defect_manifest import DatasetWriter, Manifest
-from dinov3.data.defect_tile_dataset import CropKey, DefectTileDataset, tile_target
+from dinov3.data.defect_tile_dataset import CropKey, DefectTileDataset, WholeImages, tile_target
 from dinov3.data.defect_tiles import Tiling, walk_length, walk_step
 
 
@@ -176,6 +176,17 @@ def test_unreadable_images_become_black_crops_with_their_reason(tmp_path: Path) 
     for item in (dataset[key] for key in keys if key.index == 1):
         assert item["label"] == -1 and not item["has_mask"] and "001.png: empty" in item["error"]
         assert item["image"].shape == (3, TILE, TILE)
+
+
+@pytest.mark.parametrize("value", [0, IGNORE_INDEX])
+def test_defect_images_whose_mask_shows_no_defect(tmp_path: Path, value: int) -> None:
+    manifest = write_large(tmp_path / "data", count=2)
+    write_mask(manifest.root / "masks/train/001.png.png", np.full(SHAPE, value, np.uint8))
+    dataset, (keys,) = crops(manifest, 1)
+    items = [dataset[key] for key in keys if key.index == 1] + [dataset[1]]
+    assert len(items) > 1
+    assert all(item["label"] == -1 and item["error"] == "" for item in items)  # nobody knows where it is
+    assert (WholeImages(manifest)[1]["mask"] == value).all()
 
 
 def test_defect_images_without_a_mask_are_used_only_if_one_tile_holds_them(tmp_path: Path) -> None:

@@ -14,12 +14,19 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
-from dinov3.data.defect_images import list_images
+from dinov3.data.defect_images import list_files, list_images
 from dinov3.data.defect_shapes import ShapeError
 from dinov3.data.defect_sources import ImportReport, Regions, SourceImage
-from dinov3.defect_errors import DefectError
 
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+# What splits are called in folders, files and descriptions.
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "validation": "val",
+    "valid": "val",
+    "test": "test",
+}
 _LONGEST_LABEL = 100  # characters
 
 
@@ -41,16 +48,7 @@ def annotation_files(source: Path, suffix: str) -> list[Path]:
     Raises:
         DefectError: a file name that no CSV or JSON file could hold.
     """
-    if source.is_file():
-        return [source]
-    found = [p for p in source.rglob("*") if p.suffix.lower() == suffix and p.is_file()]
-    files = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(source).parts))
-    for path in files:
-        try:
-            str(path).encode()
-        except UnicodeEncodeError:
-            raise DefectError(f"{ascii(str(path))}: a file name that is not valid UTF-8; rename the file") from None
-    return files
+    return [source] if source.is_file() else list_files(source, (suffix,))
 
 
 def read_json(path: Path) -> object:
@@ -111,7 +109,7 @@ def one_label(labels: Iterable[str], regions: Regions, what: str) -> str | None:
 
 def split_of(name: str) -> str | None:
     """The split that a folder or file is named after: ``train``, ``instances_val2017``; None if there is no one."""
-    words = {_SPLITS.get(word) for word in re.split(r"[\W_\d]+", name.lower())} - {None}
+    words = {SPLIT_NAMES.get(word) for word in re.split(r"[\W_\d]+", name.lower())} - {None}
     return words.pop() if len(words) == 1 else None
 
 

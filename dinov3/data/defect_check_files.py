@@ -16,12 +16,19 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dinov3.data.defect_images import IGNORE_INDEX, JPEG_SUFFIXES, ImageReadError, foreground, open_image, to_rgb
+from dinov3.data.defect_images import (
+    IGNORE_INDEX,
+    JPEG_SUFFIXES,
+    MASK_MODES,
+    ImageReadError,
+    foreground,
+    open_image,
+    to_rgb,
+)
 from dinov3.data.defect_manifest import UNKNOWN, Manifest
 
 PATCH = 16  # pixels a side; what the network sees as one
 SPECK = 8  # regions of up to so many pixels, less than 3 x 3, are slips of the pen or noise
-MASK_MODES = ("P", "L", "1")  # what training reads as class indices
 THREADS = 8  # at most, so that as many images are in memory; more would wait for Python's lock anyway
 
 Verdict = Literal["normal", "defect", "unknown"]

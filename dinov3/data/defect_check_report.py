@@ -10,12 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dinov3.data.defect_check_files import MASK_MODES
 from dinov3.data.defect_check_texts import EXPLANATIONS, PAGE_STYLE
 from dinov3.data.defect_checks import Issue
 from dinov3.data.defect_images import (
     IGNORE_INDEX,
     JPEG_SUFFIXES,
+    MASK_MODES,
     ImageReadError,
     class_color,
     foreground,

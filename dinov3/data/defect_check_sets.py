@@ -41,7 +41,7 @@ def leaks(manifest: Manifest, facts: list[Facts]) -> tuple[list[Finding], int]:
     told = {f.name for members in leaking.values() for f in members}
     for copies in same_pictures(facts):
         if _split_names(copies)[1:] and any(f.name not in told for f in copies):
-            leaking[f"the same picture as {copies[0].name}"] = copies
+            leaking[f"the picture of {copies[0].name}"] = copies
     findings = []
     for what, members in leaking.items():
         firsts = {f.split: f for f in reversed(members)}  # one file of each split shows the leak

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dinov3.data.defect_check_files import MASK_MODES, SPECK, Facts, examine
+from dinov3.data.defect_check_files import SPECK, Facts, examine
 from dinov3.data.defect_check_sets import (
     Finding,
     class_gaps,
@@ -18,6 +18,7 @@ from dinov3.data.defect_check_sets import (
     orphans,
     small_defects,
 )
+from dinov3.data.defect_images import MASK_MODES
 from dinov3.data.defect_manifest import Manifest
 
 EXAMPLES = 5  # how many are named

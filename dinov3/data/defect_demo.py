@@ -18,10 +18,10 @@ FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
 def write_demo(output_dir: Path, num_images: int, seed: int, overwrite: bool = False, command: str = "") -> Manifest:
     """Write ``num_images`` pictures of 320 x 320 pixels: every surface in turn, every second one with a defect.
 
-    The same seed gives the same dataset. Raises DefectError below 20 images, which would leave splits empty.
+    The same seed gives the same dataset. Raises DefectError below 30 images, which would leave splits empty.
     """
-    if num_images < 20:
-        raise DefectError(f"--num_images {num_images}: expected at least 20, so that every split gets both classes")
+    if num_images < 30:
+        raise DefectError(f"--num_images {num_images}: expected at least 30, so that every split gets both classes")
     # Surface changes from pair to pair and defect from round to round, so that all combinations come up.
     surfaces = [SURFACES[i // 2 % len(SURFACES)] for i in range(num_images)]
     defects = [

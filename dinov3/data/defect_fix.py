@@ -13,13 +13,14 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dinov3.data.defect_check_files import MASK_MODES, SPECK, Facts
+from dinov3.data.defect_check_files import SPECK, Facts
 from dinov3.data.defect_check_sets import orphans, same_pictures
 from dinov3.data.defect_checks import unreadable_mask
 from dinov3.data.defect_images import (
     IGNORE_COLOR,
     IGNORE_INDEX,
     JPEG_SUFFIXES,
+    MASK_MODES,
     class_color,
     foreground,
     open_image,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dinov3.data.defect_annotation_files import kept_splits
+from dinov3.data.defect_annotation_files import SPLIT_NAMES, kept_splits
 from dinov3.data.defect_formats import wrong_layout
 from dinov3.data.defect_images import list_images
 from dinov3.data.defect_manifest import UNKNOWN
@@ -63,6 +63,12 @@ def _find_files(folders: list[Path], mask_folders: list[Path]) -> tuple[list[lis
             apart[place] = _own_files(folder, given)
             if not apart[place]:
                 raise DefectError(f"{folder}: no masks in it; expected image files, best .png")
+            if any(place.is_relative_to(other) for other in places) and tell_masks(apart[place])[1]:
+                # These images would all be taken for masks, and be lost.
+                raise DefectError(
+                    f"{folder}: images beside their masks, inside of another folder of images; leave it out of "
+                    "--defect_masks: masks beside their images are found"
+                )
     return images, masks, [mask for files in apart.values() for mask in files]
 
 
@@ -158,7 +164,6 @@ def _report_unpaired(
 
 GOOD_FOLDERS = ("good", "normal", "ok")  # what folders of good parts are called
 MASK_FOLDERS = ("masks", "mask", "ground_truth", "gt")
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def read_folders(source: Path, options: ImportOptions, report: ImportReport) -> list[SourceImage]:
@@ -175,7 +180,7 @@ def read_folders(source: Path, options: ImportOptions, report: ImportReport) -> 
     root = options.images or source
     if not root.is_dir():
         raise wrong_layout(root, "folders", "a folder of folders")
-    splits = [folder for folder in subfolders(root) if folder.name.lower() in SPLIT_FOLDERS]
+    splits = [folder for folder in subfolders(root) if folder.name.lower() in SPLIT_NAMES]
     kinds = [folder for parent in splits or [root] for folder in subfolders(parent)]
     kinds = [folder for folder in kinds if folder.name.lower() not in MASK_FOLDERS and list_images(folder)]
     normal = [folder for folder in kinds if folder.name.lower() in GOOD_FOLDERS or folder.name in options.normal]
@@ -209,5 +214,5 @@ def _placed(sample: SourceImage, root: Path, split: bool) -> SourceImage:
         name=place.as_posix(),
         source=kind,
         label=NORMAL if kind.lower() in GOOD_FOLDERS else kind,
-        split=SPLIT_FOLDERS[place.parts[0].lower()] if split else None,
+        split=SPLIT_NAMES[place.parts[0].lower()] if split else None,
     )

@@ -49,7 +49,8 @@ def guess_format(source: Path) -> str | None:
         if any(source.glob("*.yaml")) and any(source.rglob("labels")):
             return "yolo"
         files = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".json", ".xml"))[:_PEEK]
-        if not files and any(path.suffix.lower() in IMAGE_SUFFIXES for path in source.rglob("*")):
+        images = any(path.suffix.lower() in IMAGE_SUFFIXES for path in source.rglob("*"))
+        if images and not files and not (source / "labels").is_dir():
             return "folders"
     return next(filter(None, map(_guess_file, files)), None)
 

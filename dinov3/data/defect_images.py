@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from dinov3.defect_errors import DefectError
 
+MASK_MODES = ("P", "L", "1")  # of Pillow; what training reads as class indices
 IGNORE_INDEX = 255  # mask pixels of this value count for nothing, in losses and in metrics
 
 # Okabe and Ito's colour-blind-safe palette (2008, jfly.uni-koeln.de/color), vermillion first; index 0 is background.
@@ -57,7 +59,12 @@ def list_images(folder: Path) -> list[Path]:
         raise DefectError(
             f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; give a folder of images"
         )
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and (p.is_file() or p.is_symlink()))
+    return list_files(folder, IMAGE_SUFFIXES)
+
+
+def list_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """As :func:`list_images`, of the files with one of these lower-case suffixes."""
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in suffixes and (p.is_file() or p.is_symlink()))
     paths = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
     for path in paths:
         try:
@@ -143,7 +150,7 @@ def read_for_size(path: Path | str, side: int | None) -> tuple[np.ndarray, tuple
 def read_mask(path: Path | str) -> np.ndarray:
     """A palette mask written by :func:`write_mask`, as (H, W) uint8 class indices (255 = ignored)."""
     image = open_image(Path(path))
-    if image.mode not in ("P", "L", "1"):
+    if image.mode not in MASK_MODES:
         raise ImageReadError(f"{path}: a mask of mode {image.mode}; expected a palette or grey PNG of class indices")
     return np.asarray(image, dtype=np.uint8)
 

@@ -199,6 +199,8 @@ def organize(
         raise DefectError(
             f"--val_split {val_split} and --test_split {test_split}: expected 0 or more, adding up to less than 1"
         )
+    writer = DatasetWriter(output_dir, overwrite)  # what would fail at the end anyway fails before the long work
+    _expect_classes({sample.label or UNKNOWN for sample in samples}, samples, report, output_dir)
     names = [sample.name for sample in samples]
     groups = find_groups(names, [sample.image for sample in samples], grouping or Grouping(), report.remarks)
     splits = _splits(samples, groups, val_split, test_split, seed, own_splits)
@@ -213,15 +215,23 @@ def organize(
             "those that are no defects as normal"
         )
     classes = [NORMAL, *defect_classes]
-    with DatasetWriter(output_dir, overwrite) as writer:
+    with writer:
         write_images(writer, samples, groups, splits, defect_classes, report, link)
-        kept = {row["label"] for row in writer.rows}
-        lost = sorted({NORMAL, *(sample.label or UNKNOWN for sample in samples)} - kept)
-        if lost or len(kept - {UNKNOWN}) < 2:
-            why = f"; {len(report.skipped)} skipped, first {report.skipped[0]}" if report.skipped else ""
-            names = ", ".join(lost) or "defect"
-            raise DefectError(f"{output_dir}: not written, no usable image of class {names}{why}")
+        _expect_classes({row["label"] for row in writer.rows}, samples, report, output_dir)
         return writer.finish(classes=classes, mask_classes=defect_classes, seed=seed, command=command)
+
+
+def _expect_classes(kept: set[str], samples: list[SourceImage], report: ImportReport, output_dir: Path) -> None:
+    """Refuse a dataset without good parts, without defects, or that lost all images of a class."""
+    found = {sample.label or UNKNOWN for sample in samples}
+    lost = sorted({NORMAL, *found} - kept)
+    if not lost and len(kept - {UNKNOWN}) > 1:
+        return
+    why = f"; {len(report.skipped)} skipped, first {report.skipped[0]}" if report.skipped else ""
+    if found and NORMAL not in found:
+        why += f"; if one of {', '.join(sorted(found - {UNKNOWN}))} means a good part, say so by --normal"
+    names = f"class {', '.join(lost)}" if lost else "any defect"
+    raise DefectError(f"{output_dir}: not written, no usable image of {names}{why}")
 
 
 def expect_apart(samples: list[SourceImage], output_dir: Path) -> None:

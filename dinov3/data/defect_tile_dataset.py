@@ -233,6 +233,8 @@ def defect_boxes(mask: np.ndarray) -> np.ndarray:
     """(N, 4) x, y, width, height of the connected areas (8-neighbourhood) of an (H, W) mask, the largest first."""
     defect = ((mask > 0) & (mask != IGNORE_INDEX)).astype(np.uint8)
     x, y, width, height = cv2.boundingRect(defect)  # labelling the part that matters alone is much faster
+    if not width:
+        return np.zeros((0, 4), int)  # OpenCV crashes on an array without pixels
     _, _, stats, _ = cv2.connectedComponentsWithStats(defect[y : y + height, x : x + width])
     stats = stats[1:][np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable")]
     return stats[:, :4] + (x, y, 0, 0)

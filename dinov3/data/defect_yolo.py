@@ -10,14 +10,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import yaml
 
-from dinov3.data.defect_annotation_files import AnnotationError, checked_label, kept_splits, shown
+from dinov3.data.defect_annotation_files import SPLIT_NAMES, AnnotationError, checked_label, kept_splits, shown
 from dinov3.data.defect_formats import wrong_layout
 from dinov3.data.defect_images import list_images
 from dinov3.data.defect_shapes import Shape, ShapeError, box, polygon
 from dinov3.data.defect_sources import ImportOptions, ImportReport, Regions, SourceImage
 from dinov3.defect_errors import DefectError
 
-_SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 _MAX_DESCRIPTION, _MAX_LABELS, _MAX_LIST = 2**20, 2**24, 2**27  # bytes; a larger file is something else
 _DEEPEST = 10  # lists within lists in a description
 _BOXES = "boxes in place of outlines, drawn as boxes; their masks are too large"
@@ -179,10 +178,10 @@ def _images(
     description: Path, data: dict, bases: list[Path], roots: list[Path], report: ImportReport
 ) -> Iterator[tuple[str, Path]]:
     """(split, image file), as the description lists them; what it lists in vain is reported."""
-    if not any(data.get(key) for key in _SPLITS):
+    if not any(data.get(key) for key in SPLIT_NAMES):
         raise DefectError(f"{description}: neither train nor val nor test; expected folders of images")
     lost = f"outside of {' and '.join(map(str, roots))}, or not there"
-    for key, split in _SPLITS.items():
+    for key, split in SPLIT_NAMES.items():
         entries = data.get(key) or []
         for entry in entries if isinstance(entries, list) else [entries]:
             place = _inside(entry, bases, roots) if isinstance(entry, str) else None

@@ -21,19 +21,19 @@ def draw_leaks(leaks: Sequence[Leak], path: Path, root: Path, limit: int = 24) -
     """Write a PNG of the first ``limit`` pairs.
 
     Args:
-        leaks: the most alike first, as :func:`~dinov3.data.defect_leaks.find_leaks` gives them.
+        leaks: one or more, the most alike first, as :func:`~dinov3.data.defect_leaks.find_leaks` gives them.
         path: the file to write.
         root: the dataset folder.
         limit: the most pairs to show.
     """
     shown = leaks[:limit]
-    columns = max(1, min(COLUMNS, len(shown)))
+    columns = min(COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
     card = 2 * SIDE + 3 * GAP, SIDE + GAP + TEXT
     width = max(columns * (card[0] + GAP) + GAP, 760)
     sheet = Image.new("RGB", (width, HEADER + rows * (card[1] + GAP)), GROUND)
     draw = ImageDraw.Draw(sheet)
-    number = f"{len(leaks)} pairs in different splits show the same" if leaks else "No pair spans splits"
+    number = f"{len(leaks)} pairs in different splits show the same" if len(leaks) > 1 else "1 pair in different splits"
     draw.text((2 * GAP, 28), number, INK, font(24), anchor="lm")
     note = (
         f"{root.name}: the {len(shown)} most alike in structure, whatever the exposure; 0 is any two, 1 the same file"

@@ -59,13 +59,14 @@ class MeanDefectIoU(Metric):
 
 
 class PixelCurves(Metric):
-    """``pixel_ap`` and ``pixel_aupro`` from histograms of the pixel scores.
+    """``pixel_ap``, ``pixel_aupro`` and ``best_mask_threshold`` from histograms of the pixel scores.
 
     AUPRO is the area under the per-region-overlap curve up to a false-positive rate of ``limit``, over ``limit``
     (Bergmann et al. 2021, MVTec AD, IJCV 129): the overlap of the prediction with each connected region
     (8-neighbourhood) of the true masks, averaged over all regions, against the share of normal pixels flagged.
     torchmetrics has no AUPRO, and its binned average precision goes over the pixels once per threshold; here one
-    pass serves both.
+    pass serves all. The best threshold is that between 0.05 and 0.95 nearest to 0.5 at which ``pixel_iou`` reaches 98%
+    of its maximum: the curve is flat around it, and what is gained beyond would be chance.
     """
 
     full_state_update = False
@@ -108,7 +109,12 @@ class PixelCurves(Metric):
         x = np.append(rate[keep], self.limit)
         y = np.append(overlap[keep], np.interp(self.limit, rate, overlap))
         aupro = ((x[1:] - x[:-1]) * (y[1:] + y[:-1]) / 2).sum() / self.limit
-        return {"pixel_ap": ap, "pixel_aupro": torch.tensor(aupro, device=ap.device)}
+        iou = (true / (true[-1] + false)).flip(0)  # (bins,), at threshold i / bins
+        thresholds = torch.arange(self.bins, device=iou.device) / self.bins
+        iou[(thresholds < 0.05) | (thresholds > 0.95)] = 0
+        good = thresholds[iou >= 0.98 * iou.max()]
+        best = good[(good - 0.5).abs().argmin()] if iou.max() > 0 else thresholds.new_tensor(0.5)
+        return {"pixel_ap": ap, "pixel_aupro": torch.tensor(aupro, device=ap.device), "best_mask_threshold": best}
 
 
 class DefectMetrics(torch.nn.Module):
@@ -188,7 +194,7 @@ class DefectMetrics(torch.nn.Module):
         if not total:
             result |= dict.fromkeys(("image_accuracy", *self.verdicts), math.nan)
         if math.isnan(result["mean_iou_defect"]):
-            result |= dict.fromkeys((*self.masks, "pixel_ap", "pixel_aupro"), math.nan)
+            result |= dict.fromkeys((*self.masks, "pixel_ap", "pixel_aupro", "best_mask_threshold"), math.nan)
         return result | {"confusion": confusion}
 
 

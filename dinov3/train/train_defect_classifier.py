@@ -292,12 +292,19 @@ def fit(
                 "epoch": epoch + 1,
                 "epochs": options.epochs,
                 "metrics": result,
+                "thresholds": chosen_thresholds(description["thresholds"], result),
             }
             log.add_epoch(epoch, options.epochs, result, example_page(model, val_set, precision, normalization))
             _save(save_dir, content, result, best)
     if log is not None:
         log.close()
     return result | {"best": best}
+
+
+def chosen_thresholds(defaults: dict[str, float], result: dict[str, Any]) -> dict[str, float]:
+    """The thresholds to predict with: for the mask what validation found best, if it could tell."""
+    best = result["best_mask_threshold"]
+    return defaults if math.isnan(best) else defaults | {"mask": round(best, 3)}
 
 
 def _save(save_dir: Path, content: dict[str, Any], result: dict[str, Any], best: dict[str, dict[str, float]]) -> None:
