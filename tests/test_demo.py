@@ -26,6 +26,8 @@ def test_the_demo_is_made_by_its_seed(tmp_path, script):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         flags = ["--num_images", 30, "--seed", seed, "--output_dir", tmp_path / name]
         assert script("prepare_defect_data", "demo", *flags)[0] == 0
+        counts = read_manifest(tmp_path / name).counts()
+        assert all(min(split.values()) > 0 for split in counts.values())
     a, b, c = ({n: d for n, d in content(tmp_path / f).items() if n.endswith((".png", ".csv"))} for f in "abc")
     assert a == b
     assert not any(a[name] == c.get(name) for name in a if name.startswith("images/"))
