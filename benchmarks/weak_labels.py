@@ -70,7 +70,8 @@ def run_variant(args: argparse.Namespace, manifest: Manifest, percent: int, leav
         train += ["--image_size", args.image_size, "--epochs", args.epochs, "--seed", seed, "--use_dynamic_weights"]
         train += ["--num_workers", args.num_workers, "--lr", args.lr]
         test = [sys.executable, "examples/evaluate_defect_model.py", "--data_root", folder / "data"]
-        test += ["--checkpoint", folder / "run/best_accuracy.pth", "--output", result]
+        # One threshold for all: what a variant's own choice adds is not what masks add.
+        test += ["--checkpoint", folder / "run/best_accuracy.pth", "--output", result, "--mask_threshold", 0.5]
         for command in (train, test):
             subprocess.run([str(part) for part in command], cwd=ROOT, check=True)
     return json.loads(result.read_text(encoding="utf-8"))
@@ -92,7 +93,7 @@ def main() -> None:
     add("--backbone", default="efficientnet_lite0")
     add("--weights", default="default")
     add("--image_size", type=int, default=224)
-    add("--epochs", type=int, default=6)
+    add("--epochs", type=int, default=5)
     add("--lr", type=float, default=1e-3)
     add("--num_workers", type=int, default=1)
     args = parser.parse_args()
