@@ -34,7 +34,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write ``content`` (tensors and plain types) to ``path`` atomically.
 
     It goes to a temporary file in the same folder, is flushed to the disk, and renamed; on any failure the old file
-    stays as it was.
+    stays as it was. So there are two copies at most, the old and the new one.
 
     Raises:
         DefectError: the folder cannot be written, or the disk is full.
@@ -42,11 +42,17 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            torch.save({"kind": KIND, "format_version": FORMAT_VERSION} | content, file)
-            file.flush()
+        # By its name torch writes the file without holding up other threads; into an open one, with every block.
+        torch.save({"kind": KIND, "format_version": FORMAT_VERSION} | content, temporary)
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        if os.name == "posix":  # the new name, too, is to survive a power cut
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         with_reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         temporary.unlink(missing_ok=True)
