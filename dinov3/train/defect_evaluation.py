@@ -12,7 +12,7 @@ from tqdm import tqdm
 from dinov3.data.defect_transforms import Normalization
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
 from dinov3.models.defect_device import Precision
-from dinov3.train.defect_distributed import means_over_ranks
+from dinov3.train.defect_distributed import max_over_ranks, sum_over_ranks
 from dinov3.train.defect_metrics import DefectMetrics
 
 
@@ -44,21 +44,36 @@ def evaluate(
     # MPS has no float64, which the counts of pixels need.
     metrics_device = torch.device("cpu") if precision.device.type == "mps" else precision.device
     metrics.to(metrics_device)
-    totals: dict[str, Tensor] = {}
-    images_seen = 0
+    sums: list[Tensor] = []
     for batch in tqdm(loader, desc=description, unit="batch", disable=not progress, leave=False):
         report_unreadable(batch)
         images, labels, masks, has_mask = to_device(batch, precision.device, normalization)
         with precision.autocast():
             outputs = model(images)
         if criterion is not None:
-            for name, value in criterion(outputs, labels, masks, has_mask).items():
-                if name.endswith("_loss"):
-                    totals[f"val_{name}"] = totals.get(f"val_{name}", 0.0) + value * len(labels)
-        images_seen += len(labels)
+            sums.append(torch.cat([criterion.sums(outputs, labels, masks, has_mask), labels.new_tensor([len(labels)])]))
         outputs = {name: value.to(metrics_device) for name, value in outputs.items()}
         metrics.update(outputs, *(value.to(metrics_device) for value in (labels, masks, has_mask)))
-    return metrics.compute() | means_over_ranks(totals, images_seen)
+    return metrics.compute() | (mean_losses(criterion, sums) if criterion is not None else {})
+
+
+def mean_losses(criterion: MultiTaskLoss, sums: list[Tensor]) -> dict[str, float]:
+    """``val_total_loss`` and its parts, as means over the images of all processes, whose batches of the same number
+    count as one.
+
+    Args:
+        sums: per batch, (N,) ``criterion.sums`` with the number of images behind them.
+    """
+    device = sums[0].device
+    length = max_over_ranks([len(sums)], device)[0]
+    missing = [torch.zeros_like(sums[0])] * (length - len(sums))
+    table = sum_over_ranks(torch.stack([*sums, *missing]))
+    losses = [criterion.combine(row[:-1]) for row in table]
+    weights = table[:, -1] / table[:, -1].sum()
+    return {
+        f"val_{name}": float((weights * torch.stack([loss[name] for loss in losses])).sum())
+        for name in ("total_loss", "cls_loss", "seg_loss")
+    }
 
 
 def report_unreadable(batch: dict[str, Any]) -> int:
