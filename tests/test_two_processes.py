@@ -80,10 +80,10 @@ def test_two_processes_learn_what_one_with_the_same_batch_learns(
     for one, two in zip(log_lines(tmp_path / "one"), log_lines(pair), strict=True):
         assert (one["confusion"], one["masks_seen"]) == (two["confusion"], two["masks_seen"])
         for name in (*names.split(), "image_ap", "image_auroc", "pixel_ap", "verdicts_seen"):
-            assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-4), (one["epoch"], name)
+            assert two[name] == pytest.approx(one[name], rel=1e-4), (one["epoch"], name)
     one, two = (load_checkpoint(folder / "last.pth")["model"] for folder in (tmp_path / "one", pair))
     for name, value in one.items():
-        assert torch.allclose(value.double(), two[name].double(), rtol=1e-2, atol=1e-3), name
+        assert torch.allclose(value.double(), two[name].double(), rtol=1e-3, atol=1e-3), name
 
 
 def test_a_signal_to_one_process_ends_both_and_the_run_goes_on(

@@ -42,9 +42,9 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # By its name torch writes the file without holding up other threads; into an open one, with every block.
-        torch.save({"kind": KIND, "format_version": FORMAT_VERSION} | content, temporary)
-        with temporary.open("rb+") as file:
+        with temporary.open("wb") as file:
+            torch.save({"kind": KIND, "format_version": FORMAT_VERSION} | content, file)
+            file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
         if os.name == "posix":  # the new name, too, is to survive a power cut
