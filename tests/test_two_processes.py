@@ -25,6 +25,9 @@ FLAGS = "--backbone timm:test_efficientnet --weights none --image_size 32 --num_
 FLAGS += " --use_uncertainty_weighting --class_weights balanced --epochs 3 --lr 1e-4"
 
 
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked on this system")
+
+
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
     launcher = Launcher(tmp_path_factory.mktemp("logs"))

@@ -105,11 +105,9 @@ def learned_nothing(best: dict[str, dict[str, Any]], log: Path, config: dict[str
     """
     history = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     by_epoch = {record["epoch"]: record for record in history}
-    constant = []
-    if is_constant_verdict(by_epoch[best["best_accuracy.pth"]["epoch"]]):
-        constant.append("the verdicts")
-    if is_constant_mask(by_epoch[best["best_iou.pth"]["epoch"]]):
-        constant.append("the masks")
+    verdict, mask = (by_epoch.get(best[file]["epoch"]) for file in ("best_accuracy.pth", "best_iou.pth"))
+    constant = ["the verdicts"] if verdict and is_constant_verdict(verdict) else []
+    constant += ["the masks"] if mask and is_constant_mask(mask) else []
     if not constant:
         return ""
     record = history[-1]
@@ -122,7 +120,7 @@ def learned_nothing(best: dict[str, dict[str, Any]], log: Path, config: dict[str
         "no training image has a verdict": record["verdicts_seen"] == 0,
         "many training images could not be read": record["unreadable"] > 0.2 * record["verdicts_seen"],
         "batches were left out because of their loss: lower --lr": record["skipped_batches"] > 0,
-        "it was short: raise --epochs": len(history) < 3,
+        "it was short: raise --epochs": len(history) < 5,
         "the training loss did not fall: change --lr, up or down, by a factor of 10": (
             record["train_total_loss"] > 0.9 * history[0]["train_total_loss"]
         ),

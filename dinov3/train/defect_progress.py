@@ -60,15 +60,19 @@ class EpochProgress:
 
     def restore_random(self, device: torch.device) -> None:
         """Put torch's random generators where they were."""
-        if self.random:
+        if "cpu" in self.random:
             torch.set_rng_state(self.random["cpu"])
-        if device.type in self.random and device.type in ("cuda", "mps"):
-            getattr(torch, device.type).set_rng_state(self.random[device.type])
+        if "cuda" in self.random and device.type == "cuda":
+            torch.cuda.set_rng_state(self.random["cuda"], device)
+        if "mps" in self.random and device.type == "mps":
+            torch.mps.set_rng_state(self.random["mps"])
 
 
 def random_states(device: torch.device) -> dict[str, Tensor]:
     """The state of torch's random generators that training on ``device`` draws from."""
     states = {"cpu": torch.get_rng_state()}
-    if device.type in ("cuda", "mps"):
-        states[device.type] = getattr(torch, device.type).get_rng_state()
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
     return states
