@@ -125,7 +125,8 @@ def test_a_process_that_dies_ends_the_other_one_soon(
     assert "another one has died" in other.log.read_text() and "Traceback" not in other.log.read_text()
     if "MemoryError" in action:
         assert "no room left" in dead.log.read_text()
-    assert load_checkpoint(tmp_path / "run/last.pth")["epoch"] == 1
+    if rank == 1:  # else the one that writes was killed, maybe before it had written anything
+        assert load_checkpoint(tmp_path / "run/last.pth")["epoch"] == 1
 
 
 def test_torchrun_starts_them(squares: Manifest, tmp_path: Path) -> None:
