@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import zipfile
@@ -47,19 +48,26 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        if os.name == "posix":  # the new name, too, is to survive a power cut
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        with_reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        _flush_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        # torch reports a full disk as a RuntimeError of its own, raised on top of the reason.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = cause.strerror if isinstance(cause, OSError) else str(cause).splitlines()[0]
         temporary.unlink(missing_ok=True)
         raise DefectError(
-            f"{path}: the checkpoint could not be written ({with_reason}); the previous one is intact. "
+            f"{path}: the checkpoint could not be written ({reason}); the previous one is intact. "
             "Free disk space or choose another --save_dir, then continue with --resume"
         ) from None
+
+
+def _flush_folder(folder: Path) -> None:
+    """Let a new name in ``folder`` survive a power cut, too, where the system can do that."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
