@@ -29,8 +29,18 @@ class DefectError(Exception):
     """
 
 
+class StoppedError(Exception):
+    """A signal ended the work after its state was saved; its text says how to go on, and is empty where another
+    process says it. Scripts exit with 128 plus the number of the signal, as shells do."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.status = 128 + signal_number
+
+
 def run_script(main: Callable[[], int | None]) -> None:
-    """Run a script's ``main`` and exit with what it returns (None is 0); 1 after a user's mistake, 130 on Ctrl-C."""
+    """Run a script's ``main`` and exit with what it returns (None is 0); 1 after a user's mistake, 130 on Ctrl-C, and
+    128 plus the signal's number if it saved its work first (:class:`StoppedError`)."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a Windows console may lack the characters of a file name
@@ -49,6 +59,10 @@ def run_script(main: Callable[[], int | None]) -> None:
             file=sys.stderr,
         )
         status = 1
+    except StoppedError as interruption:
+        if str(interruption):
+            print(interruption, file=sys.stderr)
+        status = interruption.status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130

@@ -6,10 +6,8 @@ python examples/train_defect_model.py --data_root data/demo --backbone efficient
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import _bootstrap  # noqa: F401  puts the repository first on sys.path
 import numpy as np
@@ -39,6 +37,8 @@ from dinov3.train.defect_config import (
     positive_int,
 )
 from dinov3.train.defect_distributed import World, join_world
+from dinov3.train.defect_guardrails import WATCHABLE, EarlyStopping, learned_nothing
+from dinov3.train.defect_same_run import check_same, fingerprint, what_is_complete
 from dinov3.train.train_defect_classifier import TrainingOptions, fit
 
 
@@ -146,6 +146,25 @@ def build_parser() -> argparse.ArgumentParser:
         default=False,
         help="go on from last.pth in --save_dir if it is there; start afresh if not",
     )
+    add(
+        "--save_every_minutes",
+        type=non_negative_float,
+        default=10.0,
+        help="save within an epoch, too, this often; 0: after each epoch only",
+    )
+    add(
+        "--early_stop_patience",
+        type=non_negative_int,
+        default=0,
+        help="end after this many epochs without a better --early_stop_metric; 0: never",
+    )
+    add("--early_stop_metric", choices=WATCHABLE, default="pixel_iou", help="of the validation images")
+    add(
+        "--max_skipped_batches",
+        type=non_negative_int,
+        default=10,
+        help="how many batches whose loss is not finite a run may leave out before it ends",
+    )
     return parser
 
 
@@ -175,8 +194,10 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
     source = last if resume else args.init_from
     if start is not None:
         check_same(start, source, manifest, args, same_run=resume is not None)
-    if resume is not None and resume["epoch"] >= args.epochs:
-        print(f"{args.save_dir}: complete, {resume['epoch']} of {args.epochs} epochs done; nothing to do")
+    early_stopping = EarlyStopping(args.early_stop_metric, args.early_stop_patience)
+    complete = what_is_complete(resume, args.epochs, early_stopping) if resume is not None else ""
+    if complete:
+        print(f"{args.save_dir}: complete, {complete}; nothing to do")
         return
     # A checkpoint holds the backbone's weights too, so there is nothing to download then.
     weights = "none" if start is not None else args.weights
@@ -247,11 +268,14 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
             args.weight_decay,
             args.grad_clip,
             args.seed,
+            save_every_minutes=args.save_every_minutes,
+            max_skipped_batches=args.max_skipped_batches,
         ),
         precision=resolve_precision(args.mixed_precision, device),
         normalization=normalization,
         description=description,
         weight_scheduler=scheduler if args.use_dynamic_weights else None,
+        early_stopping=early_stopping,
         resume=resume,
         world=world,
     )
@@ -259,6 +283,7 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         for file, best in result["best"].items():
             values = ", ".join(f"{name} {value:.3f}" for name, value in best.items() if name != "epoch")
             print(f"{args.save_dir / file}: epoch {best['epoch']}, {values} (validation)")
+        print(learned_nothing(result["best"], args.save_dir / "metrics.jsonl", config), end="")
 
 
 def build_datasets(
@@ -284,33 +309,6 @@ def usable_split(manifest: Manifest, split: str) -> Manifest:
             "and val: organise again with more images or another --val_split"
         )
     return rows
-
-
-# Flags that may change from one part of a run to the next.
-FREE = "config data_root save_dir resume init_from weights dinov3_repo epochs num_workers device mixed_precision lr"
-FREE += " backbone_lr_scale weight_decay grad_clip"
-
-
-def check_same(
-    content: dict[str, Any], source: Path, manifest: Manifest, args: argparse.Namespace, same_run: bool
-) -> None:
-    """A checkpoint to start from must be of this architecture and these classes; one to go on from, of this run."""
-    names = [n for n in vars(args) if n not in FREE.split()] if same_run else ["backbone", "decoder"]
-    pairs = {f"--{name}": (content["config"][name], getattr(args, name)) for name in names}
-    pairs["classes"] = (content["classes"], manifest.classes)
-    problems = [f"{name} was {old}, now {new}" for name, (old, new) in pairs.items() if old != new]
-    if same_run and content["manifest"] != fingerprint(manifest):
-        problems.append("the dataset has changed since, or is another one")
-    if problems:
-        raise DefectError(
-            f"{source}: does not fit this run: {'; '.join(problems)}. "
-            "Use the same flags and data, or another --save_dir"
-        )
-
-
-def fingerprint(manifest: Manifest) -> str:
-    """What tells one dataset from another: a hash of its table."""
-    return hashlib.sha256((manifest.root / "manifest.csv").read_bytes()).hexdigest()
 
 
 def balanced_weights(rows: Manifest, args: argparse.Namespace) -> torch.Tensor:

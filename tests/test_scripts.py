@@ -49,6 +49,19 @@ def test_a_failing_stage_stops_the_chain(squares: Manifest, tmp_path: Path) -> N
     assert done.returncode == 1 and "/no/such/file.pth" in done.stderr and "Stage 2" not in done.stdout
 
 
+def test_an_interrupted_stage_stops_the_chain(squares: Manifest, tmp_path: Path) -> None:
+    python = tmp_path / "bin/python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\nexit 143\n")  # as training does after SIGTERM
+    python.chmod(0o755)
+    env = os.environ | {"DATA_ROOT": str(squares.root), "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
+    command = ["bash", ROOT / "examples/train_large_dataset.sh"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 143 and "Stage 2" not in done.stdout
+    batch = (ROOT / "examples/train_large_dataset.bat").read_text()
+    assert batch.count("if %errorlevel% neq 0 exit /b %errorlevel%") == 3
+
+
 def commands(script: str) -> tuple[list[str], dict[str, str]]:
     """The python commands of a .sh or .bat script with variables as {NAME}, and the defaults of its variables."""
     text = (ROOT / "examples" / script).read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -117,11 +118,12 @@ def as_tensor(pixels: np.ndarray) -> Tensor:
 class EpochSampler(Sampler):
     """Yields ``(index, seed)`` in an order that depends on seed and epoch alone, so that a resumed run sees what an
     uninterrupted one would have seen. With several ranks each takes every ``world_size``-th item; the shuffled
-    order is cut to a multiple of the ranks, so that all do the same number of steps."""
+    order is cut to a multiple of the ranks, so that all do the same number of steps. ``skip`` leaves out as many of
+    this rank's first items, which an interrupted epoch has had already."""
 
     def __init__(self, length: int, seed: int, rank: int = 0, world_size: int = 1):
         self.length, self.seed, self.rank, self.world_size = length, seed, rank, world_size
-        self.epoch = 0
+        self.epoch, self.skip = 0, 0
 
     def __len__(self) -> int:
         return self.length // self.world_size
@@ -130,7 +132,8 @@ class EpochSampler(Sampler):
         rng = np.random.default_rng((self.seed, self.epoch))
         order = rng.permutation(self.length)
         seeds = rng.integers(2**62, size=self.length)
-        for position in range(self.rank, len(self) * self.world_size, self.world_size):
+        first = self.rank + self.skip * self.world_size
+        for position in range(first, len(self) * self.world_size, self.world_size):
             yield int(order[position]), int(seeds[position])
 
 
@@ -140,8 +143,13 @@ def usable_workers(wanted: int) -> int:
 
 
 def start_worker(_: int) -> None:
-    """One thread for OpenCV in a loading process, as torch sets it for itself: there is a process per core."""
+    """One thread for OpenCV in a loading process, as torch sets it for itself: there is a process per core.
+
+    Ctrl-C and schedulers such as Slurm signal all processes at once, but the main one is to decide when loading ends.
+    """
     cv2.setNumThreads(0)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def make_loader(

@@ -41,7 +41,8 @@ class TileSampler(Sampler):
     on defects, the images in ``centered`` taking turns; the others go on with the walks over all images, evenly. So
     every part of every image comes up within ``walk_length / (tiles_per_image * (1 - defect_fraction))`` epochs,
     rounded up, plus one. Up to ``CROPS_PER_DECODING`` crops of an image follow each other. With several ranks each
-    takes a contiguous share, all of the same length.
+    takes a contiguous share, all of the same length. ``skip`` leaves out as many of this rank's first crops, which an
+    interrupted epoch has had already.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class TileSampler(Sampler):
         rng = np.random.default_rng(seed)
         self.walked, self.centered = rng.permutation(walked), rng.permutation(centered)
         self.num_centered = round(self.total * defect_fraction) if len(centered) else 0
-        self.epoch = 0
+        self.epoch, self.skip = 0, 0
 
     def __len__(self) -> int:
         return self.total // self.world_size
@@ -79,8 +80,8 @@ class TileSampler(Sampler):
             groups += [(index, kinds[part::parts]) for part in range(parts)]
         order = [(groups[i][0], kind) for i in rng.permutation(len(groups)) for kind in groups[i][1]]
         seeds = rng.integers(2**62, size=self.total)
-        first = self.rank * len(self)
-        for (index, (centered, turn)), seed in list(zip(order, seeds.tolist(), strict=True))[first : first + len(self)]:
+        share = slice(self.rank * len(self) + self.skip, (self.rank + 1) * len(self))
+        for (index, (centered, turn)), seed in list(zip(order, seeds.tolist(), strict=True))[share]:
             yield CropKey(index, centered, turn, self.seed, seed)
 
 

@@ -7,6 +7,7 @@ S mask channels (1, or the number of defect types).
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -192,7 +193,13 @@ class MultiTaskLoss(nn.Module):
             self.log_vars = nn.Parameter(-start.log())  # (2,): class, mask
 
     def forward(
-        self, outputs: dict[str, Tensor], labels: Tensor, masks: Tensor, has_mask: Tensor | None = None
+        self,
+        outputs: dict[str, Tensor],
+        labels: Tensor,
+        masks: Tensor,
+        has_mask: Tensor | None = None,
+        *,
+        batch_total: Callable[[Tensor], Tensor] = lambda sums: sums,
     ) -> dict[str, Tensor]:
         """Losses of a batch.
 
@@ -202,29 +209,48 @@ class MultiTaskLoss(nn.Module):
             masks: (B, H, W) or (B, 1, H, W), class per pixel: 0 background, 255 ignored. With S = 1 every other
                 value is defect; with S > 1 value s belongs to channel s - 1.
             has_mask: (B,) bool, False where ``masks`` holds nothing; None means that all have one.
+            batch_total: makes sums over this batch sums over a larger one of which it is a part, for training in
+                several processes.
 
         Returns:
             ``total_loss`` (to call backward on), ``cls_loss``, ``seg_loss``, and the weights in force ``alpha`` and
             ``beta``; all scalars. A loss without any sample to count is 0.
         """
-        cls_loss = self._class_loss(outputs["classification"].float(), labels)
-        seg_loss = self._mask_loss(outputs["segmentation"].float(), masks, has_mask)
+        return self.combine(batch_total(self.sums(outputs, labels, masks, has_mask)))
+
+    def sums(self, outputs: dict[str, Tensor], labels: Tensor, masks: Tensor, has_mask: Tensor | None = None) -> Tensor:
+        """(6 + 2 S,) sums over a batch, all that its losses depend on; added up, those of its parts are its own."""
+        known, present = (labels >= 0).sum(), labels.new_tensor(len(labels)) if has_mask is None else has_mask.sum()
+        return torch.cat(
+            [
+                torch.stack([known.float(), present.float()]),
+                self._class_sums(outputs["classification"].float(), labels),
+                self._mask_sums(outputs["segmentation"].float(), masks, has_mask),
+            ]
+        )
+
+    def combine(self, sums: Tensor) -> dict[str, Tensor]:
+        """The losses, as :meth:`forward` returns them, from :meth:`sums`."""
+        channels = (len(sums) - 6) // 2
+        (known, present, class_sum, weight, pixel_sum, pixels), overlap, area = sums.split([6, channels, channels])
+        cls_loss = class_sum / weight.clamp_min(1e-6)
+        dice_loss = 1 - ((2 * overlap + 1) / (area + 1)).mean()
+        seg_loss = pixel_sum / (pixels * channels).clamp_min(1.0) + dice_loss * (pixels > 0)
         if self.use_uncertainty_weighting:
             # Clamped in value but not in gradient, so that a weight at the limit can come back.
             log_vars = self.log_vars + (self.log_vars.clamp(-5.0, 5.0) - self.log_vars).detach()
             alpha, beta = (-log_vars).exp()
             # A task without a sample in this batch says nothing about its own uncertainty.
-            has_labels = (labels >= 0).any()
-            has_masks = torch.ones_like(has_labels) if has_mask is None else has_mask.any()
-            present = torch.stack([has_labels, has_masks])
-            total = alpha * cls_loss + beta * seg_loss + (0.5 * log_vars * present).sum()
+            taught = torch.stack([known, present]) > 0
+            total = alpha * cls_loss + beta * seg_loss + (0.5 * log_vars * taught).sum()
         else:
             alpha, beta = cls_loss.new_tensor(self.alpha), cls_loss.new_tensor(self.beta)
             total = alpha * cls_loss + beta * seg_loss
         parts = {"cls_loss": cls_loss, "seg_loss": seg_loss, "alpha": alpha, "beta": beta}
         return {"total_loss": total} | {name: value.detach() for name, value in parts.items()}
 
-    def _class_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _class_sums(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(2,): loss and weight."""
         known = labels >= 0
         target = labels.clamp_min(0)
         smoothing = self.label_smoothing if self.class_loss == "ce" else 0.0
@@ -233,9 +259,11 @@ class MultiTaskLoss(nn.Module):
         if self.class_loss == "focal":
             probability = logits.softmax(1).gather(1, target[:, None])[:, 0]
             loss = (1 - probability) ** self.focal_gamma * loss
-        return (loss * known).sum() / weight.sum().clamp_min(1e-6)
+        return torch.stack([(loss * known).sum(), weight.sum()])
 
-    def _mask_loss(self, logits: Tensor, masks: Tensor, has_mask: Tensor | None) -> Tensor:
+    def _mask_sums(self, logits: Tensor, masks: Tensor, has_mask: Tensor | None) -> Tensor:
+        """(2 + 2 S,): loss per pixel and channel, pixels; overlap of prediction and mask, and the area of both, per
+        channel."""
         masks = masks.reshape(masks.shape[0], *masks.shape[-2:])
         if masks.shape[-2:] != logits.shape[-2:]:
             raise ValueError(f"masks are {tuple(masks.shape[-2:])}, the mask logits {tuple(logits.shape[-2:])} pixels")
@@ -249,13 +277,10 @@ class MultiTaskLoss(nn.Module):
         if self.mask_loss == "focal_dice":
             error = probability * (1 - target) + (1 - probability) * target
             pixel = error**self.focal_gamma * pixel
-        count = valid.sum()
-        pixel_loss = (pixel * valid).sum() / (count * logits.shape[1]).clamp_min(1.0)
         probability = probability * valid
         overlap = (probability * target).sum(dim=(0, 2, 3))  # (S,)
-        total = (probability + target).sum(dim=(0, 2, 3))
-        dice_loss = 1 - ((2 * overlap + 1) / (total + 1)).mean()
-        return pixel_loss + dice_loss * (count > 0)
+        area = (probability + target).sum(dim=(0, 2, 3))
+        return torch.cat([torch.stack([(pixel * valid).sum(), valid.sum()]), overlap, area])
 
 
 def mask_targets(masks: Tensor, seg_channels: int) -> Tensor:

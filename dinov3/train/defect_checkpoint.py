@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import zipfile
@@ -34,7 +35,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write ``content`` (tensors and plain types) to ``path`` atomically.
 
     It goes to a temporary file in the same folder, is flushed to the disk, and renamed; on any failure the old file
-    stays as it was.
+    stays as it was. So there are two copies at most, the old and the new one.
 
     Raises:
         DefectError: the folder cannot be written, or the disk is full.
@@ -47,13 +48,26 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        with_reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        _flush_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        # torch reports a full disk as a RuntimeError of its own, raised on top of the reason.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = cause.strerror if isinstance(cause, OSError) else str(cause).splitlines()[0]
         temporary.unlink(missing_ok=True)
         raise DefectError(
-            f"{path}: the checkpoint could not be written ({with_reason}); the previous one is intact. "
+            f"{path}: the checkpoint could not be written ({reason}); the previous one is intact. "
             "Free disk space or choose another --save_dir, then continue with --resume"
         ) from None
+
+
+def _flush_folder(folder: Path) -> None:
+    """Let a new name in ``folder`` survive a power cut, too, where the system can do that."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:

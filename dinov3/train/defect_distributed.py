@@ -6,10 +6,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from dinov3.defect_errors import DefectError, StoppedError
+
+# What gloo, the store and NCCL say when the process at the other end is gone.
+LOST = ("closed by peer", "reset by peer", "Broken pipe", "Connection refused", "Socket", "remote process exited")
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,11 @@ class World:
 
 @contextmanager
 def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
-    """Join the processes that ``torchrun`` started, if it did: the world, and this process's own device."""
+    """Join the processes that ``torchrun`` started, if it did: the world, and this process's own device.
+
+    Raises:
+        DefectError: another process died, so that this one cannot go on.
+    """
     if "WORLD_SIZE" not in os.environ:
         yield World(), device
         return
@@ -39,8 +49,18 @@ def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
     dist.init_process_group("nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo")
     try:
         yield world, device
-    finally:
+    except (RuntimeError, dist.DistError) as error:
+        # The group is left as it is: taking it down could wait for a process that is gone.
+        if any(words in str(error) for words in LOST):
+            raise DefectError(
+                f"process {world.rank} of {world.size} ends because another one has died; that one's own message, "
+                "if it left any, tells why. Start the same command again with --resume"
+            ) from None
+        raise
+    except StoppedError:
         dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
@@ -48,6 +68,37 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
+
+
+def max_over_ranks(values: list[int], device: torch.device) -> list[int]:
+    """Element-wise maximum over all processes, so that all of them decide alike."""
+    if not dist.is_initialized():
+        return values
+    packed = torch.tensor(values, device=device)
+    dist.all_reduce(packed, dist.ReduceOp.MAX)
+    return packed.tolist()
+
+
+def gather_over_ranks(value: Any) -> list[Any]:
+    """The plain values of all processes, by rank."""
+    if not dist.is_initialized():
+        return [value]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def batch_total(values: Tensor) -> Tensor:
+    """Sums over this process's batch to sums over the batches of all processes.
+
+    The gradient is that of this process's part times the number of processes, so that the mean over processes which
+    DistributedDataParallel takes is the gradient of the whole batch, however the loss combines such sums.
+    """
+    if not dist.is_initialized():
+        return values
+    total = values.detach().clone()
+    dist.all_reduce(total)
+    return total + dist.get_world_size() * (values - values.detach())
 
 
 def means_over_ranks(sums: dict[str, Tensor], count: int) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,24 @@ class RunLog:
     """Records one line, one set of scalars and one page of pictures per epoch in ``save_dir``.
 
     ``epochs_done``: a resumed run has its epochs after these again, so what an interrupted one left of them goes.
+    Killed at any moment, it leaves every line of the epochs that a checkpoint knows.
     """
 
     def __init__(self, save_dir: Path, epochs_done: int):
         self.save_dir = save_dir
         self.path = save_dir / "metrics.jsonl"
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.is_file() else []
-        self.path.write_text("".join(lines[:epochs_done]), encoding="utf-8")
+        self.path.touch()
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        os.truncate(self.path, sum(map(len, lines[:epochs_done])))  # in one go: written anew, it could be cut off
         self.writer = SummaryWriter(save_dir / "tensorboard", purge_step=epochs_done)
 
     def add_epoch(self, epoch: int, epochs: int, result: dict[str, Any], page: Tensor | None) -> None:
         """Log epoch ``epoch`` (from 0) of ``epochs``; ``page`` is (3, H, W) uint8."""
         record = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in result.items()}
-        with self.path.open("a", encoding="utf-8") as file:
+        with self.path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps({"epoch": epoch + 1} | record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         for name, value in result.items():
             if isinstance(value, (int, float)):
                 self.writer.add_scalar(name, value, epoch)

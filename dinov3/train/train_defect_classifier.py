@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,18 +30,23 @@ from dinov3.models.defect_classifier import (
     MultiTaskLoss,
 )
 from dinov3.models.defect_device import Precision
-from dinov3.train.defect_checkpoint import save_checkpoint
-from dinov3.train.defect_distributed import World, broadcast_buffers, means_over_ranks, sum_over_ranks
+from dinov3.train.defect_cpu_norm import synchronize_batch_norm
+from dinov3.train.defect_distributed import (
+    World,
+    batch_total,
+    broadcast_buffers,
+    gather_over_ranks,
+    means_over_ranks,
+    sum_over_ranks,
+)
+from dinov3.train.defect_evaluation import evaluate, report_unreadable, to_device
+from dinov3.train.defect_guardrails import EarlyStopping, LossGuard
 from dinov3.train.defect_metrics import DefectMetrics
+from dinov3.train.defect_progress import COUNTS, EpochProgress
+from dinov3.train.defect_run_keeper import RunKeeper
 from dinov3.train.defect_run_log import RunLog, example_page
 from dinov3.train.defect_schedule import build_lr_scheduler, build_optimizer, restore_optimizer
 from dinov3.train.defect_tile_evaluation import evaluate_tiles
-
-# What 'best' means for each file: the first metric decides, the next ones break ties.
-BEST = {
-    "best_accuracy.pth": ("image_accuracy", "image_ap", "pixel_iou"),
-    "best_iou.pth": ("pixel_iou", "image_ap"),
-}
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class TrainingOptions:
     weight_decay: float
     grad_clip: float
     seed: int
+    save_every_minutes: float = 10.0
+    max_skipped_batches: int = 10
 
 
 class TrainStep(nn.Module):
@@ -66,15 +74,7 @@ class TrainStep(nn.Module):
         self.model, self.criterion = model, criterion
 
     def forward(self, images: Tensor, labels: Tensor, masks: Tensor, has_mask: Tensor) -> dict[str, Tensor]:
-        return self.criterion(self.model(images), labels, masks, has_mask)
-
-
-def to_device(batch: dict[str, Any], device: torch.device, normalization: Normalization) -> tuple[Tensor, ...]:
-    """Images (B, 3, H, W) normalised, labels (B,), masks (B, H, W), has_mask (B,), all on ``device``."""
-    images, labels, masks, has_mask = (
-        batch[name].to(device, non_blocking=True) for name in ("image", "label", "mask", "has_mask")
-    )
-    return normalization(images), labels, masks, has_mask
+        return self.criterion(self.model(images), labels, masks, has_mask, batch_total=batch_total)
 
 
 def train_one_epoch(
@@ -88,104 +88,103 @@ def train_one_epoch(
     normalization: Normalization,
     grad_clip: float,
     epoch: int,
+    guard: LossGuard,
+    state: EpochProgress,
+    after_batch: Callable[[], None] = lambda: None,
     progress: bool = True,
 ) -> dict[str, float]:
-    """One pass over the training set.
+    """One pass over the training set, or what is left of it.
 
     Args:
         step: a :class:`TrainStep`, plain or wrapped.
+        loader: of the batches after the first ``state.batches``.
         grad_clip: largest gradient norm; 0 turns clipping off.
+        guard: decides on batches whose loss or gradient is not finite: they change nothing and are left out, up to
+            its limit.
+        state: where the epoch stands; kept up to date.
+        after_batch: called after each batch.
 
     Returns:
         ``train_total_loss``, ``train_cls_loss``, ``train_seg_loss``, ``alpha``, ``beta`` (means over the epoch),
         ``images_per_second``; how many images taught the class (``verdicts_seen``) and the mask (``masks_seen``);
-        ``unreadable``, how many could not be read.
+        ``unreadable``, how many could not be read; ``skipped_batches`` and ``loss_spikes``.
 
     Raises:
-        DefectError: the loss is not finite; nothing was updated by that batch.
+        DefectError: too many batches had to be left out.
     """
     step.train()
-    totals: dict[str, Tensor] = {}
-    images_seen, start = 0, time.perf_counter()
-    counts = torch.zeros(4, dtype=torch.long)  # images, with verdict, with mask, unreadable
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    bar = tqdm(loader, desc=f"epoch {epoch + 1} train", unit="batch", disable=not progress, leave=False)
-    for number, batch in enumerate(bar):
-        labels, has_mask = batch["label"], batch["has_mask"]
-        counts += torch.tensor([len(labels), (labels >= 0).sum(), has_mask.sum(), report_unreadable(batch)])
+    norms = [
+        b for module in step.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm) for b in module.buffers()
+    ]
+    batches = len(loader)
+    bar = tqdm(
+        loader,
+        f"epoch {epoch + 1} train",
+        batches,
+        initial=state.batches,
+        unit="batch",
+        disable=not progress,
+        leave=False,
+    )
+    start = time.perf_counter() - state.seconds
+    for batch in bar:
+        place = f"epoch {epoch + 1}, batch {state.batches + 1}"
+        labels, has_mask, unreadable = batch["label"], batch["has_mask"], report_unreadable(batch)
         inputs = to_device(batch, precision.device, normalization)
+        statistics = [buffer.clone() for buffer in norms]
         with precision.autocast():
             losses = step(*inputs)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(losses["total_loss"]).backward()
         scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, grad_clip or math.inf)
+        loss = losses["total_loss"].item()
         # fp16 overflows now and then; the scaler leaves such a step out.
-        if not losses["total_loss"].isfinite() or not (norm.isfinite() or scaler.is_enabled()):
+        if not math.isfinite(loss) or not (norm.isfinite() or scaler.is_enabled()):
+            for buffer, before in zip(norms, statistics, strict=True):
+                buffer.copy_(before)
             parts = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
-            raise DefectError(
-                f"epoch {epoch + 1}, batch {number + 1}: the loss or its gradient is not finite ({parts}, gradient "
-                f"norm {norm.item():.4g}); no weight was changed by this batch. Lower --lr, or use --mixed_precision "
-                "off, then continue with --resume"
-            )
-        scaler.step(optimizer)
+            parts = f"{place}: the loss or its gradient is not finite ({parts}, gradient norm {norm.item():.4g})"
+            note = guard.skip(f"{parts}; files: {batch_files(batch, loader)}")
+            state.skipped += 1
+        else:
+            scaler.step(optimizer)
+            note = ""
+            if guard.is_spike(loss):
+                note = f"{place}: loss {loss:.4g}, usually about {guard.usual:.4g}; files: {batch_files(batch, loader)}"
+                state.spikes += 1
+            for name, value in losses.items():
+                name = name if name in ("alpha", "beta") else f"train_{name}"
+                state.totals[name] = state.totals.get(name, 0.0) + value.detach() * len(labels)
+            state.counts[:3] += torch.tensor([len(labels), (labels >= 0).sum(), has_mask.sum()])
+        if note and progress:
+            tqdm.write(note)
+        state.counts[3] += unreadable
         scaler.update()
         lr_scheduler.step()
-        for name, value in losses.items():
-            name = name if name in ("alpha", "beta") else f"train_{name}"
-            totals[name] = totals.get(name, 0.0) + value.detach() * len(batch["label"])
-        images_seen += len(batch["label"])
-        if number % 10 == 9:
-            bar.set_postfix(loss=f"{(totals['train_total_loss'] / images_seen).item():.3f}")
-    seconds = time.perf_counter() - start
-    images, verdicts, masks, unreadable = sum_over_ranks(counts.to(precision.device)).tolist()
-    seen = {"verdicts_seen": verdicts, "masks_seen": masks, "unreadable": unreadable}
-    return means_over_ranks(totals, images_seen) | {"images_per_second": images / seconds} | seen
+        state.batches += 1
+        state.seconds = time.perf_counter() - start
+        if state.batches % 10 == 0 and state.totals:
+            bar.set_postfix(loss=f"{(state.totals['train_total_loss'] / state.counts[0]).item():.3f}")
+        after_batch()
+    counts = dict(zip(COUNTS, sum_over_ranks(state.counts.to(precision.device, copy=True)).tolist(), strict=True))
+    if not state.totals:
+        raise DefectError(f"epoch {epoch + 1}: the loss was finite in none of its batches; lower --lr")
+    return means_over_ranks(state.totals, int(state.counts[0])) | {
+        "images_per_second": counts["images"] / state.seconds,
+        "verdicts_seen": counts["verdicts"],
+        "masks_seen": counts["masks"],
+        "unreadable": counts["unreadable"],
+        "skipped_batches": state.skipped,
+        "loss_spikes": state.spikes,
+    }
 
 
-@torch.inference_mode()
-def evaluate(
-    model: AttentionGuidedDefectClassifier,
-    loader: DataLoader,
-    metrics: DefectMetrics,
-    *,
-    precision: Precision,
-    normalization: Normalization,
-    criterion: MultiTaskLoss | None = None,
-    description: str = "evaluate",
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Metrics of ``model`` over ``loader``; with a ``criterion`` also ``val_total_loss`` and its parts.
-
-    Unreadable images are reported and left out.
-    """
-    model.eval()
-    # MPS has no float64, which the counts of pixels need.
-    metrics_device = torch.device("cpu") if precision.device.type == "mps" else precision.device
-    metrics.to(metrics_device)
-    totals: dict[str, Tensor] = {}
-    images_seen = 0
-    for batch in tqdm(loader, desc=description, unit="batch", disable=not progress, leave=False):
-        report_unreadable(batch)
-        images, labels, masks, has_mask = to_device(batch, precision.device, normalization)
-        with precision.autocast():
-            outputs = model(images)
-        if criterion is not None:
-            for name, value in criterion(outputs, labels, masks, has_mask).items():
-                if name.endswith("_loss"):
-                    totals[f"val_{name}"] = totals.get(f"val_{name}", 0.0) + value * len(labels)
-        images_seen += len(labels)
-        outputs = {name: value.to(metrics_device) for name, value in outputs.items()}
-        metrics.update(outputs, *(value.to(metrics_device) for value in (labels, masks, has_mask)))
-    return metrics.compute() | means_over_ranks(totals, images_seen)
-
-
-def report_unreadable(batch: dict[str, Any]) -> int:
-    """Print why files of a batch could not be read, and count them."""
-    problems = [error for error in batch["error"] if error]
-    for problem in problems:
-        tqdm.write(f"left out: {problem}")
-    return len(problems)
+def batch_files(batch: dict[str, Any], loader: DataLoader) -> str:
+    """The images of a batch, in all processes; to be called in all of them."""
+    names = [str(loader.dataset.manifest.columns["image"][index]) for index in batch["index"].tolist()]
+    return ", ".join(name for part in gather_over_ranks(names) for name in part)
 
 
 def fit(
@@ -199,6 +198,7 @@ def fit(
     normalization: Normalization,
     description: dict[str, Any],
     weight_scheduler: DynamicWeightScheduler | None = None,
+    early_stopping: EarlyStopping | None = None,
     resume: dict[str, Any] | None = None,
     world: World = World(),  # noqa: B008 (frozen)
 ) -> dict[str, Any]:
@@ -209,11 +209,15 @@ def fit(
         train_set, val_set: of tiles, training sees crops, and validation slides over the whole images.
         description: what inference needs beside the weights; goes into every checkpoint.
         weight_scheduler: sets the loss weights before each epoch.
-        resume: a checkpoint of the same run to go on from.
+        early_stopping: may end the run before its last epoch.
+        resume: a checkpoint of the same run to go on from, made after an epoch or within one.
         world: this process among several.
 
     Returns:
         The metrics of the last epoch, and ``best`` with those of each best checkpoint.
+
+    Raises:
+        StoppedError: SIGTERM or Ctrl-C ended the run, and ``last.pth`` knows where.
     """
     device, save_dir, progress = precision.device, options.save_dir, world.is_main
     optimizer = build_optimizer(
@@ -237,84 +241,86 @@ def fit(
     else:
         val_loader = make_loader(val_set, options.batch_size, sampler=val_rows, **loader_options)
     scaler = precision.scaler()
-    first_epoch, best = 0, {}
+    guard = LossGuard(options.max_skipped_batches)
+    early_stopping = early_stopping or EarlyStopping("image_ap", 0)
+    # Everything that training changes and that has a state: saved under these names.
+    parts = {"model": model, "criterion": criterion, "optimizer": optimizer, "scaler": scaler}
+    parts |= {"guard": guard, "early_stopping": early_stopping}
+    first_epoch, best, result, state = 0, {}, {}, EpochProgress()
     if resume is not None:
         restore_optimizer(optimizer, resume["optimizer"])
+        for name in set(parts) - {"model", "optimizer", "scaler"}:
+            if name in resume:
+                parts[name].load_state_dict(resume[name])
         if scaler.is_enabled() and resume["scaler"]:
             scaler.load_state_dict(resume["scaler"])
-        criterion.load_state_dict(resume["criterion"])
-        first_epoch, best = resume["epoch"], resume["best"]
+        first_epoch, best, result = resume["epoch"], resume["best"], resume["metrics"]
+        if resume.get("progress") is not None:
+            state = EpochProgress.restore(resume["progress"], world, device)
     steps = len(train_loader)
-    lr_scheduler = build_lr_scheduler(optimizer, steps * options.epochs, steps_done=steps * first_epoch)
+    steps_done = steps * first_epoch + state.batches
+    lr_scheduler = build_lr_scheduler(optimizer, steps * options.epochs, steps_done=steps_done)
     step: nn.Module = TrainStep(model, criterion)
     if world.size > 1:
-        if device.type == "cuda":
-            step = convert_sync_batchnorm(step)  # statistics of the whole batch; CUDA only
+        # statistics of the whole batch
+        step = convert_sync_batchnorm(step) if device.type == "cuda" else synchronize_batch_norm(step)
         step = DistributedDataParallel(step, device_ids=[device.index] if device.type == "cuda" else None)
-    log = RunLog(save_dir, first_epoch) if world.is_main else None
-    result: dict[str, Any] = dict(resume["metrics"]) if resume is not None else {}
-    for epoch in range(first_epoch, options.epochs):
-        # Dropout and drop path draw from here: the same after a resume as without an interruption.
-        torch.manual_seed(int(np.random.SeedSequence((options.seed, epoch, world.rank)).generate_state(1)[0]))
-        sampler.epoch = epoch
-        if weight_scheduler is not None:
-            criterion.alpha, criterion.beta = weight_scheduler.get_weights(epoch)
-        rates = {f"lr_{group['name']}": group["lr"] for group in optimizer.param_groups}
-        result = train_one_epoch(
-            step,
-            train_loader,
-            optimizer,
-            lr_scheduler,
-            scaler,
-            precision=precision,
-            normalization=normalization,
-            grad_clip=options.grad_clip,
-            epoch=epoch,
-            progress=progress,
-        )
-        broadcast_buffers(model)
-        result |= rates | validate(
-            model,
-            val_loader,
-            DefectMetrics(len(description["classes"])),
-            precision=precision,
-            normalization=normalization,
-            criterion=criterion,
-            description=f"epoch {epoch + 1} val",
-            progress=progress,
-        )
-        if world.is_main:
-            content = description | {
-                "model": model.state_dict(),
-                "criterion": criterion.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "scaler": scaler.state_dict(),
-                "epoch": epoch + 1,
-                "epochs": options.epochs,
-                "metrics": result,
-                "thresholds": chosen_thresholds(description["thresholds"], result),
-            }
-            log.add_epoch(epoch, options.epochs, result, example_page(model, val_set, precision, normalization))
-            _save(save_dir, content, result, best)
+    keeper = RunKeeper(
+        save_dir,
+        parts,
+        description | {"epochs": options.epochs},
+        best=best,
+        metrics=result,
+        save_every_minutes=options.save_every_minutes,
+        world=world,
+        device=device,
+    )
+    with keeper:
+        log = RunLog(save_dir, first_epoch) if world.is_main else None
+        for epoch in range(first_epoch, options.epochs):
+            # Dropout and drop path draw from here: the same after a resume as without an interruption.
+            torch.manual_seed(int(np.random.SeedSequence((options.seed, epoch, world.rank)).generate_state(1)[0]))
+            state.restore_random(device)
+            sampler.epoch, sampler.skip = epoch, state.batches * options.batch_size
+            if weight_scheduler is not None:
+                criterion.alpha, criterion.beta = weight_scheduler.get_weights(epoch)
+            state.rates = state.rates or {f"lr_{group['name']}": group["lr"] for group in optimizer.param_groups}
+            result = train_one_epoch(
+                step,
+                train_loader,
+                optimizer,
+                lr_scheduler,
+                scaler,
+                precision=precision,
+                normalization=normalization,
+                grad_clip=options.grad_clip,
+                epoch=epoch,
+                guard=guard,
+                state=state,
+                after_batch=partial(keeper.after_batch, epoch, state),
+                progress=progress,
+            )
+            broadcast_buffers(model)
+            result |= state.rates | validate(
+                model,
+                keeper.stoppable(val_loader, epoch, state),
+                DefectMetrics(len(description["classes"])),
+                precision=precision,
+                normalization=normalization,
+                criterion=criterion,
+                description=f"epoch {epoch + 1} val",
+                progress=progress,
+            )
+            if log is not None:
+                log.add_epoch(epoch, options.epochs, result, example_page(model, val_set, precision, normalization))
+            early_stopping.update(epoch + 1, result)
+            is_over = early_stopping.is_over(epoch + 1)
+            keeper.after_epoch(epoch, result, is_last=is_over or epoch + 1 == options.epochs)
+            state = EpochProgress()
+            if is_over:
+                if progress:
+                    tqdm.write(f"stopped after epoch {epoch + 1}: {early_stopping}")
+                break
     if log is not None:
         log.close()
     return result | {"best": best}
-
-
-def chosen_thresholds(defaults: dict[str, float], result: dict[str, Any]) -> dict[str, float]:
-    """The thresholds to predict with: for the mask what validation found best, if it could tell."""
-    best = result["best_mask_threshold"]
-    return defaults if math.isnan(best) else defaults | {"mask": round(best, 3)}
-
-
-def _save(save_dir: Path, content: dict[str, Any], result: dict[str, Any], best: dict[str, dict[str, float]]) -> None:
-    """``last.pth`` after each epoch, and each best file when its metrics, compared in order, exceed those so far."""
-
-    def rank(metrics: dict[str, float], names: tuple[str, ...]) -> tuple[float, ...]:
-        return tuple(-1.0 if math.isnan(metrics[name]) else metrics[name] for name in names)
-
-    improved = [f for f, names in BEST.items() if f not in best or rank(result, names) > rank(best[f], names)]
-    for file in improved:
-        best[file] = {"epoch": content["epoch"]} | {name: result[name] for name in BEST[file]}
-    for file in (*improved, "last.pth"):  # last.pth comes last: it says that the best files are up to date
-        save_checkpoint(save_dir / file, content | {"best": best})

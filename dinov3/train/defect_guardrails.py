@@ -1,0 +1,156 @@
+"""What keeps a run from wasting time: bad losses, early stopping, and stages that learned nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from dinov3.defect_errors import DefectError
+
+# What early stopping may watch; the losses are better when lower.
+WATCHABLE = (
+    "image_accuracy image_f1 image_ap image_auroc pixel_iou pixel_dice pixel_ap pixel_aupro mean_iou_defect "
+    "val_total_loss val_cls_loss val_seg_loss"
+).split()
+
+
+class LossGuard:
+    """Counts the batches left out because their loss was not finite, and knows how high the loss usually is.
+
+    Args:
+        limit: how many batches of a run may be left out; 0 ends at the first.
+    """
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.skipped = 0
+        self.seen, self.usual, self.spread = 0, 0.0, 0.0
+
+    def skip(self, what: str) -> str:
+        """Count one more batch left out, described by ``what``; the text to print.
+
+        Raises:
+            DefectError: it is one too many.
+        """
+        self.skipped += 1
+        if self.skipped > self.limit:
+            raise DefectError(
+                f"{what}\nNo weight was changed by this batch; {self.limit} others were left out before "
+                "(--max_skipped_batches). Look at these files if it is always the same ones; else lower --lr, or use "
+                "--mixed_precision off. Then continue with --resume"
+            )
+        return f"{what}\nleft out, no weight was changed ({self.skipped} of at most {self.limit})"
+
+    def is_spike(self, loss: float) -> bool:
+        """Whether ``loss`` lies far above those before it: six times their usual distance from their mean, and twice
+        the mean, both over about the last 50 batches. Never among the first 20, which set the measure."""
+        spike = self.seen >= 20 and loss > max(self.usual + 6 * self.spread, 2 * self.usual)
+        share = max(1 / (self.seen + 1), 0.02)
+        self.spread += share * (abs(loss - self.usual) * (self.seen > 0) - self.spread)
+        self.usual += share * (loss - self.usual)
+        self.seen += 1
+        return spike
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the limit, which may change when a run goes on."""
+        return {name: value for name, value in vars(self).items() if name != "limit"}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict`."""
+        vars(self).update(state)
+
+
+class EarlyStopping:
+    """Ends a run when ``metric`` has not improved for ``patience`` epochs; a patience of 0 never does."""
+
+    def __init__(self, metric: str, patience: int):
+        self.metric, self.patience = metric, patience
+        self.best, self.best_epoch = math.nan, 0
+
+    def update(self, epochs_done: int, metrics: dict[str, Any]) -> None:
+        """Take in the metrics of an epoch; NaN never is an improvement."""
+        value = metrics[self.metric]
+        is_better = value < self.best if self.metric.endswith("_loss") else value > self.best
+        if is_better or (math.isnan(self.best) and not math.isnan(value)):
+            self.best, self.best_epoch = value, epochs_done
+
+    def is_over(self, epochs_done: int) -> bool:
+        """Whether it is time to end."""
+        return 0 < self.patience <= epochs_done - self.best_epoch
+
+    def __str__(self) -> str:
+        return f"{self.metric} has not improved since epoch {self.best_epoch} ({self.best:.4f})"
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was reached when, of which metric."""
+        return {"metric": self.metric, "best": self.best, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict`; of another metric only when it was last reached is of use."""
+        self.best_epoch = state["best_epoch"]
+        if state["metric"] == self.metric:
+            self.best = state["best"]
+
+
+def learned_nothing(best: dict[str, dict[str, Any]], log: Path, config: dict[str, Any]) -> str:
+    """A line of warning if the best of a run is no better than a constant answer, with likely reasons; else an empty
+    text.
+
+    Args:
+        best: as ``fit`` returns it, with the epoch of each best file.
+        log: the ``metrics.jsonl`` of the run.
+        config: the run's flags.
+    """
+    history = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    by_epoch = {record["epoch"]: record for record in history}
+    verdict, mask = (by_epoch.get(best[file]["epoch"]) for file in ("best_accuracy.pth", "best_iou.pth"))
+    constant = ["the verdicts"] if verdict and is_constant_verdict(verdict) else []
+    constant += ["the masks"] if mask and is_constant_mask(mask) else []
+    if not constant:
+        return ""
+    record = history[-1]
+    reasons = {
+        "the backbone is frozen and its weights are random: give --weights, or drop --freeze_backbone": (
+            config["freeze_backbone"] and config["weights"] == "none" and not config["init_from"]
+        ),
+        "--lr is 0": config["lr"] == 0,
+        "no training image has a mask": record["masks_seen"] == 0,
+        "no training image has a verdict": record["verdicts_seen"] == 0,
+        "many training images could not be read": record["unreadable"] > 0.2 * record["verdicts_seen"],
+        "batches were left out because of their loss: lower --lr": record["skipped_batches"] > 0,
+        "it was short: raise --epochs": len(history) < 5,
+        "the training loss did not fall: change --lr, up or down, by a factor of 10": (
+            record["train_total_loss"] > 0.9 * history[0]["train_total_loss"]
+        ),
+    }
+    likely = [reason for reason, holds in reasons.items() if holds] or [
+        "defects may be too small at this --image_size, masks wrong, or defects rare: run prepare_defect_data.py "
+        "check, try a larger --image_size, --tile_size or --class_weights balanced"
+    ]
+    return (
+        f"warning: this stage learned nothing: {' and '.join(constant)} are no better than the same answer for every "
+        f"image. {'; '.join(likely)}\n"
+    )
+
+
+def is_constant_verdict(metrics: dict[str, Any]) -> bool:
+    """Whether accuracy is at most that of always naming the commonest class, and the AUROC within two standard errors
+    of chance (Mann-Whitney)."""
+    rows = [sum(row) for row in metrics["confusion"]]
+    total, normal = sum(rows), rows[0]
+    defective = total - normal
+    if not normal or not defective:
+        return False  # nothing to tell apart
+    error = math.sqrt((total + 1) / (12 * normal * defective))
+    return metrics["image_accuracy"] <= max(rows) / total and metrics["image_auroc"] <= 0.5 + 2 * error
+
+
+def is_constant_mask(metrics: dict[str, Any]) -> bool:
+    """Whether no defect pixel was found, or everything was called defective (then the IoU of the background is 0 and
+    the mean of both half of the defect's)."""
+    iou = metrics["pixel_iou"]
+    if iou is None:
+        return False  # no defect to find
+    return iou == 0 or math.isclose(metrics["pixel_miou"], iou / 2, rel_tol=1e-6)
