@@ -12,15 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import _bootstrap  # noqa: F401  puts the repository first on sys.path
-import numpy as np
 import torch
 import yaml
 
 from dinov3._official import load_official_backbone
-from dinov3.data.defect_dataset import DefectDataset
 from dinov3.data.defect_manifest import Manifest, read_manifest
-from dinov3.data.defect_tile_dataset import DefectTileDataset
-from dinov3.data.defect_tiles import Tiling
 from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError, run_script
 from dinov3.models.defect_backbone import build_backbone
@@ -29,7 +25,7 @@ from dinov3.models.defect_classifier import (
     DynamicWeightScheduler,
     MultiTaskLoss,
 )
-from dinov3.models.defect_device import resolve_device, resolve_precision
+from dinov3.models.defect_device import allow_tf32, resolve_device, resolve_precision
 from dinov3.train.defect_checkpoint import load_checkpoint, load_model_state
 from dinov3.train.defect_config import (
     fraction,
@@ -39,7 +35,10 @@ from dinov3.train.defect_config import (
     positive_int,
 )
 from dinov3.train.defect_distributed import World, join_world
-from dinov3.train.train_defect_classifier import TrainingOptions, fit
+from dinov3.train.defect_finetune import add_finetuning_flags, compile_model, memory_demand, prepare_backbone
+from dinov3.train.defect_memory import explain_out_of_memory, find_batch_size
+from dinov3.train.defect_training_data import balanced_weights, build_datasets, print_summary, usable_split
+from dinov3.train.train_defect_classifier import TrainingOptions, TrainStep, fit
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -124,19 +123,20 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--backbone_lr_scale",
         type=non_negative_float,
-        help="backbone's rate as a share of --lr (default: 0.1 for a ViT, which forgets easily; 0.5 for a ConvNet)",
+        help="rate of the backbone's last layer as a share of --lr (default: 0.1 for a ViT, 0.5 a ConvNet, 1 LoRA)",
     )
     add("--weight_decay", type=non_negative_float, default=0.05, help="of matrices and kernels")
     add("--grad_clip", type=non_negative_float, default=1.0, help="largest gradient norm; 0 is off")
+    add_finetuning_flags(parser)
     run = parser.add_argument_group("run")
     add = run.add_argument
     add(
         "--mixed_precision",
         nargs="?",
         const="auto",
-        choices=("auto", "bf16", "fp16", "off"),
+        choices=("auto", "bf16", "fp16", "tf32", "off"),
         default="auto",
-        help="auto: bf16 or fp16 on CUDA, off elsewhere",
+        help="auto: bf16 or fp16 on CUDA, off elsewhere; tf32: float32 in CUDA's fast rounding; off: exact float32",
     )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     add("--seed", type=non_negative_int, default=42, help="of weights, data order and augmentation")
@@ -162,8 +162,9 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
     if args.use_dynamic_weights and args.use_uncertainty_weighting:
         raise DefectError("--use_dynamic_weights and --use_uncertainty_weighting both set the loss weights; choose one")
     torch.manual_seed(args.seed)
+    precision = resolve_precision(args.mixed_precision, device)
     if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
+        allow_tf32(args.mixed_precision != "off")
     manifest = read_manifest(args.data_root)
     train_rows, val_rows = usable_split(manifest, "train"), usable_split(manifest, "val")
     train_set, val_set = build_datasets(args, train_rows, val_rows)
@@ -173,6 +174,8 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         raise DefectError(f"{last}: an earlier run is in --save_dir; add --resume to go on, or choose another folder")
     start = resume or (load_checkpoint(args.init_from) if args.init_from else None)
     source = last if resume else args.init_from
+    if resume is not None and args.auto_batch:  # what was found then
+        args.batch_size, args.accumulate = resume["config"]["batch_size"], resume["config"].get("accumulate", 1)
     if start is not None:
         check_same(start, source, manifest, args, same_run=resume is not None)
     if resume is not None and resume["epoch"] >= args.epochs:
@@ -193,9 +196,11 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         decoder=args.decoder,
         guidance=args.guidance,
     )
-    if start is not None:
+    if start is not None and resume is None:
         load_model_state(model, start["model"], source)
-    model.freeze_backbone(args.freeze_backbone)
+    prepare_backbone(model, args)
+    if resume is not None:  # with adapters, and not averaged
+        load_model_state(model, resume.get("training_state", resume)["model"], source)
     model.to(device, memory_format=torch.channels_last)  # convolutions run faster so
     criterion = MultiTaskLoss(
         args.alpha,
@@ -207,9 +212,16 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         label_smoothing=args.label_smoothing,
     ).to(device)
     scheduler = DynamicWeightScheduler(warmup_epochs=args.weight_warmup_epochs)
-    if args.backbone_lr_scale is None:
-        args.backbone_lr_scale = 0.5 if hasattr(backbone, "embed_dims") else 0.1
     normalization = Normalization(tuple(backbone.mean), tuple(backbone.std))
+    demand = memory_demand(model, args, precision.dtype is not None)
+    if args.auto_batch and resume is None:
+        most = max(len(train_set) // world.size // 10, 1)  # at least ten updates an epoch
+        args.batch_size, args.accumulate = find_batch_size(
+            TrainStep(model, criterion), demand, most=most, precision=precision, normalization=normalization
+        )
+        demand = memory_demand(model, args, demand.autocast)
+    if args.compile:
+        compile_model(model, device)
     config = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     del config["config"]  # what it held is resolved into the others
     description = {
@@ -232,63 +244,43 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         except OSError as error:
             raise DefectError(f"--save_dir {args.save_dir}: cannot be written ({error.strerror})") from None
         print_summary(args, model, manifest, train_set, device)
-    result = fit(
-        model,
-        criterion,
-        train_set,
-        val_set,
-        TrainingOptions(
-            args.save_dir,
-            args.epochs,
-            args.batch_size,
-            args.num_workers,
-            args.lr,
-            args.backbone_lr_scale,
-            args.weight_decay,
-            args.grad_clip,
-            args.seed,
-        ),
-        precision=resolve_precision(args.mixed_precision, device),
-        normalization=normalization,
-        description=description,
-        weight_scheduler=scheduler if args.use_dynamic_weights else None,
-        resume=resume,
-        world=world,
+    options = TrainingOptions(
+        args.save_dir,
+        args.epochs,
+        args.batch_size,
+        args.num_workers,
+        args.lr,
+        args.backbone_lr_scale,
+        args.weight_decay,
+        args.grad_clip,
+        args.seed,
+        args.layer_decay,
+        args.accumulate,
+        args.ema_decay,
     )
+    with explain_out_of_memory(demand, device):
+        result = fit(
+            model,
+            criterion,
+            train_set,
+            val_set,
+            options,
+            precision=precision,
+            normalization=normalization,
+            description=description,
+            weight_scheduler=scheduler if args.use_dynamic_weights else None,
+            resume=resume,
+            world=world,
+        )
     if world.is_main:
         for file, best in result["best"].items():
             values = ", ".join(f"{name} {value:.3f}" for name, value in best.items() if name != "epoch")
             print(f"{args.save_dir / file}: epoch {best['epoch']}, {values} (validation)")
 
 
-def build_datasets(
-    args: argparse.Namespace, train_rows: Manifest, val_rows: Manifest
-) -> tuple[DefectDataset, DefectDataset] | tuple[DefectTileDataset, DefectTileDataset]:
-    """The training and the validation set, of whole images or of tiles."""
-    if not args.tile_size:
-        train_set = DefectDataset(train_rows, args.image_size, augment=True, paste_defects=args.paste_defects)
-        return train_set, DefectDataset(val_rows, args.image_size)
-    tiling = Tiling(args.tile_size, args.tile_overlap)
-    crops = {"defect_fraction": args.tile_defect_fraction, "tiles_per_image": args.tiles_per_image}
-    train_set = DefectTileDataset(train_rows, tiling, args.image_size, augment=True, **crops)
-    return train_set, DefectTileDataset(val_rows, tiling, args.image_size)
-
-
-def usable_split(manifest: Manifest, split: str) -> Manifest:
-    """Rows of a split, which must hold normal and defect images."""
-    rows = manifest.select(split)
-    missing = [name for name in ("normal", "defect") if ((rows.labels > 0) == (name == "defect")).sum() == 0]
-    if missing:
-        raise DefectError(
-            f"{manifest.root}: no {' and no '.join(missing)} images in the {split} split; training needs both in train "
-            "and val: organise again with more images or another --val_split"
-        )
-    return rows
-
-
 # Flags that may change from one part of a run to the next.
 FREE = "config data_root save_dir resume init_from weights dinov3_repo epochs num_workers device mixed_precision lr"
-FREE += " backbone_lr_scale weight_decay grad_clip"
+FREE += " backbone_lr_scale weight_decay grad_clip layer_decay grad_checkpointing compile auto_batch"
 
 
 def check_same(
@@ -296,7 +288,8 @@ def check_same(
 ) -> None:
     """A checkpoint to start from must be of this architecture and these classes; one to go on from, of this run."""
     names = [n for n in vars(args) if n not in FREE.split()] if same_run else ["backbone", "decoder"]
-    pairs = {f"--{name}": (content["config"][name], getattr(args, name)) for name in names}
+    defaults = vars(build_parser().parse_args(["--data_root", "x"]))  # a flag may be newer than the checkpoint
+    pairs = {f"--{name}": (content["config"].get(name, defaults[name]), getattr(args, name)) for name in names}
     pairs["classes"] = (content["classes"], manifest.classes)
     problems = [f"{name} was {old}, now {new}" for name, (old, new) in pairs.items() if old != new]
     if same_run and content["manifest"] != fingerprint(manifest):
@@ -311,39 +304,6 @@ def check_same(
 def fingerprint(manifest: Manifest) -> str:
     """What tells one dataset from another: a hash of its table."""
     return hashlib.sha256((manifest.root / "manifest.csv").read_bytes()).hexdigest()
-
-
-def balanced_weights(rows: Manifest, args: argparse.Namespace) -> torch.Tensor:
-    """(K,) weights inverse to the classes' frequency, 1 on average over the images or, with tiles, the crops."""
-    known = rows.labels[rows.labels >= 0]
-    counts = np.bincount(known, minlength=len(rows.classes)).clip(min=1) / len(known)
-    if args.tile_size:  # the flag decides how many crops show a defect
-        counts[1:] *= max(args.tile_defect_fraction, 0.01) / counts[1:].sum()
-        counts[0] = 1 - counts[1:].sum()
-    return torch.tensor(1 / (len(rows.classes) * counts), dtype=torch.float32)
-
-
-def print_summary(
-    args: argparse.Namespace,
-    model: AttentionGuidedDefectClassifier,
-    manifest: Manifest,
-    train_set: DefectDataset | DefectTileDataset,
-    device: torch.device,
-) -> None:
-    """What is about to be trained, on what."""
-    total = sum(p.numel() for p in model.parameters()) / 1e6
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
-    print(f"{args.backbone} on {device}: {total:.1f} M parameters, {trained:.1f} M trained, {args.image_size} px")
-    for split, counts in manifest.counts().items():
-        if split != "test":
-            print(f"  {split}: {', '.join(f'{n} {name}' for name, n in counts.items())}")
-    for line in manifest.weak_labels():
-        print(f"  {line}")
-    if isinstance(train_set, DefectTileDataset):
-        print(f"  tiles of {args.tile_size} px, {args.tile_defect_fraction:.0%} of the crops centered on defects")
-        left_out = len(train_set) - len(train_set.usable_rows())
-        if left_out:
-            print(f"  {left_out} training images are larger than a tile and have no mask: left out")
 
 
 if __name__ == "__main__":

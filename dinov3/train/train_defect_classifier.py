@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,12 +30,14 @@ from dinov3.models.defect_classifier import (
     DynamicWeightScheduler,
     MultiTaskLoss,
 )
-from dinov3.models.defect_device import Precision
+from dinov3.models.defect_device import LateValue, Precision
+from dinov3.models.defect_lora import merged_state
+from dinov3.train.defect_average import average_weights, training_state
 from dinov3.train.defect_checkpoint import save_checkpoint
 from dinov3.train.defect_distributed import World, broadcast_buffers, means_over_ranks, sum_over_ranks
 from dinov3.train.defect_metrics import DefectMetrics
 from dinov3.train.defect_run_log import RunLog, example_page
-from dinov3.train.defect_schedule import build_lr_scheduler, build_optimizer, restore_optimizer
+from dinov3.train.defect_schedule import build_lr_scheduler, build_optimizer, learning_rates, restore_optimizer
 from dinov3.train.defect_tile_evaluation import evaluate_tiles
 
 # What 'best' means for each file: the first metric decides, the next ones break ties.
@@ -56,6 +60,9 @@ class TrainingOptions:
     weight_decay: float
     grad_clip: float
     seed: int
+    layer_decay: float = 1.0
+    accumulate: int = 1
+    ema_decay: float = 0.0
 
 
 class TrainStep(nn.Module):
@@ -88,6 +95,8 @@ def train_one_epoch(
     normalization: Normalization,
     grad_clip: float,
     epoch: int,
+    accumulate: int = 1,
+    after_update: Callable[[int], None] | None = None,
     progress: bool = True,
 ) -> dict[str, float]:
     """One pass over the training set.
@@ -95,6 +104,8 @@ def train_one_epoch(
     Args:
         step: a :class:`TrainStep`, plain or wrapped.
         grad_clip: largest gradient norm; 0 turns clipping off.
+        accumulate: batches whose gradients are averaged before each update; what is left at the end makes one too.
+        after_update: called with the number of updates so far in the run, after each.
 
     Returns:
         ``train_total_loss``, ``train_cls_loss``, ``train_seg_loss``, ``alpha``, ``beta`` (means over the epoch),
@@ -109,15 +120,27 @@ def train_one_epoch(
     images_seen, start = 0, time.perf_counter()
     counts = torch.zeros(4, dtype=torch.long)  # images, with verdict, with mask, unreadable
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    shown = LateValue()
     bar = tqdm(loader, desc=f"epoch {epoch + 1} train", unit="batch", disable=not progress, leave=False)
     for number, batch in enumerate(bar):
         labels, has_mask = batch["label"], batch["has_mask"]
         counts += torch.tensor([len(labels), (labels >= 0).sum(), has_mask.sum(), report_unreadable(batch)])
         inputs = to_device(batch, precision.device, normalization)
-        with precision.autocast():
-            losses = step(*inputs)
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(losses["total_loss"]).backward()
+        position = number % accumulate
+        gathered = min(accumulate, len(loader) - number + position)  # batches of this update
+        is_last = position == gathered - 1
+        if position == 0:
+            optimizer.zero_grad(set_to_none=True)
+        with contextlib.nullcontext() if is_last or not hasattr(step, "no_sync") else step.no_sync():
+            with precision.autocast():
+                losses = step(*inputs)
+            scaler.scale(losses["total_loss"] / gathered).backward()
+        for name, value in losses.items():
+            name = name if name in ("alpha", "beta") else f"train_{name}"
+            totals[name] = totals.get(name, 0.0) + value.detach() * len(labels)
+        images_seen += len(labels)
+        if not is_last:
+            continue
         scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, grad_clip or math.inf)
         # fp16 overflows now and then; the scaler leaves such a step out.
@@ -131,12 +154,11 @@ def train_one_epoch(
         scaler.step(optimizer)
         scaler.update()
         lr_scheduler.step()
-        for name, value in losses.items():
-            name = name if name in ("alpha", "beta") else f"train_{name}"
-            totals[name] = totals.get(name, 0.0) + value.detach() * len(batch["label"])
-        images_seen += len(batch["label"])
-        if number % 10 == 9:
-            bar.set_postfix(loss=f"{(totals['train_total_loss'] / images_seen).item():.3f}")
+        if after_update is not None:
+            after_update(lr_scheduler.last_epoch)
+        if progress and number // 10 > (number - accumulate) // 10:
+            mean = shown.exchange(totals["train_total_loss"] / images_seen)
+            bar.set_postfix({} if mean is None else {"loss": f"{mean:.3f}"})
     seconds = time.perf_counter() - start
     images, verdicts, masks, unreadable = sum_over_ranks(counts.to(precision.device)).tolist()
     seen = {"verdicts_seen": verdicts, "masks_seen": masks, "unreadable": unreadable}
@@ -222,7 +244,10 @@ def fit(
         lr=options.lr,
         backbone_lr_scale=options.backbone_lr_scale,
         weight_decay=options.weight_decay,
+        layer_decay=options.layer_decay,
     )
+    average = average_weights(model, options.ema_decay) if options.ema_decay else None
+    evaluated = model if average is None else average.module
     if len(val_set) < world.size or len(train_set) < world.size:
         raise DefectError(f"{len(train_set)} training and {len(val_set)} validation images for {world.size} processes")
     sampler = train_set.sampler(options.seed, world.rank, world.size)
@@ -243,8 +268,10 @@ def fit(
         if scaler.is_enabled() and resume["scaler"]:
             scaler.load_state_dict(resume["scaler"])
         criterion.load_state_dict(resume["criterion"])
+        if average is not None:
+            average.module.load_state_dict(resume["training_state"]["average"])
         first_epoch, best = resume["epoch"], resume["best"]
-    steps = len(train_loader)
+    steps = math.ceil(len(train_loader) / options.accumulate)
     lr_scheduler = build_lr_scheduler(optimizer, steps * options.epochs, steps_done=steps * first_epoch)
     step: nn.Module = TrainStep(model, criterion)
     if world.size > 1:
@@ -259,7 +286,7 @@ def fit(
         sampler.epoch = epoch
         if weight_scheduler is not None:
             criterion.alpha, criterion.beta = weight_scheduler.get_weights(epoch)
-        rates = {f"lr_{group['name']}": group["lr"] for group in optimizer.param_groups}
+        rates = learning_rates(optimizer)
         result = train_one_epoch(
             step,
             train_loader,
@@ -270,11 +297,14 @@ def fit(
             normalization=normalization,
             grad_clip=options.grad_clip,
             epoch=epoch,
+            accumulate=options.accumulate,
+            after_update=None if average is None else partial(average.update, model),
             progress=progress,
         )
         broadcast_buffers(model)
+        broadcast_buffers(evaluated)
         result |= rates | validate(
-            model,
+            evaluated,
             val_loader,
             DefectMetrics(len(description["classes"])),
             precision=precision,
@@ -285,7 +315,8 @@ def fit(
         )
         if world.is_main:
             content = description | {
-                "model": model.state_dict(),
+                "model": merged_state(evaluated),
+                "training_state": training_state(model, average),
                 "criterion": criterion.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "scaler": scaler.state_dict(),
@@ -293,7 +324,7 @@ def fit(
                 "epochs": options.epochs,
                 "metrics": result,
             }
-            log.add_epoch(epoch, options.epochs, result, example_page(model, val_set, precision, normalization))
+            log.add_epoch(epoch, options.epochs, result, example_page(evaluated, val_set, precision, normalization))
             _save(save_dir, content, result, best)
     if log is not None:
         log.close()
@@ -301,7 +332,10 @@ def fit(
 
 
 def _save(save_dir: Path, content: dict[str, Any], result: dict[str, Any], best: dict[str, dict[str, float]]) -> None:
-    """``last.pth`` after each epoch, and each best file when its metrics, compared in order, exceed those so far."""
+    """``last.pth`` after each epoch, and each best file when its metrics, compared in order, exceed those so far.
+
+    The best files hold the weights that were evaluated; the last one also those to go on training with.
+    """
 
     def rank(metrics: dict[str, float], names: tuple[str, ...]) -> tuple[float, ...]:
         return tuple(-1.0 if math.isnan(metrics[name]) else metrics[name] for name in names)
@@ -309,5 +343,7 @@ def _save(save_dir: Path, content: dict[str, Any], result: dict[str, Any], best:
     improved = [f for f, names in BEST.items() if f not in best or rank(result, names) > rank(best[f], names)]
     for file in improved:
         best[file] = {"epoch": content["epoch"]} | {name: result[name] for name in BEST[file]}
-    for file in (*improved, "last.pth"):  # last.pth comes last: it says that the best files are up to date
-        save_checkpoint(save_dir / file, content | {"best": best})
+    content = content | {"best": best}
+    for file in improved:
+        save_checkpoint(save_dir / file, {name: value for name, value in content.items() if name != "training_state"})
+    save_checkpoint(save_dir / "last.pth", content)  # comes last: it says that the best files are up to date
