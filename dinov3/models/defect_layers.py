@@ -13,7 +13,7 @@ from dinov3.defect_errors import DefectError
 
 # How the official ViT and ConvNeXt name their layers, in the terms of timm's group_matcher.
 _OFFICIAL = {
-    "stem": r"^(cls_token|storage_tokens|mask_token|patch_embed|downsample_layers\.0\.)",
+    "stem": r"^(?:cls_token|storage_tokens|mask_token|patch_embed|downsample_layers\.0\.)",
     "blocks": [
         (r"^blocks\.(\d+)\.", None),
         (r"^downsample_layers\.(\d+)\.", (0,)),  # with the first block behind it

@@ -11,12 +11,12 @@ _ADAPTER = "default"  # peft's name for the only one
 
 
 def add_lora(backbone: nn.Module, rank: int) -> None:
-    """Freeze ``backbone`` and give each of its linear layers an adapter of rank ``rank`` that trains.
+    """Freeze ``backbone`` and give each of its linear layers and 1x1 convolutions an adapter of this rank that trains.
 
     The adapters start at zero, so the features stay what they were; their output is scaled by 2 (``alpha / rank``).
 
     Raises:
-        DefectError: the package peft is missing, or the backbone has no linear layers (EfficientNet, ResNet).
+        DefectError: the package peft is missing, or the backbone has no such layers.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -25,16 +25,21 @@ def add_lora(backbone: nn.Module, rank: int) -> None:
             "--lora_rank needs the package peft, which is not installed: pip install peft, or train the last layers "
             "alone with --unfreeze_last 4"
         ) from None
-    targets = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
+    targets = [name for name, module in backbone.named_modules() if _is_linear(module)]
     if not targets:
         raise DefectError(
-            f"--lora_rank {rank}: {getattr(backbone, 'name', 'this backbone')} has no linear layers to adapt; expected "
-            "a ViT or a ConvNeXt. Use --unfreeze_last 4 instead"
+            f"--lora_rank {rank}: {getattr(backbone, 'name', 'this backbone')} has no linear layers and no 1x1 "
+            "convolutions to adapt. Use --unfreeze_last 4 instead"
         )
     for module in backbone.modules():
         if hasattr(module, "qkv_bias_separate"):
             module.qkv_bias_separate = True  # else timm reads qkv's weight and passes the adapter by
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets), backbone)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    pointwise = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
+    return pointwise or isinstance(module, nn.Linear)
 
 
 def merged_state(model: nn.Module) -> dict[str, Tensor]:
