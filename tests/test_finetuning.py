@@ -20,7 +20,7 @@ from dinov3.defect_errors import DefectError
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
 from dinov3.models.defect_device import LateValue, resolve_precision
 from dinov3.models.defect_lora import add_lora, merged_state
-from dinov3.train.defect_average import average_weights
+from dinov3.train.defect_average import RunWeights
 from dinov3.train.defect_checkpoint import load_checkpoint
 from dinov3.train.defect_finetune import compile_model
 from dinov3.train.defect_schedule import build_lr_scheduler
@@ -83,16 +83,17 @@ def test_adapters_that_cannot_be_had(monkeypatch) -> None:
 def test_the_average_by_hand() -> None:
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
     model[1].requires_grad_(False)
-    average = average_weights(model, decay=0.5)
+    weights = RunWeights(model, decay=0.5)
+    average = weights.evaluated
     expected = 0.0
     # the decay at updates 1, 2, 3, 4: 1 - N ** (-2 / 3), up to 0.5
     for number, (weight, decay) in enumerate(((3.0, 0.0), (5.0, 0.37004), (7.0, 0.5), (9.0, 0.5)), start=1):
         nn.init.constant_(model[0].weight, weight)
-        average.update(model, step=number)
+        weights.update(number)
         expected = decay * expected + (1 - decay) * weight
-        assert average.module[0].weight.item() == pytest.approx(expected, abs=1e-4)
+        assert average[0].weight.item() == pytest.approx(expected, abs=1e-4)
     assert model[0].weight.item() == 9.0
-    assert average.module[1].weight.data_ptr() == model[1].weight.data_ptr()  # what rests is not held twice
+    assert average[1].weight.data_ptr() == model[1].weight.data_ptr()  # what rests is not held twice
 
 
 class PowerCutError(Exception):
@@ -214,7 +215,7 @@ def test_a_compiled_model_predicts_the_same_and_keeps_its_names() -> None:
         for key, value in model(images).items():
             torch.testing.assert_close(value, expected[key], atol=1e-5, rtol=1e-5)
     assert list(model.state_dict()) == names
-    assert list(average_weights(model, 0.9).module.state_dict()) == names
+    assert list(RunWeights(model, 0.9).evaluated.state_dict()) == names
 
 
 def test_a_compiler_that_is_missing_is_named(monkeypatch) -> None:

@@ -1,27 +1,53 @@
-"""The exponential moving average of the weights: what is evaluated and kept, while the raw weights train on."""
+"""The weights of a run: those that train, and their exponential moving average, which is evaluated and kept."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from dinov3.models.defect_lora import merged_state
 
-def average_weights(model: nn.Module, decay: float) -> ModelEmaV3:
-    """An average of ``model``; ``.module`` is a copy in eval mode with the averaged weights and norm statistics.
 
-    Call ``update(model, step=N)`` after optimizer step N, from 1. The decay warms up, ``1 - N ** (-2 / 3)`` up to
-    ``decay``, so that a short run does not drag its first weights along: 0.95 at step 100, 0.99 at step 1000. Weights
-    that don't train are shared with the model rather than copied.
+class RunWeights:
+    """A model that trains, and with a ``decay`` above 0 its average.
+
+    The decay warms up, ``1 - N ** (-2 / 3)`` at update N and at most ``decay``, so that a short run does not drag its
+    first weights along: 0.95 at update 100, 0.99 at 1000. Weights that don't train are shared rather than copied.
+
+    Attributes:
+        model: what trains.
+        evaluated: what to evaluate and keep: a copy in eval mode with the averaged weights and norm statistics, or
+            without averaging the model itself.
     """
-    average = ModelEmaV3(model, decay=decay, use_warmup=True)
-    average.module.requires_grad_(False)
-    for own, source in zip(average.module.parameters(), model.parameters(), strict=True):
-        if not source.requires_grad:
-            own.data = source.data
-    return average
 
+    def __init__(self, model: nn.Module, decay: float):
+        self.model = model
+        self._average = ModelEmaV3(model, decay=decay, use_warmup=True) if decay else None
+        self.evaluated = model if self._average is None else self._average.module
+        if self._average is not None:
+            self.evaluated.requires_grad_(False)
+            for own, source in zip(self.evaluated.parameters(), model.parameters(), strict=True):
+                if not source.requires_grad:
+                    own.data = source.data
 
-def training_state(model: nn.Module, average: ModelEmaV3 | None) -> dict[str, dict[str, Tensor]]:
-    """The weights to go on training with, where those for inference differ (averaged, adapters merged)."""
-    state = {"model": model.state_dict()}
-    return state if average is None else state | {"average": average.module.state_dict()}
+    def update(self, number: int) -> None:
+        """Take in the weights after update ``number`` of the run, counted from 1."""
+        if self._average is not None:
+            self._average.update(self.model, step=number)
+
+    def inference_state(self) -> dict[str, Tensor]:
+        """What inference loads: the evaluated weights, adapters merged."""
+        return merged_state(self.evaluated)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What training goes on from: ``model``, and ``average`` if there is one."""
+        state = {"model": self.model.state_dict()}
+        return state if self._average is None else state | {"average": self.evaluated.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict` of the same kind."""
+        self.model.load_state_dict(state["model"])
+        if self._average is not None:
+            self.evaluated.load_state_dict(state["average"])

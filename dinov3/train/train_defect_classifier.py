@@ -31,8 +31,7 @@ from dinov3.models.defect_classifier import (
     MultiTaskLoss,
 )
 from dinov3.models.defect_device import LateValue, Precision
-from dinov3.models.defect_lora import merged_state
-from dinov3.train.defect_average import average_weights, training_state
+from dinov3.train.defect_average import RunWeights
 from dinov3.train.defect_checkpoint import save_checkpoint
 from dinov3.train.defect_distributed import World, broadcast_buffers, means_over_ranks, sum_over_ranks
 from dinov3.train.defect_metrics import DefectMetrics
@@ -96,7 +95,7 @@ def train_one_epoch(
     grad_clip: float,
     epoch: int,
     accumulate: int = 1,
-    after_update: Callable[[int], None] | None = None,
+    after_update: Callable[[int], None] = lambda number: None,
     progress: bool = True,
 ) -> dict[str, float]:
     """One pass over the training set.
@@ -154,8 +153,7 @@ def train_one_epoch(
         scaler.step(optimizer)
         scaler.update()
         lr_scheduler.step()
-        if after_update is not None:
-            after_update(lr_scheduler.last_epoch)
+        after_update(lr_scheduler.last_epoch)
         if progress and number // 10 > (number - accumulate) // 10:
             mean = shown.exchange(totals["train_total_loss"] / images_seen)
             bar.set_postfix({} if mean is None else {"loss": f"{mean:.3f}"})
@@ -246,8 +244,7 @@ def fit(
         weight_decay=options.weight_decay,
         layer_decay=options.layer_decay,
     )
-    average = average_weights(model, options.ema_decay) if options.ema_decay else None
-    evaluated = model if average is None else average.module
+    weights = RunWeights(model, options.ema_decay)
     if len(val_set) < world.size or len(train_set) < world.size:
         raise DefectError(f"{len(train_set)} training and {len(val_set)} validation images for {world.size} processes")
     sampler = train_set.sampler(options.seed, world.rank, world.size)
@@ -268,8 +265,8 @@ def fit(
         if scaler.is_enabled() and resume["scaler"]:
             scaler.load_state_dict(resume["scaler"])
         criterion.load_state_dict(resume["criterion"])
-        if average is not None:
-            average.module.load_state_dict(resume["training_state"]["average"])
+        if "training_state" in resume:
+            weights.load_state_dict(resume["training_state"])
         first_epoch, best = resume["epoch"], resume["best"]
     steps = math.ceil(len(train_loader) / options.accumulate)
     lr_scheduler = build_lr_scheduler(optimizer, steps * options.epochs, steps_done=steps * first_epoch)
@@ -298,13 +295,13 @@ def fit(
             grad_clip=options.grad_clip,
             epoch=epoch,
             accumulate=options.accumulate,
-            after_update=None if average is None else partial(average.update, model),
+            after_update=weights.update,
             progress=progress,
         )
         broadcast_buffers(model)
-        broadcast_buffers(evaluated)
+        broadcast_buffers(weights.evaluated)
         result |= rates | validate(
-            evaluated,
+            weights.evaluated,
             val_loader,
             DefectMetrics(len(description["classes"])),
             precision=precision,
@@ -315,8 +312,8 @@ def fit(
         )
         if world.is_main:
             content = description | {
-                "model": merged_state(evaluated),
-                "training_state": training_state(model, average),
+                "model": weights.inference_state(),
+                "training_state": weights.state_dict(),
                 "criterion": criterion.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "scaler": scaler.state_dict(),
@@ -324,7 +321,8 @@ def fit(
                 "epochs": options.epochs,
                 "metrics": result,
             }
-            log.add_epoch(epoch, options.epochs, result, example_page(evaluated, val_set, precision, normalization))
+            page = example_page(weights.evaluated, val_set, precision, normalization)
+            log.add_epoch(epoch, options.epochs, result, page)
             _save(save_dir, content, result, best)
     if log is not None:
         log.close()
