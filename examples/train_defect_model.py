@@ -201,7 +201,9 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
     prepare_backbone(model, args)
     if resume is not None:  # with adapters, and not averaged
         load_model_state(model, resume.get("training_state", resume)["model"], source)
-    model.to(device, memory_format=torch.channels_last)  # convolutions run faster so
+    demand = memory_demand(model, args, precision.dtype is not None)
+    with explain_out_of_memory(demand, device):
+        model.to(device, memory_format=torch.channels_last)  # convolutions run faster so
     criterion = MultiTaskLoss(
         args.alpha,
         args.beta,
@@ -213,7 +215,6 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
     ).to(device)
     scheduler = DynamicWeightScheduler(warmup_epochs=args.weight_warmup_epochs)
     normalization = Normalization(tuple(backbone.mean), tuple(backbone.std))
-    demand = memory_demand(model, args, precision.dtype is not None)
     if args.auto_batch and resume is None:
         most = max(len(train_set) // world.size // 10, 1)  # at least ten updates an epoch
         args.batch_size, args.accumulate = find_batch_size(

@@ -23,7 +23,7 @@ from dinov3.models.defect_lora import add_lora, merged_state
 from dinov3.train.defect_average import RunWeights
 from dinov3.train.defect_checkpoint import load_checkpoint
 from dinov3.train.defect_finetune import compile_model
-from dinov3.train.defect_schedule import build_lr_scheduler
+from dinov3.train.defect_schedule import build_lr_scheduler, build_optimizer
 
 CPU = torch.device("cpu")
 
@@ -104,7 +104,7 @@ class PowerCutError(Exception):
 def test_average_and_adapters_go_on_after_an_interruption_and_the_best_are_what_was_evaluated(
     squares: Manifest, tmp_path: Path, script, monkeypatch, adapters: bool
 ) -> None:
-    more = ["--epochs", 3, "--ema_decay", 0.9, "--accumulate", 2, "--drop_path", 0.1]
+    more = ["--epochs", 2, "--ema_decay", 0.9, "--accumulate", 2, "--drop_path", 0.1]
     if adapters:
         pytest.importorskip("peft", reason="peft is not installed")
         more += ["--lora_rank", 2]
@@ -254,6 +254,8 @@ def test_flags_that_do_not_fit_are_named(squares: Manifest, tmp_path: Path, scri
     ("name", "more", "expected"),
     [
         ("dinov3_vitt16", (), (0.1, 0.8, False)),
+        ("dinov3_vitt16", ("--weights", "none"), (0.1, 1.0, False)),
+        ("dinov3_vitt16", ("--weights", "none", "--init_from", "stage1.pth"), (0.1, 0.8, False)),
         ("dinov3_vitt16", ("--lora_rank", 2), (1.0, 1.0, False)),
         ("dinov3_vitt16", ("--layer_decay", 0.7, "--grad_checkpointing"), (0.1, 0.7, True)),
         ("efficientnet_lite0", ("--drop_path", 0.2), (0.5, 1.0, False)),
@@ -272,3 +274,31 @@ def test_defaults_follow_the_backbone(name: str, more, expected) -> None:
     assert (args.backbone_lr_scale, args.layer_decay, args.grad_checkpointing) == expected
     assert any(isinstance(m, DropPath) for m in model.modules()) == ("--drop_path" in more)
     assert getattr(model.backbone.network, "grad_checkpointing", False) == expected[2]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a CUDA device can tell when the host waits for it")
+def test_a_step_never_waits_for_the_device() -> None:
+    device = torch.device("cuda")
+    weights = RunWeights(build_model("dinov3_vitt16").to(device), decay=0.9)
+    step = loop.TrainStep(weights.model, MultiTaskLoss(use_uncertainty_weighting=True)).to(device).train()
+    precision, gray, late = resolve_precision("auto", device), Normalization((0.5,) * 3, (0.5,) * 3), LateValue()
+    optimizer = build_optimizer(weights.model, step.criterion, lr=1e-3, backbone_lr_scale=0.1, weight_decay=0.05)
+    batch = {
+        "image": torch.zeros(4, 3, 64, 64, dtype=torch.uint8).pin_memory(),
+        "label": torch.tensor([0, 1, 0, 1]).pin_memory(),
+        "mask": torch.zeros(4, 64, 64, dtype=torch.uint8).pin_memory(),
+        "has_mask": torch.ones(4, dtype=torch.bool).pin_memory(),
+    }
+    try:
+        for number in range(1, 5):
+            torch.cuda.set_sync_debug_mode("error" if number > 2 else "default")  # the first ones set things up
+            optimizer.zero_grad()
+            with precision.autocast():
+                loss = step(*loop.to_device(batch, device, gray))["total_loss"]
+            loss.backward()
+            nn.utils.clip_grad_norm_(step.parameters(), 1.0)
+            optimizer.step()
+            weights.update(number)
+            late.exchange(loss)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -25,7 +25,7 @@ def add_finetuning_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--layer_decay",
         type=fraction,
-        help="rate of each layer of the backbone as a share of the next one's (default: 0.8 for a ViT, else 1)",
+        help="rate of each of the backbone's layers as a share of the next one's (default: 0.8, pretrained ViT, else 1)",
     )
     add(
         "--drop_path", type=below_one, default=0.0, help="how often the last block is skipped in training; earlier less"
@@ -68,11 +68,13 @@ def prepare_backbone(model: AttentionGuidedDefectClassifier, args: argparse.Name
         checkpoint_activations(backbone)
     # The last block of a ViT learns at a tenth of the heads' rate, each one below at 0.8 of that above: dense
     # fine-tuning of DINOv2 and DINOv3 is published with these (EoMT, arXiv 2503.19108: 1e-4 and 0.8 at batch 16).
-    # Adapters start at zero and cannot spoil the weights they sit on; they want about ten times the rate.
+    # Adapters start at zero and cannot spoil the weights they sit on; they want about ten times the rate. Random
+    # weights have nothing to forget.
     if args.backbone_lr_scale is None:
         args.backbone_lr_scale = 1.0 if args.lora_rank else 0.1 if is_vit else 0.5
     if args.layer_decay is None:
-        args.layer_decay = 0.8 if is_vit and not args.lora_rank else 1.0
+        is_pretrained = args.weights != "none" or args.init_from is not None
+        args.layer_decay = 0.8 if is_vit and is_pretrained and not args.lora_rank else 1.0
 
 
 def compile_model(model: AttentionGuidedDefectClassifier, device: torch.device) -> None:

@@ -61,6 +61,8 @@ def print_summary(
     total = sum(p.numel() for p in model.parameters()) / 1e6
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
     print(f"{args.backbone} on {device}: {total:.1f} M parameters, {trained:.1f} M trained, {args.image_size} px")
+    if args.auto_batch or args.accumulate > 1:
+        print(f"  batches of {args.batch_size}, {args.accumulate} per update")
     for split, counts in manifest.counts().items():
         if split != "test":
             print(f"  {split}: {', '.join(f'{n} {name}' for name, n in counts.items())}")
