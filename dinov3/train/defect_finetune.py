@@ -25,7 +25,7 @@ def add_finetuning_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--layer_decay",
         type=fraction,
-        help="rate of each of the backbone's layers as a share of the next one's (default: 0.8, pretrained ViT, else 1)",
+        help="rate of each backbone layer as a share of the next one's (default: 0.8, a pretrained ViT, or 1)",
     )
     add(
         "--drop_path", type=below_one, default=0.0, help="how often the last block is skipped in training; earlier less"
