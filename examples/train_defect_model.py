@@ -10,15 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import _bootstrap  # noqa: F401  puts the repository first on sys.path
-import numpy as np
 import torch
 import yaml
 
 from dinov3._official import load_official_backbone
-from dinov3.data.defect_dataset import DefectDataset
-from dinov3.data.defect_manifest import Manifest, read_manifest
-from dinov3.data.defect_tile_dataset import DefectTileDataset
-from dinov3.data.defect_tiles import Tiling
+from dinov3.data.defect_manifest import read_manifest
 from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError, run_script
 from dinov3.models.defect_backbone import build_backbone
@@ -27,7 +23,7 @@ from dinov3.models.defect_classifier import (
     DynamicWeightScheduler,
     MultiTaskLoss,
 )
-from dinov3.models.defect_device import resolve_device, resolve_precision
+from dinov3.models.defect_device import allow_tf32, resolve_device, resolve_precision
 from dinov3.train.defect_checkpoint import load_checkpoint, load_model_state
 from dinov3.train.defect_config import (
     fraction,
@@ -37,8 +33,12 @@ from dinov3.train.defect_config import (
     positive_int,
 )
 from dinov3.train.defect_distributed import World, join_world
+from dinov3.train.defect_finetune import add_finetuning_flags, compile_model, memory_demand, prepare_backbone
 from dinov3.train.defect_guardrails import WATCHABLE, EarlyStopping, learned_nothing
+from dinov3.train.defect_memory import explain_out_of_memory, find_batch_size
 from dinov3.train.defect_same_run import check_same, fingerprint, what_is_complete
+from dinov3.train.defect_train_step import TrainStep
+from dinov3.train.defect_training_data import balanced_weights, build_datasets, print_summary, usable_split
 from dinov3.train.train_defect_classifier import TrainingOptions, fit
 
 
@@ -124,19 +124,20 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--backbone_lr_scale",
         type=non_negative_float,
-        help="backbone's rate as a share of --lr (default: 0.1 for a ViT, which forgets easily; 0.5 for a ConvNet)",
+        help="rate of the backbone's last layer as a share of --lr (default: 0.1 for a ViT, 0.5 a ConvNet, 1 LoRA)",
     )
     add("--weight_decay", type=non_negative_float, default=0.05, help="of matrices and kernels")
     add("--grad_clip", type=non_negative_float, default=1.0, help="largest gradient norm; 0 is off")
+    add_finetuning_flags(parser)
     run = parser.add_argument_group("run")
     add = run.add_argument
     add(
         "--mixed_precision",
         nargs="?",
         const="auto",
-        choices=("auto", "bf16", "fp16", "off"),
+        choices=("auto", "bf16", "fp16", "tf32", "off"),
         default="auto",
-        help="auto: bf16 or fp16 on CUDA, off elsewhere",
+        help="auto: bf16 or fp16 on CUDA, off elsewhere; tf32: float32 in CUDA's fast rounding; off: exact float32",
     )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     add("--seed", type=non_negative_int, default=42, help="of weights, data order and augmentation")
@@ -163,7 +164,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--max_skipped_batches",
         type=non_negative_int,
         default=10,
-        help="how many batches whose loss is not finite a run may leave out before it ends",
+        help="how many updates whose loss is not finite a run may leave out before it ends",
     )
     return parser
 
@@ -181,8 +182,9 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
     if args.use_dynamic_weights and args.use_uncertainty_weighting:
         raise DefectError("--use_dynamic_weights and --use_uncertainty_weighting both set the loss weights; choose one")
     torch.manual_seed(args.seed)
+    precision = resolve_precision(args.mixed_precision, device)
     if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
+        allow_tf32(args.mixed_precision != "off")
     manifest = read_manifest(args.data_root)
     train_rows, val_rows = usable_split(manifest, "train"), usable_split(manifest, "val")
     train_set, val_set = build_datasets(args, train_rows, val_rows)
@@ -192,8 +194,11 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         raise DefectError(f"{last}: an earlier run is in --save_dir; add --resume to go on, or choose another folder")
     start = resume or (load_checkpoint(args.init_from) if args.init_from else None)
     source = last if resume else args.init_from
+    if resume is not None and args.auto_batch:  # what was found then
+        args.batch_size, args.accumulate = resume["config"]["batch_size"], resume["config"].get("accumulate", 1)
     if start is not None:
-        check_same(start, source, manifest, args, same_run=resume is not None)
+        defaults = vars(build_parser().parse_args(["--data_root", "x"]))
+        check_same(start, source, manifest, args, defaults, same_run=resume is not None)
     early_stopping = EarlyStopping(args.early_stop_metric, args.early_stop_patience)
     complete = what_is_complete(resume, args.epochs, early_stopping) if resume is not None else ""
     if complete:
@@ -214,10 +219,14 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         decoder=args.decoder,
         guidance=args.guidance,
     )
-    if start is not None:
+    if start is not None and resume is None:
         load_model_state(model, start["model"], source)
-    model.freeze_backbone(args.freeze_backbone)
-    model.to(device, memory_format=torch.channels_last)  # convolutions run faster so
+    prepare_backbone(model, args)
+    if resume is not None:  # with adapters, and not averaged
+        load_model_state(model, resume.get("training_state", resume)["model"], source)
+    demand = memory_demand(model, args, precision.dtype is not None)
+    with explain_out_of_memory(demand, device):
+        model.to(device, memory_format=torch.channels_last)  # convolutions run faster so
     criterion = MultiTaskLoss(
         args.alpha,
         args.beta,
@@ -228,9 +237,15 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         label_smoothing=args.label_smoothing,
     ).to(device)
     scheduler = DynamicWeightScheduler(warmup_epochs=args.weight_warmup_epochs)
-    if args.backbone_lr_scale is None:
-        args.backbone_lr_scale = 0.5 if hasattr(backbone, "embed_dims") else 0.1
     normalization = Normalization(tuple(backbone.mean), tuple(backbone.std))
+    if args.auto_batch and resume is None:
+        most = max(len(train_set) // world.size // 10, 1)  # at least ten updates an epoch
+        args.batch_size, args.accumulate = find_batch_size(
+            TrainStep(model, criterion, alone=True), demand, most=most, precision=precision, normalization=normalization
+        )
+        demand = memory_demand(model, args, demand.autocast)
+    if args.compile:
+        compile_model(model, device)
     config = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     del config["config"]  # what it held is resolved into the others
     description = {
@@ -253,95 +268,42 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         except OSError as error:
             raise DefectError(f"--save_dir {args.save_dir}: cannot be written ({error.strerror})") from None
         print_summary(args, model, manifest, train_set, device)
-    result = fit(
-        model,
-        criterion,
-        train_set,
-        val_set,
-        TrainingOptions(
-            args.save_dir,
-            args.epochs,
-            args.batch_size,
-            args.num_workers,
-            args.lr,
-            args.backbone_lr_scale,
-            args.weight_decay,
-            args.grad_clip,
-            args.seed,
-            save_every_minutes=args.save_every_minutes,
-            max_skipped_batches=args.max_skipped_batches,
-        ),
-        precision=resolve_precision(args.mixed_precision, device),
-        normalization=normalization,
-        description=description,
-        weight_scheduler=scheduler if args.use_dynamic_weights else None,
-        early_stopping=early_stopping,
-        resume=resume,
-        world=world,
+    options = TrainingOptions(
+        args.save_dir,
+        args.epochs,
+        args.batch_size,
+        args.num_workers,
+        args.lr,
+        args.backbone_lr_scale,
+        args.weight_decay,
+        args.grad_clip,
+        args.seed,
+        save_every_minutes=args.save_every_minutes,
+        max_skipped_batches=args.max_skipped_batches,
+        layer_decay=args.layer_decay,
+        accumulate=args.accumulate,
+        ema_decay=args.ema_decay,
     )
+    with explain_out_of_memory(demand, device):
+        result = fit(
+            model,
+            criterion,
+            train_set,
+            val_set,
+            options,
+            precision=precision,
+            normalization=normalization,
+            description=description,
+            weight_scheduler=scheduler if args.use_dynamic_weights else None,
+            early_stopping=early_stopping,
+            resume=resume,
+            world=world,
+        )
     if world.is_main:
         for file, best in result["best"].items():
             values = ", ".join(f"{name} {value:.3f}" for name, value in best.items() if name != "epoch")
             print(f"{args.save_dir / file}: epoch {best['epoch']}, {values} (validation)")
         print(learned_nothing(result["best"], args.save_dir / "metrics.jsonl", config), end="")
-
-
-def build_datasets(
-    args: argparse.Namespace, train_rows: Manifest, val_rows: Manifest
-) -> tuple[DefectDataset, DefectDataset] | tuple[DefectTileDataset, DefectTileDataset]:
-    """The training and the validation set, of whole images or of tiles."""
-    if not args.tile_size:
-        train_set = DefectDataset(train_rows, args.image_size, augment=True, paste_defects=args.paste_defects)
-        return train_set, DefectDataset(val_rows, args.image_size)
-    tiling = Tiling(args.tile_size, args.tile_overlap)
-    crops = {"defect_fraction": args.tile_defect_fraction, "tiles_per_image": args.tiles_per_image}
-    train_set = DefectTileDataset(train_rows, tiling, args.image_size, augment=True, **crops)
-    return train_set, DefectTileDataset(val_rows, tiling, args.image_size)
-
-
-def usable_split(manifest: Manifest, split: str) -> Manifest:
-    """Rows of a split, which must hold normal and defect images."""
-    rows = manifest.select(split)
-    missing = [name for name in ("normal", "defect") if ((rows.labels > 0) == (name == "defect")).sum() == 0]
-    if missing:
-        raise DefectError(
-            f"{manifest.root}: no {' and no '.join(missing)} images in the {split} split; training needs both in train "
-            "and val: organise again with more images or another --val_split"
-        )
-    return rows
-
-
-def balanced_weights(rows: Manifest, args: argparse.Namespace) -> torch.Tensor:
-    """(K,) weights inverse to the classes' frequency, 1 on average over the images or, with tiles, the crops."""
-    known = rows.labels[rows.labels >= 0]
-    counts = np.bincount(known, minlength=len(rows.classes)).clip(min=1) / len(known)
-    if args.tile_size:  # the flag decides how many crops show a defect
-        counts[1:] *= max(args.tile_defect_fraction, 0.01) / counts[1:].sum()
-        counts[0] = 1 - counts[1:].sum()
-    return torch.tensor(1 / (len(rows.classes) * counts), dtype=torch.float32)
-
-
-def print_summary(
-    args: argparse.Namespace,
-    model: AttentionGuidedDefectClassifier,
-    manifest: Manifest,
-    train_set: DefectDataset | DefectTileDataset,
-    device: torch.device,
-) -> None:
-    """What is about to be trained, on what."""
-    total = sum(p.numel() for p in model.parameters()) / 1e6
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
-    print(f"{args.backbone} on {device}: {total:.1f} M parameters, {trained:.1f} M trained, {args.image_size} px")
-    for split, counts in manifest.counts().items():
-        if split != "test":
-            print(f"  {split}: {', '.join(f'{n} {name}' for name, n in counts.items())}")
-    for line in manifest.weak_labels():
-        print(f"  {line}")
-    if isinstance(train_set, DefectTileDataset):
-        print(f"  tiles of {args.tile_size} px, {args.tile_defect_fraction:.0%} of the crops centered on defects")
-        left_out = len(train_set) - len(train_set.usable_rows())
-        if left_out:
-            print(f"  {left_out} training images are larger than a tile and have no mask: left out")
 
 
 if __name__ == "__main__":

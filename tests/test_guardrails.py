@@ -75,6 +75,21 @@ def test_a_batch_whose_loss_is_not_finite_is_named_and_changes_nothing(
     assert {int(state["step"]) for state in content["optimizer"]["state"].values()} == {5}
 
 
+def test_a_bad_batch_takes_the_others_of_its_update_with_it(data: Manifest, tmp_path: Path, script, poison) -> None:
+    poison({1})  # of three, in updates of two and one
+    more = ("--epochs", 1, "--accumulate", 2, "--ema_decay", 0.9)
+    status, out, err = script("train_defect_model", *flags(data, tmp_path, *more))
+    assert status == 0 and "epoch 1, batch 2: the loss" in out + err and "batch 1:" not in out + err
+    (line,) = log_lines(tmp_path)
+    assert (line["skipped_batches"], line["verdicts_seen"], line["masks_seen"]) == (1, 4, 4)
+    content = load_checkpoint(tmp_path / "last.pth")
+    assert {int(state["step"]) for state in content["optimizer"]["state"].values()} == {1}
+    for weights in content["training_state"].values():
+        assert all(value.isfinite().all() for value in weights.values())
+    trained = content["training_state"]["model"]
+    assert {int(value) for name, value in trained.items() if "num_batches_tracked" in name} == {1}
+
+
 def test_too_many_such_batches_end_the_run(data: Manifest, tmp_path: Path, script, poison) -> None:
     poison({1, 4, 7})
     more = ("--epochs", 3, "--max_skipped_batches", 2)

@@ -89,6 +89,21 @@ def test_two_processes_learn_what_one_with_the_same_batch_learns(
         assert torch.allclose(value.double(), two[name].double(), rtol=1e-3, atol=1e-3), name
 
 
+def test_two_processes_accumulate_and_average_what_one_does(launcher: Launcher, data: Manifest, tmp_path: Path) -> None:
+    more = ("--accumulate", 3, "--ema_decay", 0.9)
+    for child in start_two(launcher, flags(data, tmp_path / "two", 2, *more)):
+        assert child.status(120) == 0, child.log.read_text()
+    child = launcher.start(flags(data, tmp_path / "one", 4, *more))
+    assert child.status(120) == 0, child.log.read_text()
+    one, two = (load_checkpoint(tmp_path / name / "last.pth")["training_state"] for name in ("one", "two"))
+    for part in ("model", "average"):
+        for name, value in one[part].items():
+            assert torch.allclose(value.double(), two[part][name].double(), rtol=1e-3, atol=1e-3), (part, name)
+    for line, other in zip(log_lines(tmp_path / "one"), log_lines(tmp_path / "two"), strict=True):
+        for name in ("train_total_loss", "val_total_loss", "image_auroc", "pixel_ap", "verdicts_seen"):
+            assert other[name] == pytest.approx(line[name], rel=1e-4), (line["epoch"], name)
+
+
 def test_a_signal_to_one_process_ends_both_and_the_run_goes_on(
     launcher: Launcher, data: Manifest, pair: Path, tmp_path: Path
 ) -> None:

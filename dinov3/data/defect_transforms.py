@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import torch
@@ -139,4 +140,12 @@ class Normalization:
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 to normalised float, on their device; channels last, as convolutions run faster so."""
         images = images.contiguous(memory_format=torch.channels_last).float().div_(255.0)
-        return v2.functional.normalize(images, list(self.mean), list(self.std), inplace=True)
+        constants = (_channel_constants(tuple(values), images.device) for values in (self.mean, self.std))
+        return v2.functional.normalize(images, *constants, inplace=True)
+
+
+@lru_cache
+def _channel_constants(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """One value per channel, on the device already: sending it with every batch would make the host wait."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)

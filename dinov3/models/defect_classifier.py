@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dinov3.data.defect_images import IGNORE_INDEX
+from dinov3.models import defect_layers
 from dinov3.models.defect_decoder import DecoderName, build_decoder, feature_levels
 
 GuidanceName = Literal["mask", "none"]
@@ -73,17 +74,26 @@ class AttentionGuidedDefectClassifier(nn.Module):
         )
         self.backbone_frozen = False
 
-    def freeze_backbone(self, frozen: bool = True) -> None:
-        """Stop (or resume) training the backbone. Frozen, it stays in eval mode and runs without a graph."""
-        self.backbone_frozen = frozen
+    def freeze_backbone(self, frozen: bool = True, unfreeze_last: int = 0) -> None:
+        """Stop (or resume) training the backbone. Frozen, it stays in eval mode and runs without a graph.
+
+        Args:
+            frozen: whether the backbone rests.
+            unfreeze_last: its last layers that train all the same.
+
+        Raises:
+            DefectError: the backbone has fewer layers.
+        """
+        self.backbone_frozen = frozen and unfreeze_last == 0
         self.backbone.requires_grad_(not frozen)
+        if unfreeze_last:
+            defect_layers.unfreeze_last(self.backbone, unfreeze_last)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> AttentionGuidedDefectClassifier:
-        """As ``nn.Module.train``, except that a frozen backbone keeps its eval mode (norm statistics, drop path)."""
+        """As ``nn.Module.train``, except that frozen parts of the backbone keep their eval mode."""
         super().train(mode)
-        if self.backbone_frozen:
-            self.backbone.eval()
+        defect_layers.rest_frozen_parts(self.backbone)
         return self
 
     def _backbone_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -244,7 +254,8 @@ class MultiTaskLoss(nn.Module):
             taught = torch.stack([known, present]) > 0
             total = alpha * cls_loss + beta * seg_loss + (0.5 * log_vars * taught).sum()
         else:
-            alpha, beta = cls_loss.new_tensor(self.alpha), cls_loss.new_tensor(self.beta)
+            # Filled on the device: a number sent there would make the host wait.
+            alpha, beta = torch.full_like(cls_loss, self.alpha), torch.full_like(cls_loss, self.beta)
             total = alpha * cls_loss + beta * seg_loss
         parts = {"cls_loss": cls_loss, "seg_loss": seg_loss, "alpha": alpha, "beta": beta}
         return {"total_loss": total} | {name: value.detach() for name, value in parts.items()}

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from dinov3.defect_errors import DefectError
 
-PrecisionName = Literal["auto", "bf16", "fp16", "off"]
+PrecisionName = Literal["auto", "bf16", "fp16", "tf32", "off"]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -51,11 +52,42 @@ class Precision:
 
 
 def resolve_precision(name: PrecisionName, device: torch.device) -> Precision:
-    """``auto``: bf16 where a CUDA device computes in it, else fp16 with loss scaling, and none on other devices."""
+    """``auto``: bf16 where a CUDA device computes in it, else fp16 with loss scaling, and none on other devices.
+
+    ``tf32`` and ``off`` are both float32; see :func:`allow_tf32`.
+    """
     if name == "auto":
         if device.type != "cuda":
             return Precision(device, None)
         name = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if name == "fp16" and device.type == "cpu":
         raise DefectError("--mixed_precision fp16: the CPU has no fast fp16; use auto, bf16 or off")
-    return Precision(device, {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[name])
+    if name == "tf32" and device.type != "cuda":
+        raise DefectError(f"--mixed_precision tf32: only CUDA devices have it, not {device.type}; use auto or off")
+    return Precision(device, {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": None, "off": None}[name])
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let CUDA devices round what float32 products multiply to 10 bits of mantissa, which makes them several times
+    faster; or hold them to full float32."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+class LateValue:
+    """Numbers of a device, read one exchange late, so that the host never waits for the device to catch up."""
+
+    def __init__(self):
+        self._copy: Tensor | None = None
+        self._copied: torch.cuda.Event | None = None
+
+    def exchange(self, value: Tensor) -> float | None:
+        """Start copying the scalar ``value`` to the host; return the one given before, None the first time."""
+        previous = self._copy
+        if self._copied is not None:
+            self._copied.synchronize()  # long done
+        self._copy = value.detach().to("cpu", non_blocking=True)
+        if value.is_cuda:
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        return None if previous is None else previous.item()

@@ -44,11 +44,12 @@ class BackgroundWriter:
         if error is not None:
             raise error
 
-    def submit(self, paths: list[Path], content: dict[str, Any]) -> None:
-        """Write ``content`` as it is now to each of ``paths``, one after the other. Waits if the last submission is
-        not finished, so that there are never more than two states in memory."""
+    def submit(self, paths: list[Path], content: dict[str, Any], more: Mapping[str, Any] | None = None) -> None:
+        """Write ``content`` as it is now to each of ``paths``, one after the other, and ``more`` into the last one,
+        too. Waits if the last submission is not finished, so that there are never more than two states in memory."""
         self.wait()
-        self._thread = threading.Thread(target=self._write, args=(paths, snapshot(content)), name="checkpoints")
+        copies = (snapshot(content), snapshot(more or {}))
+        self._thread = threading.Thread(target=self._write, args=(paths, *copies), name="checkpoints")
         self._thread.start()
 
     def wait(self) -> None:
@@ -58,10 +59,11 @@ class BackgroundWriter:
             self._thread = None
         self.check()
 
-    def _write(self, paths: list[Path], content: dict[str, Any]) -> None:
+    def _write(self, paths: list[Path], content: dict[str, Any], more: dict[str, Any]) -> None:
         try:
-            for path in paths:
+            for path in paths[:-1]:
                 save_checkpoint(path, content)
+            save_checkpoint(paths[-1], content | more)
         except BaseException as error:  # handed over to the thread that trains
             self._error = error
 

@@ -43,6 +43,14 @@ def fraction(text: str) -> float:
     return value
 
 
+def below_one(text: str) -> float:
+    """argparse type: a number from 0 to less than 1."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{value}: expected a number from 0 to less than 1")
+    return value
+
+
 def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse flags whose defaults come from the YAML file that ``--config`` names, if it does.
 

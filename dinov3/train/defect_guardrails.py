@@ -7,7 +7,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+from torch.utils.data import DataLoader
+
 from dinov3.defect_errors import DefectError
+from dinov3.train.defect_distributed import gather_over_ranks
 
 # What early stopping may watch; the losses are better when lower.
 WATCHABLE = (
@@ -17,10 +21,10 @@ WATCHABLE = (
 
 
 class LossGuard:
-    """Counts the batches left out because their loss was not finite, and knows how high the loss usually is.
+    """Counts the updates left out because a loss was not finite, and knows how high the loss usually is.
 
     Args:
-        limit: how many batches of a run may be left out; 0 ends at the first.
+        limit: how many updates of a run may be left out; 0 ends at the first.
     """
 
     def __init__(self, limit: int):
@@ -29,7 +33,7 @@ class LossGuard:
         self.seen, self.usual, self.spread = 0, 0.0, 0.0
 
     def skip(self, what: str) -> str:
-        """Count one more batch left out, described by ``what``; the text to print.
+        """Count one more update left out, described by ``what``; the text to print.
 
         Raises:
             DefectError: it is one too many.
@@ -60,6 +64,18 @@ class LossGuard:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a :meth:`state_dict`."""
         vars(self).update(state)
+
+
+def describe(one: dict[str, Any], norm: Tensor) -> str:
+    """What is wrong with a batch whose ``losses``, or the norm of the gradient, are not finite."""
+    parts = ", ".join(f"{name} {value.item():.4g}" for name, value in one["losses"].items())
+    return f"{one['place']}: the loss or its gradient is not finite ({parts}, gradient norm {norm.item():.4g})"
+
+
+def batch_files(batch: dict[str, Any], loader: DataLoader) -> str:
+    """The images of a batch, in all processes; to be called in all of them."""
+    names = [str(loader.dataset.manifest.columns["image"][index]) for index in batch["index"].tolist()]
+    return ", ".join(name for part in gather_over_ranks(names) for name in part)
 
 
 class EarlyStopping:

@@ -22,7 +22,7 @@ class EpochProgress:
         batches: how many are done.
         totals: sums over images of each loss.
         counts: (4,) images that taught something, those with a verdict, those with a mask; files that were unreadable.
-        skipped, spikes: batches left out because of their loss, and batches with an unusually high one.
+        skipped, spikes: updates left out because of their loss, and batches with an unusually high one.
         seconds: training time.
         rates: learning rates at the start of the epoch.
         random: states of torch's random generators to go on from; empty at the start of an epoch.
@@ -36,6 +36,14 @@ class EpochProgress:
     seconds: float = 0.0
     rates: dict[str, float] = field(default_factory=dict)
     random: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, batch: dict[str, Any]) -> None:
+        """Count a batch that was learned from: its ``label``, ``has_mask`` and, by name, ``losses``."""
+        labels = batch["label"]
+        for name, value in batch["losses"].items():
+            name = name if name in ("alpha", "beta") else f"train_{name}"
+            self.totals[name] = self.totals.get(name, 0.0) + value * len(labels)
+        self.counts[:3] += torch.tensor([len(labels), (labels >= 0).sum(), batch["has_mask"].sum()])
 
     def gather(self, device: torch.device) -> list[dict[str, Any]]:
         """What a checkpoint says about each process, by rank; to be called in all of them."""

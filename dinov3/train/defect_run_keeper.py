@@ -46,7 +46,8 @@ class RunKeeper:
 
     Args:
         save_dir: of the checkpoints.
-        parts: by its key in the checkpoint, everything with a ``state_dict`` that training changes.
+        parts: by its key in the checkpoint, everything with a ``state_dict`` that training changes. What is called
+            ``training_state`` goes into ``last.pth`` alone.
         description: what else goes into every checkpoint.
         best, metrics: those of the run so far.
         save_every_minutes: how often within an epoch; 0 is never.
@@ -92,7 +93,8 @@ class RunKeeper:
             self.signals.__exit__(kind, value, trace)
 
     def after_batch(self, epoch: int, progress: EpochProgress) -> None:
-        """Save if it is time to, and leave if a signal asks for it; ``epoch`` counts from 0.
+        """Save if it is time to, and leave if a signal asks for it; ``epoch`` counts from 0. For after the last batch
+        of an update, as gradients are not saved.
 
         Raises:
             StoppedError: it does, and the state was saved.
@@ -138,8 +140,9 @@ class RunKeeper:
             content = self.description | {name: part.state_dict() for name, part in self.parts.items()}
             content |= {"epoch": epochs_done, "progress": progress, "metrics": self.metrics, "best": self.best}
             content["thresholds"] = chosen_thresholds(self.description["thresholds"], self.metrics)
+            more = {name: content.pop(name) for name in ("training_state",) if name in content}
             # last.pth comes last: it says that the best files are up to date
-            self.writer.submit([self.save_dir / file for file in (*best_files, "last.pth")], content)
+            self.writer.submit([self.save_dir / file for file in (*best_files, "last.pth")], content, more)
         self.saved_at = time.monotonic()
 
     def _leave(self, number: int, place: str) -> None:

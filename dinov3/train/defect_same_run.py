@@ -14,15 +14,26 @@ from dinov3.train.defect_guardrails import EarlyStopping
 # Flags that may change from one part of a run to the next.
 FREE = "config data_root save_dir resume init_from weights dinov3_repo epochs num_workers device mixed_precision lr"
 FREE += " backbone_lr_scale weight_decay grad_clip save_every_minutes early_stop_patience early_stop_metric"
-FREE += " max_skipped_batches"
+FREE += " max_skipped_batches layer_decay grad_checkpointing compile auto_batch"
 
 
 def check_same(
-    content: dict[str, Any], source: Path, manifest: Manifest, args: argparse.Namespace, same_run: bool
+    content: dict[str, Any],
+    source: Path,
+    manifest: Manifest,
+    args: argparse.Namespace,
+    defaults: dict[str, Any],
+    same_run: bool,
 ) -> None:
-    """A checkpoint to start from must be of this architecture and these classes; one to go on from, of this run."""
+    """A checkpoint to start from must be of this architecture and these classes; one to go on from, of this run.
+
+    A flag that is newer than the checkpoint had its value of ``defaults``.
+
+    Raises:
+        DefectError: it is not.
+    """
     names = [n for n in vars(args) if n not in FREE.split()] if same_run else ["backbone", "decoder"]
-    pairs = {f"--{name}": (content["config"][name], getattr(args, name)) for name in names}
+    pairs = {f"--{name}": (content["config"].get(name, defaults[name]), getattr(args, name)) for name in names}
     pairs["classes"] = (content["classes"], manifest.classes)
     problems = [f"{name} was {old}, now {new}" for name, (old, new) in pairs.items() if old != new]
     if same_run and content["manifest"] != fingerprint(manifest):

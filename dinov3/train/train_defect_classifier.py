@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from timm.layers import convert_sync_batchnorm
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
@@ -29,24 +29,23 @@ from dinov3.models.defect_classifier import (
     DynamicWeightScheduler,
     MultiTaskLoss,
 )
-from dinov3.models.defect_device import Precision
-from dinov3.train.defect_cpu_norm import synchronize_batch_norm
+from dinov3.models.defect_device import LateValue, Precision
+from dinov3.train.defect_average import RunWeights
 from dinov3.train.defect_distributed import (
     World,
-    batch_total,
     broadcast_buffers,
-    gather_over_ranks,
     means_over_ranks,
     sum_over_ranks,
 )
 from dinov3.train.defect_evaluation import evaluate, report_unreadable, to_device
-from dinov3.train.defect_guardrails import EarlyStopping, LossGuard
+from dinov3.train.defect_guardrails import EarlyStopping, LossGuard, batch_files, describe
 from dinov3.train.defect_metrics import DefectMetrics
 from dinov3.train.defect_progress import COUNTS, EpochProgress
 from dinov3.train.defect_run_keeper import RunKeeper
 from dinov3.train.defect_run_log import RunLog, example_page
-from dinov3.train.defect_schedule import build_lr_scheduler, build_optimizer, restore_optimizer
+from dinov3.train.defect_schedule import build_lr_scheduler, build_optimizer, learning_rates, restore_optimizer
 from dinov3.train.defect_tile_evaluation import evaluate_tiles
+from dinov3.train.defect_train_step import TrainStep, across_processes
 
 
 @dataclass(frozen=True)
@@ -64,17 +63,9 @@ class TrainingOptions:
     seed: int
     save_every_minutes: float = 10.0
     max_skipped_batches: int = 10
-
-
-class TrainStep(nn.Module):
-    """Model and loss as one module, so that DistributedDataParallel averages the gradients of both."""
-
-    def __init__(self, model: AttentionGuidedDefectClassifier, criterion: MultiTaskLoss):
-        super().__init__()
-        self.model, self.criterion = model, criterion
-
-    def forward(self, images: Tensor, labels: Tensor, masks: Tensor, has_mask: Tensor) -> dict[str, Tensor]:
-        return self.criterion(self.model(images), labels, masks, has_mask, batch_total=batch_total)
+    layer_decay: float = 1.0
+    accumulate: int = 1
+    ema_decay: float = 0.0
 
 
 def train_one_epoch(
@@ -90,6 +81,8 @@ def train_one_epoch(
     epoch: int,
     guard: LossGuard,
     state: EpochProgress,
+    accumulate: int = 1,
+    after_update: Callable[[int], None] = lambda number: None,
     after_batch: Callable[[], None] = lambda: None,
     progress: bool = True,
 ) -> dict[str, float]:
@@ -99,10 +92,12 @@ def train_one_epoch(
         step: a :class:`TrainStep`, plain or wrapped.
         loader: of the batches after the first ``state.batches``.
         grad_clip: largest gradient norm; 0 turns clipping off.
-        guard: decides on batches whose loss or gradient is not finite: they change nothing and are left out, up to
-            its limit.
+        guard: decides on updates with a loss or gradient that is not finite: they change nothing and are left out, up
+            to its limit.
         state: where the epoch stands; kept up to date.
-        after_batch: called after each batch.
+        accumulate: batches whose gradients are averaged before each update; what is left at the end makes one too.
+        after_update: called with the number of updates so far in the run, after each that changed the weights.
+        after_batch: called after the last batch of each update.
 
     Returns:
         ``train_total_loss``, ``train_cls_loss``, ``train_seg_loss``, ``alpha``, ``beta`` (means over the epoch),
@@ -127,46 +122,60 @@ def train_one_epoch(
         disable=not progress,
         leave=False,
     )
+    shown = LateValue()
     start = time.perf_counter() - state.seconds
+    gathered: list[dict[str, Any]] = []  # the batches of this update, with their losses in place of the pixels
     for batch in bar:
-        place = f"epoch {epoch + 1}, batch {state.batches + 1}"
-        labels, has_mask, unreadable = batch["label"], batch["has_mask"], report_unreadable(batch)
+        state.counts[3] += report_unreadable(batch)
         inputs = to_device(batch, precision.device, normalization)
-        statistics = [buffer.clone() for buffer in norms]
-        with precision.autocast():
-            losses = step(*inputs)
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(losses["total_loss"]).backward()
+        if not gathered:
+            size = min(accumulate, batches - state.batches)
+            statistics = [buffer.clone() for buffer in norms]
+            optimizer.zero_grad(set_to_none=True)
+        state.batches += 1
+        is_last = len(gathered) + 1 == size
+        with contextlib.nullcontext() if is_last or not hasattr(step, "no_sync") else step.no_sync():
+            with precision.autocast():
+                losses = step(*inputs)
+            scaler.scale(losses["total_loss"] / size).backward()
+        facts = {name: value for name, value in batch.items() if name not in ("image", "mask")}
+        losses = {name: value.detach() for name, value in losses.items()}
+        gathered.append(facts | {"losses": losses, "place": f"epoch {epoch + 1}, batch {state.batches}"})
+        if not is_last:
+            continue
         scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, grad_clip or math.inf)
-        loss = losses["total_loss"].item()
+        values = torch.stack([one["losses"]["total_loss"] for one in gathered]).tolist()
+        bad = [one for one, value in zip(gathered, values, strict=True) if not math.isfinite(value)]
+        notes = []
         # fp16 overflows now and then; the scaler leaves such a step out.
-        if not math.isfinite(loss) or not (norm.isfinite() or scaler.is_enabled()):
+        is_good = not bad and bool(norm.isfinite() or scaler.is_enabled())
+        if is_good:
+            scaler.step(optimizer)
+            for one, value in zip(gathered, values, strict=True):
+                if guard.is_spike(value):
+                    notes.append(f"{one['place']}: loss {value:.4g}, usually about {guard.usual:.4g}; files: ")
+                    notes[-1] += batch_files(one, loader)
+                    state.spikes += 1
+                state.add(one)
+        else:
             for buffer, before in zip(norms, statistics, strict=True):
                 buffer.copy_(before)
-            parts = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
-            parts = f"{place}: the loss or its gradient is not finite ({parts}, gradient norm {norm.item():.4g})"
-            note = guard.skip(f"{parts}; files: {batch_files(batch, loader)}")
+            texts = [f"{describe(one, norm)}; files: {batch_files(one, loader)}" for one in bad or gathered]
+            notes.append(guard.skip("\n".join(texts)))
             state.skipped += 1
-        else:
-            scaler.step(optimizer)
-            note = ""
-            if guard.is_spike(loss):
-                note = f"{place}: loss {loss:.4g}, usually about {guard.usual:.4g}; files: {batch_files(batch, loader)}"
-                state.spikes += 1
-            for name, value in losses.items():
-                name = name if name in ("alpha", "beta") else f"train_{name}"
-                state.totals[name] = state.totals.get(name, 0.0) + value.detach() * len(labels)
-            state.counts[:3] += torch.tensor([len(labels), (labels >= 0).sum(), has_mask.sum()])
-        if note and progress:
-            tqdm.write(note)
-        state.counts[3] += unreadable
+        if progress:
+            for note in notes:
+                tqdm.write(note)
+        gathered = []
         scaler.update()
         lr_scheduler.step()
-        state.batches += 1
+        if is_good:
+            after_update(lr_scheduler.last_epoch)
         state.seconds = time.perf_counter() - start
-        if state.batches % 10 == 0 and state.totals:
-            bar.set_postfix(loss=f"{(state.totals['train_total_loss'] / state.counts[0]).item():.3f}")
+        if progress and state.totals and state.batches // 10 > (state.batches - size) // 10:
+            mean = shown.exchange(state.totals["train_total_loss"] / state.counts[0])
+            bar.set_postfix({} if mean is None else {"loss": f"{mean:.3f}"})
         after_batch()
     counts = dict(zip(COUNTS, sum_over_ranks(state.counts.to(precision.device, copy=True)).tolist(), strict=True))
     if not state.totals:
@@ -179,12 +188,6 @@ def train_one_epoch(
         "skipped_batches": state.skipped,
         "loss_spikes": state.spikes,
     }
-
-
-def batch_files(batch: dict[str, Any], loader: DataLoader) -> str:
-    """The images of a batch, in all processes; to be called in all of them."""
-    names = [str(loader.dataset.manifest.columns["image"][index]) for index in batch["index"].tolist()]
-    return ", ".join(name for part in gather_over_ranks(names) for name in part)
 
 
 def fit(
@@ -226,7 +229,9 @@ def fit(
         lr=options.lr,
         backbone_lr_scale=options.backbone_lr_scale,
         weight_decay=options.weight_decay,
+        layer_decay=options.layer_decay,
     )
+    weights = RunWeights(model, options.ema_decay)
     if len(val_set) < world.size or len(train_set) < world.size:
         raise DefectError(f"{len(train_set)} training and {len(val_set)} validation images for {world.size} processes")
     sampler = train_set.sampler(options.seed, world.rank, world.size)
@@ -244,8 +249,15 @@ def fit(
     guard = LossGuard(options.max_skipped_batches)
     early_stopping = early_stopping or EarlyStopping("image_ap", 0)
     # Everything that training changes and that has a state: saved under these names.
-    parts = {"model": model, "criterion": criterion, "optimizer": optimizer, "scaler": scaler}
+    parts = {
+        "model": SimpleNamespace(state_dict=weights.inference_state),
+        "criterion": criterion,
+        "optimizer": optimizer,
+        "scaler": scaler,
+    }
     parts |= {"guard": guard, "early_stopping": early_stopping}
+    if not weights.is_plain:
+        parts["training_state"] = weights
     first_epoch, best, result, state = 0, {}, {}, EpochProgress()
     if resume is not None:
         restore_optimizer(optimizer, resume["optimizer"])
@@ -257,14 +269,10 @@ def fit(
         first_epoch, best, result = resume["epoch"], resume["best"], resume["metrics"]
         if resume.get("progress") is not None:
             state = EpochProgress.restore(resume["progress"], world, device)
-    steps = len(train_loader)
-    steps_done = steps * first_epoch + state.batches
+    steps = math.ceil(len(train_loader) / options.accumulate)  # updates
+    steps_done = steps * first_epoch + math.ceil(state.batches / options.accumulate)
     lr_scheduler = build_lr_scheduler(optimizer, steps * options.epochs, steps_done=steps_done)
-    step: nn.Module = TrainStep(model, criterion)
-    if world.size > 1:
-        # statistics of the whole batch
-        step = convert_sync_batchnorm(step) if device.type == "cuda" else synchronize_batch_norm(step)
-        step = DistributedDataParallel(step, device_ids=[device.index] if device.type == "cuda" else None)
+    step = across_processes(TrainStep(model, criterion), world, device)
     keeper = RunKeeper(
         save_dir,
         parts,
@@ -284,7 +292,7 @@ def fit(
             sampler.epoch, sampler.skip = epoch, state.batches * options.batch_size
             if weight_scheduler is not None:
                 criterion.alpha, criterion.beta = weight_scheduler.get_weights(epoch)
-            state.rates = state.rates or {f"lr_{group['name']}": group["lr"] for group in optimizer.param_groups}
+            state.rates = state.rates or learning_rates(optimizer)
             result = train_one_epoch(
                 step,
                 train_loader,
@@ -297,12 +305,15 @@ def fit(
                 epoch=epoch,
                 guard=guard,
                 state=state,
+                accumulate=options.accumulate,
+                after_update=weights.update,
                 after_batch=partial(keeper.after_batch, epoch, state),
                 progress=progress,
             )
             broadcast_buffers(model)
+            broadcast_buffers(weights.evaluated)
             result |= state.rates | validate(
-                model,
+                weights.evaluated,
                 keeper.stoppable(val_loader, epoch, state),
                 DefectMetrics(len(description["classes"])),
                 precision=precision,
@@ -312,7 +323,8 @@ def fit(
                 progress=progress,
             )
             if log is not None:
-                log.add_epoch(epoch, options.epochs, result, example_page(model, val_set, precision, normalization))
+                page = example_page(weights.evaluated, val_set, precision, normalization)
+                log.add_epoch(epoch, options.epochs, result, page)
             early_stopping.update(epoch + 1, result)
             is_over = early_stopping.is_over(epoch + 1)
             keeper.after_epoch(epoch, result, is_last=is_over or epoch + 1 == options.epochs)

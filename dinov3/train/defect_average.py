@@ -1,0 +1,58 @@
+"""The weights of a run: those that train, and their exponential moving average, which is evaluated and kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from dinov3.models.defect_lora import has_adapters, merged_state
+
+
+class RunWeights:
+    """A model that trains, and with a ``decay`` above 0 its average.
+
+    The decay warms up, ``1 - N ** (-2 / 3)`` at update N and at most ``decay``, so that a short run does not drag its
+    first weights along: 0.95 at update 100, 0.99 at 1000. Weights that don't train are shared rather than copied.
+
+    Attributes:
+        model: what trains.
+        evaluated: what to evaluate and keep: a copy in eval mode with the averaged weights and norm statistics, or
+            without averaging the model itself.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.model = model
+        self._average = ModelEmaV3(model, decay=decay, use_warmup=True) if decay else None
+        self.evaluated = model if self._average is None else self._average.module
+        if self._average is not None:
+            self.evaluated.requires_grad_(False)
+            for own, source in zip(self.evaluated.parameters(), model.parameters(), strict=True):
+                if not source.requires_grad:
+                    own.data = source.data
+
+    def update(self, number: int) -> None:
+        """Take in the weights after update ``number`` of the run, counted from 1."""
+        if self._average is not None:
+            self._average.update(self.model, step=number)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether what trains is what is kept: no average, no adapters."""
+        return self._average is None and not has_adapters(self.model)
+
+    def inference_state(self) -> dict[str, Tensor]:
+        """What inference loads: the evaluated weights, adapters merged."""
+        return merged_state(self.evaluated)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What training goes on from: ``model``, and ``average`` if there is one."""
+        state = {"model": self.model.state_dict()}
+        return state if self._average is None else state | {"average": self.evaluated.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict` of the same kind."""
+        self.model.load_state_dict(state["model"])
+        if self._average is not None:
+            self.evaluated.load_state_dict(state["average"])

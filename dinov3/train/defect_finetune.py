@@ -1,0 +1,109 @@
+"""How a pretrained backbone is fine-tuned: the flags, and what they do to a model."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from dinov3.defect_errors import DefectError
+from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
+from dinov3.models.defect_layers import checkpoint_activations, set_drop_path
+from dinov3.models.defect_lora import add_lora
+from dinov3.train.defect_config import below_one, fraction, non_negative_int, positive_int
+from dinov3.train.defect_memory import Demand
+
+LARGE = 1024  # width from which a ViT is ViT-L or larger
+
+
+def add_finetuning_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of this module."""
+    group = parser.add_argument_group("fine-tuning")
+    add = group.add_argument
+    add("--unfreeze_last", type=non_negative_int, default=0, help="train only the backbone's last N blocks; 0: all")
+    add("--lora_rank", type=non_negative_int, default=0, help="train adapters of this rank on the backbone; 0: none")
+    add(
+        "--layer_decay",
+        type=fraction,
+        help="rate of each backbone layer as a share of the next one's (default: 0.8, a pretrained ViT, or 1)",
+    )
+    add(
+        "--drop_path", type=below_one, default=0.0, help="how often the last block is skipped in training; earlier less"
+    )
+    add("--accumulate", type=positive_int, default=1, help="batches per update: --batch_size times this many images")
+    add("--ema_decay", type=below_one, default=0.0, help="average the weights, such as 0.999; 0: off")
+    add(
+        "--grad_checkpointing",
+        action=argparse.BooleanOptionalAction,
+        help="compute activations twice to save memory (default: for a ViT-L or larger that trains)",
+    )
+    add("--compile", action=argparse.BooleanOptionalAction, default=False, help="compile the model with torch.compile")
+    add(
+        "--auto_batch",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="find the largest batch that fits; --batch_size is then the least number of images per update",
+    )
+
+
+def prepare_backbone(model: AttentionGuidedDefectClassifier, args: argparse.Namespace) -> None:
+    """Freeze, adapt and regularize the backbone as the flags say, and put the defaults that depend on it into ``args``.
+
+    Raises:
+        DefectError: flags that exclude each other, or that this backbone cannot follow.
+    """
+    backbone = model.backbone
+    if args.lora_rank and (args.freeze_backbone or args.unfreeze_last):
+        other = "--freeze_backbone" if args.freeze_backbone else "--unfreeze_last"
+        raise DefectError(f"--lora_rank trains adapters on a backbone that rests otherwise; leave {other} out")
+    model.freeze_backbone(args.freeze_backbone or args.unfreeze_last > 0, args.unfreeze_last)
+    if args.lora_rank:
+        add_lora(backbone, args.lora_rank)
+    if args.drop_path:
+        set_drop_path(backbone, args.drop_path)
+    is_vit = not hasattr(backbone, "embed_dims")
+    if args.grad_checkpointing is None:
+        args.grad_checkpointing = is_vit and backbone.embed_dim >= LARGE and not model.backbone_frozen
+    if args.grad_checkpointing:
+        checkpoint_activations(backbone)
+    # The last block of a ViT learns at a tenth of the heads' rate, each one below at 0.8 of that above: dense
+    # fine-tuning of DINOv2 and DINOv3 is published with these (EoMT, arXiv 2503.19108: 1e-4 and 0.8 at batch 16).
+    # Adapters start at zero and cannot spoil the weights they sit on; they want about ten times the rate. Random
+    # weights have nothing to forget.
+    if args.backbone_lr_scale is None:
+        args.backbone_lr_scale = 1.0 if args.lora_rank else 0.1 if is_vit else 0.5
+    if args.layer_decay is None:
+        is_pretrained = args.weights != "none" or args.init_from is not None
+        args.layer_decay = 0.8 if is_vit and is_pretrained and not args.lora_rank else 1.0
+
+
+def compile_model(model: AttentionGuidedDefectClassifier, device: torch.device) -> None:
+    """Have ``model`` compiled at its first call; names and weights stay as they are.
+
+    Raises:
+        DefectError: torch.compile does not work here.
+    """
+    try:
+        torch.compile(torch.sin)(torch.zeros(2, device=device))
+    except Exception as error:  # the compilers behind it share no base class
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DefectError(
+            f"--compile: torch.compile does not work here ({reason}); it needs a C++ compiler, and on CUDA "
+            "Triton. Install what is missing (apt install g++), or leave --compile out"
+        ) from None
+    model.compile()
+
+
+def memory_demand(model: AttentionGuidedDefectClassifier, args: argparse.Namespace, autocast: bool) -> Demand:
+    """What the run of these flags takes."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return Demand(
+        batch_size=args.batch_size,
+        accumulate=args.accumulate,
+        image_size=args.image_size,
+        parameters=sum(size for size, _ in sizes),
+        trained=sum(size for size, trains in sizes if trains),
+        averaged=args.ema_decay > 0,
+        checkpointed=args.grad_checkpointing,
+        autocast=autocast,
+    )

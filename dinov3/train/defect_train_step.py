@@ -1,0 +1,35 @@
+"""Model and loss as one module, in one process or several."""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
+from dinov3.train.defect_cpu_norm import synchronize_batch_norm
+from dinov3.train.defect_distributed import World, batch_total
+
+
+class TrainStep(nn.Module):
+    """Model and loss as one module, so that DistributedDataParallel averages the gradients of both.
+
+    The loss is that of the batches of all processes; ``alone``, of this one's, without waiting for the others.
+    """
+
+    def __init__(self, model: AttentionGuidedDefectClassifier, criterion: MultiTaskLoss, alone: bool = False):
+        super().__init__()
+        self.model, self.criterion = model, criterion
+        self.options = {} if alone else {"batch_total": batch_total}
+
+    def forward(self, images: Tensor, labels: Tensor, masks: Tensor, has_mask: Tensor) -> dict[str, Tensor]:
+        return self.criterion(self.model(images), labels, masks, has_mask, **self.options)
+
+
+def across_processes(step: TrainStep, world: World, device: torch.device) -> nn.Module:
+    """``step``, for several processes so that all learn from the whole batch, norm statistics included."""
+    if world.size == 1:
+        return step
+    synced = convert_sync_batchnorm(step) if device.type == "cuda" else synchronize_batch_norm(step)
+    return DistributedDataParallel(synced, device_ids=[device.index] if device.type == "cuda" else None)
