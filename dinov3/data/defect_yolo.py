@@ -110,7 +110,7 @@ def _read_text(path: Path, limit: int) -> str:
         size = path.stat().st_size
         if size > limit:
             raise AnnotationError(f"{size / 2**20:.0f} MB, too large for what it should be")
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")  # read_text takes half a byte order mark for nothing
     except UnicodeDecodeError:
         raise AnnotationError("not a text file in UTF-8") from None
     except OSError as error:
