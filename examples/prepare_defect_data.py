@@ -25,7 +25,8 @@ from dinov3.data.defect_groups import Grouping
 from dinov3.data.defect_importers import IMPORTERS
 from dinov3.data.defect_leaks import find_leaks, write_leaks
 from dinov3.data.defect_manifest import Manifest, read_manifest
-from dinov3.data.defect_sources import ImportOptions, ImportReport, SourceImage, organize, resolve_labels
+from dinov3.data.defect_organize import organize
+from dinov3.data.defect_sources import ImportOptions, ImportReport, SourceImage, resolve_labels
 from dinov3.defect_errors import DefectError, run_script
 from dinov3.inference.defect_leak_sheet import draw_leaks
 from dinov3.train.defect_config import fraction, non_negative_int, positive_int

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from dinov3.data.defect_groups import Grouping, find_groups
 from dinov3.data.defect_manifest import COLUMNS, SPLITS, UNKNOWN, DatasetWriter, Manifest, count_rows, read_manifest
-from dinov3.data.defect_sources import NORMAL, ImportReport, SourceImage, expect_apart, write_images
+from dinov3.data.defect_organize import expect_apart, write_images
+from dinov3.data.defect_sources import NORMAL, ImportReport, SourceImage
 from dinov3.data.defect_splits import grouped_split
 from dinov3.defect_errors import DefectError
 
