@@ -1,0 +1,53 @@
+"""From class probabilities to a verdict: the temperature and the limits that calibration found on validation images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+VERDICTS = ("accept", "review", "reject")
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What decides an image and its mask.
+
+    Attributes:
+        classification: defect probability, 0 to 1, from which on an image is rejected.
+        mask: mask probability, 0 to 1, from which on a pixel is defect.
+        review: defect probability from which on an image goes to a person, at most ``classification``; None: no such
+            band.
+        temperature: what the class logits are divided by before the softmax (Guo et al. 2017, arXiv 1706.04599).
+    """
+
+    classification: float
+    mask: float
+    review: float | None = None
+    temperature: float = 1.0
+
+    @classmethod
+    def of(
+        cls, checkpoint: dict[str, Any], classification: float | None = None, mask: float | None = None
+    ) -> Thresholds:
+        """Those of a checkpoint, or what the user asks for instead; a limit of the user's own ends the review band."""
+        stored = checkpoint["thresholds"]
+        return cls(
+            stored["classification"] if classification is None else classification,
+            stored["mask"] if mask is None else mask,
+            stored.get("review") if classification is None else None,
+            stored.get("temperature", 1.0),
+        )
+
+    def calibrated(self, class_prob: Tensor) -> Tensor:
+        """(..., K) class probabilities at this temperature, from those at temperature 1."""
+        if self.temperature == 1.0:
+            return class_prob
+        return (class_prob.clamp_min(1e-12).log() / self.temperature).softmax(-1)
+
+    def verdict(self, defect_probability: float) -> str:
+        """``accept``, ``review`` or ``reject``."""
+        if defect_probability >= self.classification:
+            return "reject"
+        return "review" if self.review is not None and defect_probability >= self.review else "accept"
