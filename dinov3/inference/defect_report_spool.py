@@ -1,0 +1,132 @@
+"""What the inspection report keeps of each image until its page is written: one line per image in a file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from dinov3.data.defect_images import class_color
+
+SIDE = 160  # pixels, of a thumbnail's longer side
+FILL, EDGE = 110, 255  # opacity of a marked area and of its outline
+
+
+class Spool:
+    """Records and thumbnails in a file, so that memory does not grow with the number of images.
+
+    A line is the record as JSON, the thumbnail as base64 JPEG, and its mask as base64 PNG, with tabs between; the
+    pictures are empty where there are none. Each line goes to the disk whole, so a stopped run loses its last at most.
+
+    Args:
+        path: the file.
+        done: records to go on behind, with the pictures that the file has of them; the rest of it is dropped.
+    """
+
+    def __init__(self, path: Path, done: Iterable[dict[str, Any]] = ()):
+        self.path = path
+        self._begin(done)
+
+    def _begin(self, done: Iterable[dict[str, Any]]) -> None:
+        new = self.path.with_name(self.path.name + ".new")
+        self._file: BinaryIO = new.open("w+b")
+        with self.path.open("a+b") as old:
+            old.seek(0)
+            places = {record["image"]: place for place, record in _read(old)}
+            for record in done:
+                place = places.get(record["image"])
+                if place is None:
+                    self.add(record, None, None)
+                else:
+                    old.seek(place)
+                    self._file.write(old.readline())
+        self._file.close()
+        new.replace(self.path)
+        self._file = self.path.open("ab")
+
+    def add(self, record: dict[str, Any], display: np.ndarray | None, mask: np.ndarray | None) -> None:
+        """Append an image; the arguments are those of ``ReportWriter.add``."""
+        photo, marks = b"", b""
+        if display is not None:
+            thumbnail = shrink(display)
+            photo = base64.b64encode(encode_photo(thumbnail))
+            if mask is not None and mask.any():
+                marks = base64.b64encode(encode_mask(mask, thumbnail.shape[:2]))
+        self._file.write(b"\t".join([json.dumps(record).encode(), photo, marks]) + b"\n")
+
+    def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Where each line starts, and its record, in the order of :meth:`add`."""
+        self._file.flush()
+        with self.path.open("rb") as file:
+            yield from _read(file)
+
+    def lines(self, positions: list[int]) -> Iterator[list[str]]:
+        """The record as JSON, the thumbnail and the mask that start at each of ``positions``."""
+        self._file.flush()
+        with self.path.open("rb") as file:
+            for position in positions:
+                file.seek(position)
+                yield file.readline().decode().rstrip("\n").split("\t")
+
+    def close(self, *, delete: bool) -> None:
+        """Close the file; ``delete``: and remove it."""
+        self._file.close()
+        if delete:
+            self.path.unlink(missing_ok=True)
+
+
+def _read(file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
+    place = 0
+    for line in file:
+        if line.endswith(b"\n"):  # else the run was stopped while it was written
+            yield place, json.loads(line[: line.index(b"\t")])
+        place += len(line)
+
+
+def shrink(display: np.ndarray) -> np.ndarray:
+    """(h, w, 3) to at most ``SIDE`` pixels a side; a smaller image stays as it is."""
+    scale = SIDE / max(display.shape[:2])
+    if scale >= 1:
+        return display
+    return cv2.resize(display, [max(round(n * scale), 1) for n in display.shape[1::-1]], interpolation=cv2.INTER_AREA)
+
+
+def encode_photo(image: np.ndarray) -> bytes:
+    """(h, w, 3) uint8 RGB as JPEG, of one channel if it is grey."""
+    grey = image[..., 0]
+    if (grey == image[..., 1]).all() and (grey == image[..., 2]).all():
+        image = grey
+    else:
+        image = image[..., ::-1]
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+
+
+def encode_mask(mask: np.ndarray, size: tuple[int, int]) -> bytes:
+    """(H, W) mask classes as a see-through PNG of ``size`` (h, w): areas in the colour of their class, outlined.
+
+    A pixel of the result is marked if any pixel below it is, so that the smallest defect can be seen.
+    """
+    rows, columns = (np.arange(n) * large // n for n, large in zip(size, mask.shape, strict=True))
+    ends = np.maximum(np.append(rows[1:], mask.shape[0]), rows + 1)
+    lines = np.stack([mask[start:end].max(axis=0) for start, end in zip(rows, ends, strict=True)])
+    small = np.maximum.reduceat(lines, columns, axis=1)
+    inside = cv2.erode((small > 0).astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0)
+    values = [int(v) for v in np.unique(small) if v]
+    palette, opacity, index = [0, 0, 0], [0], np.zeros(size, np.uint8)
+    for value in values:
+        for edge, alpha in ((inside == 0, EDGE), (inside == 1, FILL)):
+            index[(small == value) & edge] = len(opacity)
+            palette += class_color(value)
+            opacity.append(alpha)
+    picture = Image.fromarray(index)
+    picture.putpalette(palette)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="png", transparency=bytes(opacity))
+    return buffer.getvalue()
