@@ -28,7 +28,7 @@ from torchmetrics.classification import (
 from dinov3.data.defect_images import IGNORE_INDEX
 
 
-def _pieces(pixels: Tensor) -> Sequence[Tensor]:
+def pieces(pixels: Tensor) -> Sequence[Tensor]:
     """All pixels in pieces of a million, so that what is computed from them on the way stays small."""
     return pixels.flatten().split(2**20)
 
@@ -80,7 +80,7 @@ class PixelCurves(Metric):
 
     def update(self, probability: Tensor, target: Tensor) -> None:
         """(B, H, W) probabilities and masks of 0, 1 and 255."""
-        for prob, truth in zip(_pieces(probability), _pieces(target), strict=True):
+        for prob, truth in zip(pieces(probability), pieces(target), strict=True):
             scores = self._scores(prob)
             self.negative += torch.bincount(scores[truth == 0], minlength=self.bins)
             self.positive += torch.bincount(scores[truth == 1], minlength=self.bins)
@@ -155,8 +155,7 @@ class DefectMetrics(torch.nn.Module):
         An image of label -1 (verdict unknown, or unreadable) counts in the pixel metrics alone, one without a mask
         in the image metrics alone.
         """
-        mask_prob = outputs["segmentation"].float().sigmoid().amax(dim=1)
-        self.update_probabilities(outputs["classification"].float().softmax(1), mask_prob, labels, masks, has_mask)
+        self.update_probabilities(*probabilities(outputs), labels, masks, has_mask)
 
     def update_probabilities(
         self, class_prob: Tensor, mask_prob: Tensor, labels: Tensor, masks: Tensor, has_mask: Tensor
@@ -176,7 +175,7 @@ class DefectMetrics(torch.nn.Module):
             predicted = mask_prob >= self.mask_threshold
             self.mean_iou.update(predicted, truth)
             self.curves.update(mask_prob, truth)
-            for part in zip(_pieces(predicted), _pieces(truth), strict=True):
+            for part in zip(pieces(predicted), pieces(truth), strict=True):
                 self.masks.update(*(pixels.long() for pixels in part))
 
     def compute(self) -> dict[str, float | list[list[int]]]:
@@ -196,6 +195,11 @@ class DefectMetrics(torch.nn.Module):
         if math.isnan(result["mean_iou_defect"]):
             result |= dict.fromkeys((*self.masks, "pixel_ap", "pixel_aupro", "best_mask_threshold"), math.nan)
         return result | {"confusion": confusion}
+
+
+def probabilities(outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Class probabilities (B, K) and each pixel's defect probability (B, H, W) of a model's outputs."""
+    return outputs["classification"].float().softmax(1), outputs["segmentation"].float().sigmoid().amax(dim=1)
 
 
 def predicted_class(class_prob: Tensor, threshold: float) -> Tensor:

@@ -1,0 +1,68 @@
+"""Calibrate a trained model on the validation images: probabilities that mean what they say, and the verdict's limits.
+
+python examples/calibrate_defect_model.py --checkpoint checkpoints/stage3_uncertainty/best_accuracy.pth \
+    --data_root data/demo --max_miss_rate 0.05
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import _bootstrap  # noqa: F401  puts the repository first on sys.path
+
+from dinov3.defect_errors import run_script
+from dinov3.models.defect_device import resolve_device, resolve_precision
+from dinov3.train.defect_calibrate_checkpoint import score_validation, store_calibration, table
+from dinov3.train.defect_calibration import calibrate
+from dinov3.train.defect_checkpoint import load_checkpoint
+from dinov3.train.defect_config import non_negative_int, positive_int
+from dinov3.train.defect_targets import add_target_flags, target_from_flags
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All flags."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, help=".pth file from train_defect_model.py; it is updated")
+    add("--data_root", type=Path, required=True, help="dataset folder, whose val split is used")
+    add("--batch_size", type=positive_int, default=16, help="images, or tiles of an image, at a time")
+    add("--num_workers", type=non_negative_int, default=2, help="processes that read images")
+    add(
+        "--mixed_precision",
+        nargs="?",
+        const="auto",
+        choices=("auto", "bf16", "fp16", "tf32", "off"),
+        default="auto",
+        help="the one to predict with",
+    )
+    add("--dinov3_repo", type=Path, help="official checkout, if the model was trained on one")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add_target_flags(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Calibrate, print and store."""
+    args = build_parser().parse_args(argv)
+    target = target_from_flags(args)
+    content = load_checkpoint(args.checkpoint)
+    images = score_validation(
+        content,
+        args.checkpoint,
+        args.data_root,
+        precision=resolve_precision(args.mixed_precision, resolve_device(args.device)),
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        dinov3_repo=args.dinov3_repo,
+    )
+    calibration = calibrate(images.class_prob, images.labels, images.groups, target)
+    store_calibration(args.checkpoint, content, calibration)
+    print(f"{args.checkpoint}: calibrated on the validation images of {args.data_root}")
+    print(table(calibration))
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
