@@ -1,0 +1,213 @@
+"""How accurate the model is on parts it has never seen, beside its variants and other networks.
+
+python benchmarks/accuracy.py --data tiles --variants guided dual_branch unet fpn --seeds 0 1 2
+
+Cross-validation: the parts are dealt into folds, each image is tested once per seed, and a fifth of the parts of the
+other folds is validation, which alone chooses checkpoint and thresholds. Finished runs are kept in --work_dir and not
+run again: stop at any time and give the same command, or add a variant, a seed or a fold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from accuracy_folds import deal_folds, write_fold  # noqa: E402
+from accuracy_models import VARIANTS, Stage, Variant  # noqa: E402
+from accuracy_table import print_tables  # noqa: E402
+
+from dinov3.data.defect_dataset import DefectDataset, make_loader  # noqa: E402
+from dinov3.data.defect_demo import write_demo  # noqa: E402
+from dinov3.data.defect_manifest import Manifest, read_manifest  # noqa: E402
+from dinov3.data.defect_transforms import Normalization  # noqa: E402
+from dinov3.defect_errors import DefectError, run_script  # noqa: E402
+from dinov3.models.defect_classifier import DynamicWeightScheduler, MultiTaskLoss  # noqa: E402
+from dinov3.models.defect_device import Precision, resolve_device, resolve_precision  # noqa: E402
+from dinov3.train.defect_checkpoint import load_checkpoint, load_model_state  # noqa: E402
+from dinov3.train.defect_image_results import ImageResults  # noqa: E402
+from dinov3.train.train_defect_classifier import TrainingOptions, evaluate, fit  # noqa: E402
+
+TILE_TYPES = ("Blowhole", "Break", "Crack", "Fray", "Uneven")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All flags."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", default="tiles", help="tiles ($MAGNETIC_TILE_DIR), demo, or a dataset folder with groups")
+    add("--variants", nargs="+", choices=VARIANTS, default=["guided", "dual_branch", "unet", "fpn"], metavar="NAME")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of weights, order and augmentation")
+    add("--folds", type=int, default=3, help="parts of the data that are tested in turn")
+    add("--only_folds", type=int, nargs="+", help="run these folds alone (default: all)")
+    add("--random_split", action="store_true", help="deal images, not parts: shows what twins in training add")
+    add("--backbone", default="efficientnet_lite0")
+    add("--weights", default="default", help="default, none, or a local file")
+    add("--image_size", type=int, default=224)
+    add("--batch_size", type=int, default=16)
+    add("--epochs", type=int, default=8, help="of all stages together, the same for every variant")
+    add("--num_workers", type=int, default=1)
+    add("--mixed_precision", default="auto", choices=("auto", "bf16", "fp16", "off"))
+    add("--device", default="auto")
+    add("--work_dir", type=Path, default=Path("runs/accuracy"))
+    add("--table_only", action="store_true", help="print the tables of what has been run")
+    return parser
+
+
+def open_data(args: argparse.Namespace) -> Manifest:
+    """The dataset, made first if need be."""
+    if args.data not in ("tiles", "demo"):
+        return read_manifest(args.data)
+    folder = args.work_dir / args.data
+    if not (folder / "dataset.json").is_file():
+        if args.data == "demo":
+            write_demo(folder, 480, seed=0)
+        else:
+            organize_tiles(folder)
+    return read_manifest(folder)
+
+
+def organize_tiles(folder: Path) -> None:
+    """The magnetic tiles as a dataset, with the groups that organising finds beside the listed ones."""
+    sys.path.insert(0, str(ROOT / "examples"))
+    from prepare_defect_data import main as prepare
+
+    source = Path(os.environ.get("MAGNETIC_TILE_DIR", ""))
+    if not (source / "MT_Free").is_dir():
+        raise DefectError("MAGNETIC_TILE_DIR: expected the folder with MT_Free, MT_Break, ...; set this variable")
+    types = [str(source / f"MT_{name}" / "Imgs") for name in TILE_TYPES]
+    flags = ["--normal_images", str(source / "MT_Free" / "Imgs"), "--group_csv", str(source / "groups.csv")]
+    prepare(["organize", "--defect_images", *types, "--defect_masks", *types, *flags, "--output_dir", str(folder)])
+
+
+def strata_and_groups(args: argparse.Namespace, manifest: Manifest) -> tuple[list[str], list[str]]:
+    """What to stratify by, and what stays together. The demo's parts are all different: there a surface counts as one
+    part, so that test surfaces never occur in training."""
+    columns = {name: values.tolist() for name, values in manifest.columns.items()}
+    if args.random_split:
+        return columns["source"], columns["image"]
+    if args.data == "demo":
+        return ["surface"] * len(manifest), [name.split("/")[1] for name in columns["image"]]
+    return columns["source"], columns["group"]
+
+
+def split_epochs(stages: tuple[Stage, ...], total: int) -> list[int]:
+    """Epochs of each stage, at least one, adding up to ``total``; the longest stage takes up what rounding leaves."""
+    epochs = [max(round(stage.share * total), 1) for stage in stages]
+    epochs[epochs.index(max(epochs))] += total - sum(epochs)
+    return epochs
+
+
+def run(args: argparse.Namespace, variant: Variant, data: Manifest, folder: Path, seed: int) -> None:
+    """Train one variant on one fold, and keep what it makes of every validation and test image."""
+    precision = resolve_precision(args.mixed_precision, resolve_device(args.device))
+    torch.manual_seed(seed)
+    model, normalization = variant.build(args.backbone, args.weights)
+    model.to(precision.device, memory_format=torch.channels_last)
+    content: dict[str, Any] = {}
+    for number, epochs in enumerate(split_epochs(variant.stages, args.epochs)):
+        save_dir = folder / f"stage{number + 1}"
+        train_stage(args, variant, number, epochs, model, data, save_dir, seed, precision, normalization)
+        is_last = number + 1 == len(variant.stages)
+        content = load_checkpoint(save_dir / ("best_accuracy.pth" if is_last else "best_iou.pth"))
+        load_model_state(model, content["model"], save_dir)
+    for split in ("val", "test"):
+        rows = data.select(split)
+        results = ImageResults(2, content["thresholds"]["mask"])
+        loader = make_loader(DefectDataset(rows, args.image_size), args.batch_size, num_workers=args.num_workers)
+        evaluate(model, loader, results, precision=precision, normalization=normalization, description=split)
+        columns = {name: rows.columns[name] for name in ("image", "group", "source")}
+        arrays = columns | {"images": results.images, "regions": results.regions}
+        np.savez_compressed(folder / f"{split}.npz", **arrays)
+    for number in range(len(variant.stages)):
+        shutil.rmtree(folder / f"stage{number + 1}")  # some 100 MB of weights
+
+
+def train_stage(
+    args: argparse.Namespace,
+    variant: Variant,
+    number: int,
+    epochs: int,
+    model: nn.Module,
+    data: Manifest,
+    save_dir: Path,
+    seed: int,
+    precision: Precision,
+    normalization: Normalization,
+) -> None:
+    """One stage of ``variant``; one that was interrupted starts again."""
+    stage = variant.stages[number]
+    shutil.rmtree(save_dir, ignore_errors=True)
+    save_dir.mkdir(parents=True)
+    model.freeze_backbone(stage.frozen)
+    criterion = MultiTaskLoss(stage.alpha, stage.beta, stage.weights == "uncertainty").to(precision.device)
+    is_vit = "vit" in args.backbone
+    options = TrainingOptions(
+        save_dir,
+        epochs,
+        args.batch_size,
+        args.num_workers,
+        lr=stage.lr,
+        backbone_lr_scale=0.1 if is_vit else 0.5,
+        weight_decay=0.05,
+        grad_clip=1.0,
+        seed=seed,
+        layer_decay=0.8 if is_vit and args.weights != "none" else 1.0,
+    )
+    fit(
+        model,
+        criterion,
+        DefectDataset(data.select("train"), args.image_size, augment=True, paste_defects=variant.paste_defects),
+        DefectDataset(data.select("val"), args.image_size),
+        options,
+        precision=precision,
+        normalization=normalization,
+        description={
+            "config": {},
+            "backbone": args.backbone,
+            "classes": data.classes,
+            "mask_classes": data.mask_classes,
+            "image_size": args.image_size,
+            "normalization": vars(normalization),
+            "thresholds": {"classification": 0.5, "mask": 0.5},
+        },
+        weight_scheduler=DynamicWeightScheduler() if stage.weights == "dynamic" else None,
+    )
+
+
+def main() -> int:
+    """Run what is missing and print the tables."""
+    args = build_parser().parse_args()
+    manifest = open_data(args)
+    strata, groups = strata_and_groups(args, manifest)
+    folds = deal_folds(strata, groups, args.folds, seed=0)
+    setting = f"{args.backbone}_{Path(args.weights).stem}_{args.image_size}px_{args.epochs}epochs"
+    root = args.work_dir / f"{Path(args.data).name}_{'random' if args.random_split else 'grouped'}" / setting
+    numbers = args.only_folds or range(args.folds)
+    for seed in args.seeds:
+        for k in numbers:
+            data_folder = root / f"fold{k}"
+            if not (data_folder / "manifest.csv").is_file():
+                write_fold(manifest, data_folder, strata, groups, folds, k)
+            for name in args.variants:
+                folder = root / name / f"fold{k}_seed{seed}"
+                if args.table_only or (folder / "test.npz").is_file():
+                    continue
+                print(f"{name}, fold {k}, seed {seed}", flush=True)
+                run(args, VARIANTS[name], read_manifest(data_folder), folder, seed)
+    print_tables(root, args.variants, args.seeds, numbers)
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

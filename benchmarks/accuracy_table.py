@@ -1,0 +1,149 @@
+"""Tables of what ``accuracy.py`` has run: means, spread, and paired differences with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import average_precision_score
+
+RESAMPLES = 1000
+Run = dict[str, np.ndarray]
+
+
+def image_ap(run: Run, weight: np.ndarray) -> float:
+    """Average precision of the verdict's defect probability."""
+    return _ap(run, 1 - run["images"]["class_prob"][:, 0], weight)
+
+
+def mask_ap(run: Run, weight: np.ndarray) -> float:
+    """Average precision of a score that needs no class head: the mask's strongest pixel."""
+    return _ap(run, run["images"]["peak"], weight)
+
+
+def _ap(run: Run, score: np.ndarray, weight: np.ndarray) -> float:
+    return float(average_precision_score(run["images"]["label"] > 0, score, sample_weight=weight))
+
+
+def accuracy(run: Run, weight: np.ndarray) -> float:
+    """At defect probability 0.5."""
+    right = (run["images"]["class_prob"][:, 0] <= 0.5) == (run["images"]["label"] > 0)
+    return float(np.average(right, weights=weight))
+
+
+def pixel_iou(run: Run, weight: np.ndarray) -> float:
+    """IoU of the defect pixels of all images."""
+    tp, fp, fn = (float((run["images"][name] * weight).sum()) for name in ("tp", "fp", "fn"))
+    return tp / (tp + fp + fn)
+
+
+def pixel_miou(run: Run, weight: np.ndarray) -> float:
+    """Mean of the defect pixels' IoU and the background's."""
+    tn, fp, fn = (float((run["images"][name] * weight).sum()) for name in ("tn", "fp", "fn"))
+    return (pixel_iou(run, weight) + tn / (tn + fp + fn)) / 2
+
+
+def mean_iou_defect(run: Run, weight: np.ndarray) -> float:
+    """IoU of each defect image, averaged."""
+    images = run["images"]
+    defective = images["tp"] + images["fn"] > 0
+    iou = images["tp"] / np.maximum(images["tp"] + images["fp"] + images["fn"], 1)
+    return float(np.average(iou[defective], weights=weight[defective]))
+
+
+METRICS: dict[str, Callable[[Run, np.ndarray], float]] = {
+    "image AP": image_ap,
+    "mask's AP": mask_ap,
+    "accuracy": accuracy,
+    "pixel IoU": pixel_iou,
+    "pixel mIoU": pixel_miou,
+    "IoU per defect image": mean_iou_defect,
+}
+
+
+def print_tables(root: Path, variants: Sequence[str], seeds: Sequence[int], folds: Iterable[int]) -> None:
+    """Print what is there of ``variants``; the first one is what the others are compared with."""
+    cells = [(fold, seed) for seed in seeds for fold in folds]
+    runs = {name: _read(root / name, cells) for name in variants}
+    runs = {name: found for name, found in runs.items() if found}
+    _print_means(runs)
+    if len(runs) > 1:
+        _print_differences(runs)
+    _print_types(runs)
+
+
+def _read(folder: Path, cells: list[tuple[int, int]]) -> dict[tuple[int, int], Run]:
+    """The test results of every finished run, by fold and seed."""
+    found = {}
+    for fold, seed in cells:
+        path = folder / f"fold{fold}_seed{seed}" / "test.npz"
+        if path.is_file():
+            with np.load(path) as arrays:
+                found[fold, seed] = {name: arrays[name] for name in arrays.files}
+    return found
+
+
+def _print_means(runs: dict[str, dict[tuple[int, int], Run]]) -> None:
+    print("\nMean over the runs (their standard deviation)\n")
+    print("| variant | runs | " + " | ".join(METRICS) + " |\n|---|---|" + "---|" * len(METRICS))
+    for name, found in runs.items():
+        row = []
+        for metric in METRICS.values():
+            values = [metric(run, np.ones(len(run["images"]))) for run in found.values()]
+            row.append(f"{np.mean(values):.3f} ({np.std(values, ddof=1) if len(values) > 1 else 0:.3f})")
+        print(f"| {name} | {len(found)} | " + " | ".join(row) + " |")
+
+
+def _print_differences(runs: dict[str, dict[tuple[int, int], Run]]) -> None:
+    """Differences within the same fold and seed; the interval comes from drawing the test parts of each fold anew, the
+    same for both, so it says what other parts could have given, averaged over the seeds that were run."""
+    first, *others = runs
+    print(f"\n{first} minus the variant, over the runs both have (95% interval over parts)\n")
+    print("| variant | pairs | " + " | ".join(METRICS) + " |\n|---|---|" + "---|" * len(METRICS))
+    for name in others:
+        shared = sorted(set(runs[first]) & set(runs[name]))
+        if not shared:
+            continue
+        weights = {fold: _resamples(runs[first][fold, seed]["group"], fold) for fold, seed in shared}
+        row = []
+        for metric in METRICS.values():
+            draws = np.zeros(RESAMPLES + 1)
+            for fold, seed in shared:
+                pair = runs[first][fold, seed], runs[name][fold, seed]
+                draws += [metric(pair[0], w) - metric(pair[1], w) for w in weights[fold]]
+            draws /= len(shared)
+            low, high = np.nanpercentile(draws[1:], [2.5, 97.5])
+            row.append(f"{draws[0]:+.3f} ({low:+.3f} to {high:+.3f})")
+        print(f"| {name} | {len(shared)} | " + " | ".join(row) + " |")
+
+
+def _resamples(groups: np.ndarray, seed: int) -> np.ndarray:
+    """(1 + R, N) how often each image counts: once, then as often as its part is drawn."""
+    parts, member = np.unique(groups, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(len(parts), np.full(len(parts), 1 / len(parts)), size=RESAMPLES)
+    return np.concatenate([np.ones((1, len(groups))), counts[:, member].astype(np.float64)])
+
+
+def _print_types(runs: dict[str, dict[tuple[int, int], Run]]) -> None:
+    """Per defect type: how many images are rejected at 0.5; per size of a defect: how many are hit by the mask."""
+    print("\nRecall by defect type at threshold 0.5, and defects found by size (share of the image)\n")
+    types = sorted({str(t) for found in runs.values() for run in found.values() for t in run["source"][_bad(run)]})
+    sizes = {"under 0.1%": (0, 0.001), "0.1 to 1%": (0.001, 0.01), "over 1%": (0.01, 1.1)}
+    print("| variant | " + " | ".join([*types, *sizes]) + " |\n|---|" + "---|" * (len(types) + len(sizes)))
+    for name, found in runs.items():
+        together = list(found.values())
+        rejected = np.concatenate([run["images"]["class_prob"][:, 0] <= 0.5 for run in together])
+        kinds = np.concatenate([np.where(_bad(run), run["source"], "") for run in together])
+        row = [f"{rejected[kinds == kind].mean():.2f}" for kind in types]
+        area = np.concatenate(
+            [run["regions"]["area"] / run["images"]["size"][run["regions"]["image"]].prod(1) for run in together]
+        )
+        hit = np.concatenate([run["regions"]["coverage"] >= 0.1 for run in together])
+        row += [f"{hit[(area >= low) & (area < high)].mean():.2f}" for low, high in sizes.values()]
+        print(f"| {name} | " + " | ".join(row) + " |")
+
+
+def _bad(run: Run) -> np.ndarray:
+    return run["images"]["label"] > 0
