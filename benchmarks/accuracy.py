@@ -34,6 +34,7 @@ from dinov3.data.defect_transforms import Normalization  # noqa: E402
 from dinov3.defect_errors import DefectError, run_script  # noqa: E402
 from dinov3.models.defect_classifier import DynamicWeightScheduler, MultiTaskLoss  # noqa: E402
 from dinov3.models.defect_device import Precision, resolve_device, resolve_precision  # noqa: E402
+from dinov3.models.defect_flips import FlipAveraged  # noqa: E402
 from dinov3.train.defect_checkpoint import load_checkpoint, load_model_state  # noqa: E402
 from dinov3.train.defect_image_results import ImageResults  # noqa: E402
 from dinov3.train.train_defect_classifier import TrainingOptions, evaluate, fit  # noqa: E402
@@ -60,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--mixed_precision", default="auto", choices=("auto", "bf16", "fp16", "off"))
     add("--device", default="auto")
     add("--work_dir", type=Path, default=Path("runs/accuracy"))
+    add("--flips", action="store_true", help="tables of answers averaged over mirror images")
     add("--table_only", action="store_true", help="print the tables of what has been run")
     return parser
 
@@ -121,16 +123,28 @@ def run(args: argparse.Namespace, variant: Variant, data: Manifest, folder: Path
         is_last = number + 1 == len(variant.stages)
         content = load_checkpoint(save_dir / ("best_accuracy.pth" if is_last else "best_iou.pth"))
         load_model_state(model, content["model"], save_dir)
-    for split in ("val", "test"):
-        rows = data.select(split)
-        results = ImageResults(2, content["thresholds"]["mask"])
-        loader = make_loader(DefectDataset(rows, args.image_size), args.batch_size, num_workers=args.num_workers)
-        evaluate(model, loader, results, precision=precision, normalization=normalization, description=split)
-        columns = {name: rows.columns[name] for name in ("image", "group", "source")}
-        arrays = columns | {"images": results.images, "regions": results.regions}
-        np.savez_compressed(folder / f"{split}.npz", **arrays)
+    for suffix, network in (("_flips", FlipAveraged(model)), ("", model)):
+        for split in ("val", "test"):
+            score(args, network, data.select(split), content, folder / f"{split}{suffix}.npz", precision, normalization)
     for number in range(len(variant.stages)):
         shutil.rmtree(folder / f"stage{number + 1}")  # some 100 MB of weights
+
+
+def score(
+    args: argparse.Namespace,
+    model: nn.Module,
+    rows: Manifest,
+    content: dict[str, Any],
+    path: Path,
+    precision: Precision,
+    normalization: Normalization,
+) -> None:
+    """Keep what ``model`` makes of every image of ``rows``; the file of the test images comes last."""
+    loader = make_loader(DefectDataset(rows, args.image_size), args.batch_size, num_workers=args.num_workers)
+    results = ImageResults(2, content["thresholds"]["mask"])
+    evaluate(model, loader, results, precision=precision, normalization=normalization, description=path.stem)
+    columns = {name: rows.columns[name] for name in ("image", "group", "source")}
+    np.savez_compressed(path, **columns, images=results.images, regions=results.regions)
 
 
 def train_stage(
@@ -205,7 +219,7 @@ def main() -> int:
                     continue
                 print(f"{name}, fold {k}, seed {seed}", flush=True)
                 run(args, VARIANTS[name], read_manifest(data_folder), folder, seed)
-    print_tables(root, args.variants, args.seeds, numbers)
+    print_tables(root, args.variants, args.seeds, numbers, flips=args.flips)
     return 0
 
 

@@ -1,7 +1,7 @@
 """Measure a trained model on a split it was not chosen on.
 
 python examples/evaluate_defect_model.py --checkpoint checkpoints/stage3_uncertainty/best_accuracy.pth \
-    --data_root data/demo --split test
+    --data_root data/demo --split test --report_dir reports/demo
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
 import _bootstrap  # noqa: F401  puts the repository first on sys.path
@@ -20,10 +21,16 @@ from dinov3.data.defect_tile_dataset import WholeImages
 from dinov3.data.defect_tiles import Tiling
 from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError, run_script
+from dinov3.inference.defect_evaluation_report import Evaluation, write_report
+from dinov3.inference.defect_predictor import DefectPredictor
 from dinov3.models.defect_device import resolve_device, resolve_precision
+from dinov3.train.defect_calibrate_checkpoint import parts
 from dinov3.train.defect_checkpoint import load_checkpoint, restore_model
 from dinov3.train.defect_config import fraction, non_negative_int, positive_int
-from dinov3.train.defect_metrics import DefectMetrics
+from dinov3.train.defect_findings import Findings
+from dinov3.train.defect_image_results import ImageResults
+from dinov3.train.defect_split_metrics import SplitMetrics, measure, resample_parts
+from dinov3.train.defect_thresholds import VERDICTS, Thresholds
 from dinov3.train.defect_tile_evaluation import evaluate_tiles
 from dinov3.train.train_defect_classifier import evaluate
 
@@ -38,6 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--threshold", type=fraction, help="defect probability from which on to reject (default: the checkpoint's)")
     add("--mask_threshold", type=fraction, help="mask probability from which on a pixel is defect (likewise)")
     add("--output", type=Path, help="JSON file for the metrics")
+    add("--report_dir", type=Path, help="folder for report.html, metrics.json, per_image.csv, regions.csv and pictures")
+    add("--resamples", type=non_negative_int, default=500, help="of the bootstrap; 0: no intervals")
     add("--batch_size", type=positive_int, default=16, help="images, or tiles of an image, at a time")
     add("--num_workers", type=non_negative_int, default=2, help="processes that read images")
     add("--dinov3_repo", type=Path, help="official checkout, if the model was trained on one")
@@ -48,9 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
     args = build_parser().parse_args(argv)
-    if args.output is not None:  # an unusable path is better known before the work than after
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.open("a").close()
+    open_outputs(args)
     content = load_checkpoint(args.checkpoint)
     rows = read_manifest(args.data_root).select(args.split)
     if len(rows) == 0:
@@ -59,40 +66,86 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise DefectError(f"{args.checkpoint}: its classes are {content['classes']}, the dataset's {rows.classes}")
     device = resolve_device(args.device)
     model = restore_model(content, args.checkpoint, args.dinov3_repo).to(device)
-    thresholds, normalization = content["thresholds"], content["normalization"]
-    threshold = thresholds["classification"] if args.threshold is None else args.threshold
-    mask_threshold = thresholds["mask"] if args.mask_threshold is None else args.mask_threshold
-    metrics = DefectMetrics(len(rows.classes), threshold, mask_threshold)
+    thresholds = Thresholds.of(content, args.threshold, args.mask_threshold)
+    weights = resample_parts(parts(rows), args.resamples)
+    results = ImageResults(len(rows.classes), thresholds.mask, weights=weights)
     loader_options = {"num_workers": args.num_workers, "pin_memory": device.type == "cuda"}
     options = {
         "precision": resolve_precision("off", device),
-        "normalization": Normalization(**normalization),
+        "normalization": Normalization(**content["normalization"]),
         "description": args.split,
     }
     tiling = Tiling.of(content)
     if tiling is None:
         loader = make_loader(DefectDataset(rows, content["image_size"]), args.batch_size, **loader_options)
-        result = evaluate(model, loader, metrics, **options)
+        evaluate(model, loader, results, **options)
     else:
         loader = make_loader(WholeImages(rows), None, **loader_options)
         options |= {"tiling": tiling, "image_size": content["image_size"], "batch_size": args.batch_size}
-        result = evaluate_tiles(model, loader, metrics, **options)
+        evaluate_tiles(model, loader, results, **options)
+    metrics, findings = measure(results, thresholds, parts(rows)), Findings(results, rows, thresholds)
     tiles = f" by tiles of {tiling.size} px" if tiling else ""
-    print(f"{args.checkpoint} on {len(rows)} images ({args.split}){tiles}, thresholds {threshold} and", end=" ")
-    print(f"{mask_threshold} (mask):")
-    del result["best_mask_threshold"]  # thresholds are chosen on validation images, in training
-    confusion = result["confusion"]
-    for name, value in result.items():
-        if name != "confusion":
-            print(f"  {name:<16} {value:.4f}")
-    width = max(map(len, rows.classes))
-    print(f"  {'true':<{width}}  taken for: {', '.join(rows.classes)}")
-    for name, line in zip(rows.classes, confusion, strict=True):
-        print(f"  {name:<{width}}  " + " ".join(f"{count:>6}" for count in line))
+    limits = f"thresholds {thresholds.classification:.6g} and {thresholds.mask:.6g} (mask)"
+    print(f"{args.checkpoint} on {len(rows)} images ({args.split}){tiles}, {limits}:")
+    print_table(metrics, findings)
     if args.output is not None:
-        record = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in result.items()}
-        args.output.write_text(json.dumps(record, indent=2), encoding="utf-8")
+        args.output.write_text(json.dumps(flat_record(metrics), indent=2), encoding="utf-8")
+    if args.report_dir is not None:
+        facts = {
+            "checkpoint": str(args.checkpoint),
+            "data_root": str(args.data_root),
+            "split": args.split,
+            "images": len(rows),
+            "defect_images": int((rows.labels > 0).sum()),
+            "parts": len(set(parts(rows).tolist())),
+            "left_out": int(((results.labels < 0) & ~results.images["has_mask"]).sum()),
+            **({"tile_size": tiling.size} if tiling else {}),
+            "date": date.today().isoformat(),
+        }
+        limits = {"threshold": thresholds.classification, "mask_threshold": thresholds.mask}
+        predictor = DefectPredictor(model, content, device=args.device, mixed_precision="off", **limits)
+        calibration = content.get("calibration") if args.threshold is None else None  # it speaks of its own limits
+        evaluation = Evaluation(metrics, findings, facts, calibration)
+        write_report(args.report_dir, evaluation, lambda path: predictor(path).mask)
+        print(f"{args.report_dir / 'report.html'}: figures, misses and pictures")
     return 0
+
+
+def open_outputs(args: argparse.Namespace) -> None:
+    """Make what is to hold the results: an unusable path is better known before the work than after."""
+    try:
+        if args.output is not None:
+            args.output.parent.mkdir(parents=True, exist_ok=True)
+            args.output.open("a").close()
+        if args.report_dir is not None:
+            args.report_dir.mkdir(parents=True, exist_ok=True)
+            (args.report_dir / "report.html").open("a").close()
+    except OSError as error:
+        raise DefectError(f"{error.filename}: cannot be written ({error.strerror}); choose another path") from None
+
+
+def print_table(metrics: SplitMetrics, findings: Findings) -> None:
+    """Metrics with 95% intervals, confusion, verdicts and regions found."""
+    for name, estimate in metrics.estimates.items():
+        print(f"  {name:<16} {estimate}")
+    classes = findings.rows.classes
+    width = max(map(len, classes))
+    print(f"  {'true':<{width}}  taken for: {', '.join(classes)}")
+    for name, line in zip(classes, metrics.confusion.tolist(), strict=True):
+        print(f"  {name:<{width}}  " + " ".join(f"{count:>6}" for count in line))
+    print(f"  {'true':<{width}}  verdicts: {', '.join(VERDICTS)}")
+    for name, verdicts in findings.verdict_counts().items():
+        print(f"  {name:<{width}}  " + " ".join(f"{count:>6}" for count in verdicts.values()))
+    for kind, rates in findings.hit_rates().items():
+        for name, rate in rates:
+            print(f"  regions found, {name if kind == 'all' else f'{kind} {name}'}: {rate}")
+
+
+def flat_record(metrics: SplitMetrics) -> dict[str, object]:
+    """Metric name to value, ``intervals`` and ``confusion``; None for NaN."""
+    values = {name: None if math.isnan(e.value) else e.value for name, e in metrics.estimates.items()}
+    intervals = {name: [e.low, e.high] for name, e in metrics.estimates.items() if not math.isnan(e.low)}
+    return values | {"intervals": intervals, "confusion": metrics.confusion.tolist()}
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from dinov3._official import load_official_backbone
 from dinov3.data.defect_manifest import read_manifest
 from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError, run_script
+from dinov3.inference.defect_training_report import report_is_current, report_training
 from dinov3.models.defect_backbone import build_backbone
 from dinov3.models.defect_classifier import (
     AttentionGuidedDefectClassifier,
@@ -24,6 +25,7 @@ from dinov3.models.defect_classifier import (
     MultiTaskLoss,
 )
 from dinov3.models.defect_device import allow_tf32, resolve_device, resolve_precision
+from dinov3.train.defect_calibrate_checkpoint import calibrate_best, score_validation
 from dinov3.train.defect_checkpoint import load_checkpoint, load_model_state
 from dinov3.train.defect_config import (
     fraction,
@@ -170,10 +172,23 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train, and say what was reached."""
+    """Train, say what was reached, calibrate the best files, and report."""
     args = parse_with_config(build_parser(), argv)
     with join_world(resolve_device(args.device)) as (world, device):
         train(args, world, device)
+    if world.is_main:  # the processes have parted, so the passes are this one's own
+        options = {
+            "precision": resolve_precision(args.mixed_precision, device),
+            "batch_size": args.batch_size,
+            "num_workers": args.num_workers,
+            "dinov3_repo": args.dinov3_repo,
+        }
+        scored = calibrate_best(args.save_dir, args.data_root, **options)
+        best = args.save_dir / "best_accuracy.pth"
+        if scored is None and best.is_file() and not report_is_current(args.save_dir):
+            scored = score_validation(load_checkpoint(best), best, args.data_root, **options)
+        if scored is not None:
+            report_training(best, scored, device=str(device), dinov3_repo=args.dinov3_repo)
     return 0
 
 

@@ -13,6 +13,7 @@ from dinov3.data.defect_transforms import Normalization
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
 from dinov3.models.defect_device import Precision
 from dinov3.train.defect_distributed import max_over_ranks, sum_over_ranks
+from dinov3.train.defect_image_results import ImageResults
 from dinov3.train.defect_metrics import DefectMetrics
 
 
@@ -28,7 +29,7 @@ def to_device(batch: dict[str, Any], device: torch.device, normalization: Normal
 def evaluate(
     model: AttentionGuidedDefectClassifier,
     loader: DataLoader,
-    metrics: DefectMetrics,
+    metrics: DefectMetrics | ImageResults,
     *,
     precision: Precision,
     normalization: Normalization,

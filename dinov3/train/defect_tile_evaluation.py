@@ -18,6 +18,7 @@ from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, Mul
 from dinov3.models.defect_device import Precision
 from dinov3.models.defect_sliding_window import Watcher, slide_window
 from dinov3.train.defect_distributed import means_over_ranks
+from dinov3.train.defect_image_results import ImageResults
 from dinov3.train.defect_metrics import DefectMetrics
 
 
@@ -25,7 +26,7 @@ from dinov3.train.defect_metrics import DefectMetrics
 def evaluate_tiles(
     model: AttentionGuidedDefectClassifier,
     loader: DataLoader,
-    metrics: DefectMetrics,
+    metrics: DefectMetrics | ImageResults,
     *,
     tiling: Tiling,
     image_size: int,
@@ -47,8 +48,11 @@ def evaluate_tiles(
     metrics.to(device)
     losses = TileLosses(criterion, tiling, image_size, precision.device) if criterion is not None else None
     for item in tqdm(loader, desc=description, unit="image", disable=not progress, leave=False):
+        facts = (torch.tensor(item["label"]), item["mask"], torch.tensor(item["has_mask"]))
         if item["error"]:
             tqdm.write(f"left out: {item['error']}")
+            blank = (torch.full((1,), torch.nan), torch.zeros(item["mask"].shape))  # keeps its place, counts nowhere
+            metrics.update_probabilities(*(value[None].to(device) for value in (*blank, *facts)))
             continue
         output = slide_window(
             model,
@@ -60,7 +64,6 @@ def evaluate_tiles(
             normalization=normalization,
             watch=losses.watch(item) if losses is not None else None,
         )
-        facts = (torch.tensor(item["label"]), item["mask"], torch.tensor(item["has_mask"]))
         values = (output.class_prob, output.mask_prob, *facts)
         metrics.update_probabilities(*(value[None].to(device) for value in values))
     return metrics.compute() | (losses.means() if losses is not None else {})
