@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from dinov3.defect_errors import StoppedError
 from dinov3.train.defect_background_save import BackgroundWriter, remove_unfinished
-from dinov3.train.defect_distributed import World, max_over_ranks
+from dinov3.train.defect_distributed import Agreement, World, max_over_ranks
 from dinov3.train.defect_interruption import StoppableLoader, StopSignals
 from dinov3.train.defect_progress import EpochProgress
 
@@ -75,6 +76,7 @@ class RunKeeper:
         self.seconds_between = 60 * save_every_minutes
         self.world, self.device = world, device
         self.signals, self.writer = StopSignals(), BackgroundWriter()
+        self.agreement = Agreement(device, late=device.type == "cuda")
         self.saved_at = time.monotonic()
 
     def __enter__(self) -> RunKeeper:
@@ -92,9 +94,10 @@ class RunKeeper:
         finally:
             self.signals.__exit__(kind, value, trace)
 
-    def after_batch(self, epoch: int, progress: EpochProgress) -> None:
+    def after_batch(self, epoch: int, progress: EpochProgress, settle: Callable[[], None]) -> None:
         """Save if it is time to, and leave if a signal asks for it; ``epoch`` counts from 0. For after the last batch
-        of an update, as gradients are not saved.
+        of an update, as gradients are not saved. ``settle`` brings ``progress`` up to date; with several CUDA devices
+        a wish of one process takes until the next call to reach all.
 
         Raises:
             StoppedError: it does, and the state was saved.
@@ -102,8 +105,10 @@ class RunKeeper:
         self.writer.check()
         elapsed = time.monotonic() - self.saved_at
         due = self.world.is_main and 0 < self.seconds_between <= elapsed and not self.writer.is_busy
-        stop, due = max_over_ranks([self.signals.received, int(due)], self.device)
+        stop, due = self.agreement.reach([self.signals.received, int(due)])
         if stop or due:
+            self.agreement.forget()
+            settle()
             self._write([], epoch, progress.gather(self.device))
         if stop:
             self._leave(stop, f"in epoch {epoch + 1}, after {progress.batches} batches")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
@@ -38,7 +38,7 @@ from dinov3.train.defect_distributed import (
     sum_over_ranks,
 )
 from dinov3.train.defect_evaluation import evaluate, report_unreadable, to_device
-from dinov3.train.defect_guardrails import EarlyStopping, LossGuard, batch_files, describe
+from dinov3.train.defect_guardrails import EarlyStopping, LossGuard
 from dinov3.train.defect_metrics import DefectMetrics
 from dinov3.train.defect_progress import COUNTS, EpochProgress
 from dinov3.train.defect_run_keeper import RunKeeper
@@ -46,6 +46,7 @@ from dinov3.train.defect_run_log import RunLog, example_page
 from dinov3.train.defect_schedule import build_lr_scheduler, build_optimizer, learning_rates, restore_optimizer
 from dinov3.train.defect_tile_evaluation import evaluate_tiles
 from dinov3.train.defect_train_step import TrainStep, across_processes
+from dinov3.train.defect_update import Updater, UpdateRecord, taint
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ def train_one_epoch(
     guard: LossGuard,
     state: EpochProgress,
     accumulate: int = 1,
-    after_update: Callable[[int], None] = lambda number: None,
-    after_batch: Callable[[], None] = lambda: None,
+    after_update: Callable[[int, Tensor], None] = lambda number, left_out: None,
+    after_batch: Callable[[Callable[[], None]], None] = lambda settle: None,
     progress: bool = True,
 ) -> dict[str, float]:
     """One pass over the training set, or what is left of it.
@@ -96,8 +97,9 @@ def train_one_epoch(
             to its limit.
         state: where the epoch stands; kept up to date.
         accumulate: batches whose gradients are averaged before each update; what is left at the end makes one too.
-        after_update: called with the number of updates so far in the run, after each that changed the weights.
-        after_batch: called after the last batch of each update.
+        after_update: called after each update with the number of updates so far in the run, and whether this one was
+            left out, a bool scalar on the device.
+        after_batch: called after the last batch of each update, with a function to call before ``state`` is saved.
 
     Returns:
         ``train_total_loss``, ``train_cls_loss``, ``train_seg_loss``, ``alpha``, ``beta`` (means over the epoch),
@@ -108,10 +110,10 @@ def train_one_epoch(
         DefectError: too many batches had to be left out.
     """
     step.train()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norms = [
-        b for module in step.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm) for b in module.buffers()
-    ]
+    updater = Updater(step, optimizer, scaler, grad_clip)
+    write = tqdm.write if progress else lambda note: None
+    late = precision.device.type == "cuda"
+    record = UpdateRecord(guard, state, loader, late=late, overflows=scaler.is_enabled(), write=write)
     batches = len(loader)
     bar = tqdm(
         loader,
@@ -130,53 +132,30 @@ def train_one_epoch(
         inputs = to_device(batch, precision.device, normalization)
         if not gathered:
             size = min(accumulate, batches - state.batches)
-            statistics = [buffer.clone() for buffer in norms]
-            optimizer.zero_grad(set_to_none=True)
+            updater.begin()
         state.batches += 1
         is_last = len(gathered) + 1 == size
         with contextlib.nullcontext() if is_last or not hasattr(step, "no_sync") else step.no_sync():
             with precision.autocast():
                 losses = step(*inputs)
-            scaler.scale(losses["total_loss"] / size).backward()
+            scaler.scale(taint(losses["total_loss"]) / size).backward()
         facts = {name: value for name, value in batch.items() if name not in ("image", "mask")}
         losses = {name: value.detach() for name, value in losses.items()}
         gathered.append(facts | {"losses": losses, "place": f"epoch {epoch + 1}, batch {state.batches}"})
         if not is_last:
             continue
-        scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_(parameters, grad_clip or math.inf)
-        values = torch.stack([one["losses"]["total_loss"] for one in gathered]).tolist()
-        bad = [one for one, value in zip(gathered, values, strict=True) if not math.isfinite(value)]
-        notes = []
-        # fp16 overflows now and then; the scaler leaves such a step out.
-        is_good = not bad and bool(norm.isfinite() or scaler.is_enabled())
-        if is_good:
-            scaler.step(optimizer)
-            for one, value in zip(gathered, values, strict=True):
-                if guard.is_spike(value):
-                    notes.append(f"{one['place']}: loss {value:.4g}, usually about {guard.usual:.4g}; files: ")
-                    notes[-1] += batch_files(one, loader)
-                    state.spikes += 1
-                state.add(one)
-        else:
-            for buffer, before in zip(norms, statistics, strict=True):
-                buffer.copy_(before)
-            texts = [f"{describe(one, norm)}; files: {batch_files(one, loader)}" for one in bad or gathered]
-            notes.append(guard.skip("\n".join(texts)))
-            state.skipped += 1
-        if progress:
-            for note in notes:
-                tqdm.write(note)
-        gathered = []
-        scaler.update()
+        norm, left_out = updater.apply()
         lr_scheduler.step()
-        if is_good:
-            after_update(lr_scheduler.last_epoch)
+        after_update(lr_scheduler.last_epoch, left_out)
+        record.add(gathered, norm)
+        gathered = []
         state.seconds = time.perf_counter() - start
         if progress and state.totals and state.batches // 10 > (state.batches - size) // 10:
             mean = shown.exchange(state.totals["train_total_loss"] / state.counts[0])
             bar.set_postfix({} if mean is None else {"loss": f"{mean:.3f}"})
-        after_batch()
+        after_batch(record.settle)
+    record.settle()
+    state.seconds = time.perf_counter() - start
     counts = dict(zip(COUNTS, sum_over_ranks(state.counts.to(precision.device, copy=True)).tolist(), strict=True))
     if not state.totals:
         raise DefectError(f"epoch {epoch + 1}: the loss was finite in none of its batches; lower --lr")
