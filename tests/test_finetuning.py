@@ -13,7 +13,7 @@ import torch
 from conftest import TRAIN_FLAGS
 from test_layers import build_model
 from timm.layers import DropPath
-from torch import Tensor
+from torch import Tensor, nn
 
 import dinov3.train.train_defect_classifier as loop
 from dinov3.data.defect_manifest import Manifest
@@ -93,7 +93,7 @@ def test_the_average_by_hand() -> None:
     # the decay at updates 1, 2, 3, 4: 1 - N ** (-2 / 3), up to 0.5
     for number, (weight, decay) in enumerate(((3.0, 0.0), (5.0, 0.37004), (7.0, 0.5), (9.0, 0.5)), start=1):
         nn.init.constant_(model[0].weight, weight)
-        weights.update(number)
+        weights.update(number, torch.tensor(False))
         expected = decay * expected + (1 - decay) * weight
         assert average[0].weight.item() == pytest.approx(expected, abs=1e-4)
     assert model[0].weight.item() == 9.0

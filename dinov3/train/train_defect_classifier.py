@@ -42,7 +42,8 @@ from dinov3.train.defect_guardrails import EarlyStopping, LossGuard
 from dinov3.train.defect_metrics import DefectMetrics
 from dinov3.train.defect_progress import COUNTS, EpochProgress
 from dinov3.train.defect_run_keeper import RunKeeper
-from dinov3.train.defect_run_log import RunLog, example_page
+from dinov3.train.defect_run_log import RunLog, image_scores, peak_memory
+from dinov3.train.defect_run_pictures import example_page
 from dinov3.train.defect_schedule import build_lr_scheduler, build_optimizer, learning_rates, restore_optimizer
 from dinov3.train.defect_tile_evaluation import evaluate_tiles
 from dinov3.train.defect_train_step import TrainStep, across_processes
@@ -263,7 +264,7 @@ def fit(
         device=device,
     )
     with keeper:
-        log = RunLog(save_dir, first_epoch) if world.is_main else None
+        log = RunLog(save_dir, first_epoch, description["classes"]) if world.is_main else None
         for epoch in range(first_epoch, options.epochs):
             # Dropout and drop path draw from here: the same after a resume as without an interruption.
             torch.manual_seed(int(np.random.SeedSequence((options.seed, epoch, world.rank)).generate_state(1)[0]))
@@ -272,6 +273,7 @@ def fit(
             if weight_scheduler is not None:
                 criterion.alpha, criterion.beta = weight_scheduler.get_weights(epoch)
             state.rates = state.rates or learning_rates(optimizer)
+            rates = {f"learning_rate/{group['name']}": group["lr"] for group in optimizer.param_groups}
             result = train_one_epoch(
                 step,
                 train_loader,
@@ -291,19 +293,21 @@ def fit(
             )
             broadcast_buffers(model)
             broadcast_buffers(weights.evaluated)
+            metrics = DefectMetrics(len(description["classes"]))
             result |= state.rates | validate(
                 weights.evaluated,
                 keeper.stoppable(val_loader, epoch, state),
-                DefectMetrics(len(description["classes"])),
+                metrics,
                 precision=precision,
                 normalization=normalization,
                 criterion=criterion,
                 description=f"epoch {epoch + 1} val",
                 progress=progress,
             )
+            scores = image_scores(metrics)
             if log is not None:
                 page = example_page(weights.evaluated, val_set, precision, normalization)
-                log.add_epoch(epoch, options.epochs, result, page)
+                log.add_epoch(epoch, options.epochs, result, page, scores, rates | peak_memory(device))
             early_stopping.update(epoch + 1, result)
             is_over = early_stopping.is_over(epoch + 1)
             keeper.after_epoch(epoch, result, is_last=is_over or epoch + 1 == options.epochs)
