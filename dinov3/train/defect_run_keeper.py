@@ -18,6 +18,7 @@ from dinov3.train.defect_background_save import BackgroundWriter, remove_unfinis
 from dinov3.train.defect_distributed import Agreement, World, max_over_ranks
 from dinov3.train.defect_interruption import StoppableLoader, StopSignals
 from dinov3.train.defect_progress import EpochProgress
+from dinov3.train.defect_sharding import gathered
 
 # What 'best' means for each file: the first metric decides, the next ones break ties.
 BEST = {
@@ -113,11 +114,14 @@ class RunKeeper:
         if stop:
             self._leave(stop, f"in epoch {epoch + 1}, after {progress.batches} batches")
 
-    def stoppable(self, loader: DataLoader, epoch: int, progress: EpochProgress) -> StoppableLoader:
+    def stoppable(
+        self, loader: DataLoader, epoch: int, progress: EpochProgress, at_end: Callable[[], None] = lambda: None
+    ) -> StoppableLoader:
         """``loader``, for a validation that a signal may end: the epoch's training is kept, and validation is done
-        again after a resume."""
+        again after a resume. ``at_end`` is called after the last batch."""
 
         def leave_if_asked() -> None:
+            at_end()
             stop = max_over_ranks([self.signals.received], self.device)[0]
             if stop:
                 self._write([], epoch, progress.gather(self.device))
@@ -141,8 +145,9 @@ class RunKeeper:
             self._leave(stop, f"after epoch {epoch + 1}")
 
     def _write(self, best_files: list[str], epochs_done: int, progress: list[dict[str, Any]] | None) -> None:
+        states = gathered({name: part.state_dict() for name, part in self.parts.items()}, keep=self.world.is_main)
         if self.world.is_main:
-            content = self.description | {name: part.state_dict() for name, part in self.parts.items()}
+            content = self.description | states
             content |= {"epoch": epochs_done, "progress": progress, "metrics": self.metrics, "best": self.best}
             content["thresholds"] = chosen_thresholds(self.description["thresholds"], self.metrics)
             more = {name: content.pop(name) for name in ("training_state",) if name in content}

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from dinov3.models.defect_device import LateValue
 from dinov3.train.defect_guardrails import LossGuard, batch_files, describe
 from dinov3.train.defect_progress import EpochProgress
+from dinov3.train.defect_sharding import clip_gradient
 
 
 def taint(loss: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ class Updater:
             The norm of the gradient before clipping, a scalar; and whether the update is left out, a bool scalar.
         """
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self._parameters, self.grad_clip or math.inf)
+        norm = clip_gradient(self._parameters, self.grad_clip or math.inf)
         left_out = ~norm.isfinite()
         if self.scaler.is_enabled():
             self.scaler.step(self.optimizer)  # it looks at the gradient itself

@@ -45,8 +45,9 @@ from dinov3.train.defect_run_keeper import RunKeeper
 from dinov3.train.defect_run_log import RunLog, image_scores, peak_memory
 from dinov3.train.defect_run_pictures import example_page
 from dinov3.train.defect_schedule import build_lr_scheduler, build_optimizer, learning_rates, restore_optimizer
+from dinov3.train.defect_sharding import InStep, shard
 from dinov3.train.defect_tile_evaluation import evaluate_tiles
-from dinov3.train.defect_train_step import TrainStep, across_processes
+from dinov3.train.defect_train_step import TrainStep, across_processes, common_norms
 from dinov3.train.defect_update import Updater, UpdateRecord, taint
 
 
@@ -68,6 +69,7 @@ class TrainingOptions:
     layer_decay: float = 1.0
     accumulate: int = 1
     ema_decay: float = 0.0
+    sharded: bool = False
 
 
 def train_one_epoch(
@@ -188,7 +190,7 @@ def fit(
     """Train for ``options.epochs`` epochs, with the checkpoints, logs and example pictures in ``options.save_dir``.
 
     Args:
-        model, criterion: on ``precision.device`` already.
+        model, criterion: on ``precision.device`` already, but for a model to be sharded, which goes there in shares.
         train_set, val_set: of tiles, training sees crops, and validation slides over the whole images.
         description: what inference needs beside the weights; goes into every checkpoint.
         weight_scheduler: sets the loss weights before each epoch.
@@ -203,6 +205,14 @@ def fit(
         StoppedError: SIGTERM or Ctrl-C ended the run, and ``last.pth`` knows where.
     """
     device, save_dir, progress = precision.device, options.save_dir, world.is_main
+    weights = RunWeights(model, options.ema_decay)
+    if resume is not None and "training_state" in resume and not weights.is_plain:
+        weights.load_state_dict(resume["training_state"])
+    finish_validation = lambda: None  # noqa: E731
+    if options.sharded:
+        for module in {model, weights.evaluated}:
+            shard(common_norms(module, device), device)
+        finish_validation = InStep(weights.evaluated, device).finish
     optimizer = build_optimizer(
         model,
         criterion,
@@ -211,7 +221,6 @@ def fit(
         weight_decay=options.weight_decay,
         layer_decay=options.layer_decay,
     )
-    weights = RunWeights(model, options.ema_decay)
     if len(val_set) < world.size or len(train_set) < world.size:
         raise DefectError(f"{len(train_set)} training and {len(val_set)} validation images for {world.size} processes")
     sampler = train_set.sampler(options.seed, world.rank, world.size)
@@ -241,7 +250,7 @@ def fit(
     first_epoch, best, result, state = 0, {}, {}, EpochProgress()
     if resume is not None:
         restore_optimizer(optimizer, resume["optimizer"])
-        for name in set(parts) - {"model", "optimizer", "scaler"}:
+        for name in set(parts) - {"model", "optimizer", "scaler", "training_state"}:
             if name in resume:
                 parts[name].load_state_dict(resume[name])
         if scaler.is_enabled() and resume["scaler"]:
@@ -296,7 +305,7 @@ def fit(
             metrics = DefectMetrics(len(description["classes"]))
             result |= state.rates | validate(
                 weights.evaluated,
-                keeper.stoppable(val_loader, epoch, state),
+                keeper.stoppable(val_loader, epoch, state, finish_validation),
                 metrics,
                 precision=precision,
                 normalization=normalization,
@@ -305,8 +314,9 @@ def fit(
                 progress=progress,
             )
             scores = image_scores(metrics)
-            if log is not None:
+            if log is not None or options.sharded:  # which takes all processes to compute
                 page = example_page(weights.evaluated, val_set, precision, normalization)
+            if log is not None:
                 log.add_epoch(epoch, options.epochs, result, page, scores, rates | peak_memory(device))
             early_stopping.update(epoch + 1, result)
             is_over = early_stopping.is_over(epoch + 1)
