@@ -19,14 +19,14 @@ from dinov3.data.defect_manifest import Manifest
 from dinov3.defect_errors import DefectError
 from dinov3.train.defect_checkpoint import load_checkpoint, restore_model
 from dinov3.train.defect_distributed import World
-from dinov3.train.defect_sharding import is_to_shard
+from dinov3.train.defect_sharding import _fully_shard, is_to_shard
 
 FLAGS = "--backbone timm:test_vit --weights none --image_size 32 --num_workers 0 --device cpu --dropout 0"
-FLAGS += " --use_uncertainty_weighting --epochs 3 --lr 1e-3 --ema_decay 0.9 --grad_clip 0.5"
+FLAGS += " --use_uncertainty_weighting --epochs 3 --lr 1e-3 --ema_decay 0.9 --grad_clip 0.5 --grad_checkpointing"
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked on this system"),
-    pytest.mark.skipif(not hasattr(torch.distributed.fsdp, "fully_shard"), reason="torch is older than 2.6"),
+    pytest.mark.skipif(_fully_shard() is None, reason="torch is older than 2.6"),
 ]
 
 
@@ -61,7 +61,8 @@ def test_two_shares_learn_what_one_whole_learns(launcher: Launcher, data: Manife
     assert child.status(120) == 0, child.log.read_text()
     names = "train_total_loss train_cls_loss train_seg_loss alpha beta val_total_loss val_cls_loss val_seg_loss"
     for one, two in zip(log_lines(tmp_path / "one"), log_lines(pair), strict=True):
-        for name in (*names.split(), "image_ap", "pixel_ap"):
+        assert two["confusion"] == one["confusion"]
+        for name in names.split():
             assert two[name] == pytest.approx(one[name], rel=1e-4), (one["epoch"], name)
     one, two = (load_checkpoint(folder / "last.pth") for folder in (tmp_path / "one", pair))
     for part in ("model", "average"):
@@ -92,6 +93,17 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     assert all(torch.equal(value, two["model"][name]) for name, value in one["model"].items())
     for number, entry in one["optimizer"]["state"].items():
         assert all(torch.equal(value, two["optimizer"]["state"][number][name]) for name, value in entry.items())
+
+
+def test_tiles_are_evaluated_though_their_numbers_differ(launcher: Launcher, data: Manifest, tmp_path: Path) -> None:
+    more = ("--tile_size", 32, "--epochs", 1)
+    for child in start_two(launcher, flags(data, tmp_path / "two", 2, *more, "--fsdp", "on")):
+        assert child.status(60) == 0, child.log.read_text()
+    child = launcher.start(flags(data, tmp_path / "one", 4, *more))
+    assert child.status(60) == 0, child.log.read_text()
+    one, two = (log_lines(tmp_path / name)[0] for name in ("one", "two"))
+    assert two["confusion"] == one["confusion"]
+    assert two["val_total_loss"] == pytest.approx(one["val_total_loss"], rel=1e-4)
 
 
 def test_what_was_sharded_may_go_on_whole(launcher: Launcher, data: Manifest, pair: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,8 @@ def _fully_shard() -> Any:
 def shard(model: nn.Module, device: torch.device) -> None:
     """Spread the weights of ``model`` over all processes, in place and with their names; what is left of it moves to
     ``device``. Each transformer block is gathered for itself when it computes, so one at a time is held whole."""
+    # The mask is a slice of a larger one, which nobody changes in place.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
     fully_shard = _fully_shard()
     mesh = dist.device_mesh.init_device_mesh(device.type, (dist.get_world_size(),))
     network = getattr(model.backbone, "network", model.backbone)

@@ -210,7 +210,7 @@ def fit(
         weights.load_state_dict(resume["training_state"])
     finish_validation = lambda: None  # noqa: E731
     if options.sharded:
-        for module in {model, weights.evaluated}:
+        for module in dict.fromkeys((model, weights.evaluated)):  # one, or two with an average
             shard(common_norms(module, device), device)
         finish_validation = InStep(weights.evaluated, device).finish
     optimizer = build_optimizer(
