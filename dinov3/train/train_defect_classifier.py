@@ -208,11 +208,10 @@ def fit(
     weights = RunWeights(model, options.ema_decay)
     if resume is not None and "training_state" in resume and not weights.is_plain:
         weights.load_state_dict(resume["training_state"])
-    finish_validation = lambda: None  # noqa: E731
     if options.sharded:
         for module in dict.fromkeys((model, weights.evaluated)):  # one, or two with an average
             shard(common_norms(module, device), device)
-        finish_validation = InStep(weights.evaluated, device).finish
+    finish_validation = InStep(weights.evaluated, device).finish if options.sharded else lambda: None
     optimizer = build_optimizer(
         model,
         criterion,
