@@ -23,7 +23,8 @@ BATCH_SIZE="${BATCH_SIZE:-16}"              # per GPU
 NUM_WORKERS="${NUM_WORKERS:-6}"             # loading processes per GPU; a node has --cpus-per-task for all of them
 GPUS_PER_NODE="${GPUS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}"
 
-first_node="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+nodes="$(scontrol show hostnames "$SLURM_JOB_NODELIST")"
+first_node="${nodes%%$'\n'*}" # not through head, which may leave before scontrol has written all
 rendezvous=(--nnodes "$SLURM_JOB_NUM_NODES" --nproc_per_node "$GPUS_PER_NODE" --rdzv_backend c10d
   --rdzv_endpoint "$first_node:$((20000 + SLURM_JOB_ID % 10000))" --rdzv_id "$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}")
 

@@ -14,7 +14,7 @@ from torch.distributed.run import get_args_parser
 
 SCRIPT = ROOT / "examples/train_slurm.sh"
 COMMANDS = {
-    "scontrol": '[ "$1" = show ] && printf "node7\\nnode8\\n" || echo "$@" >> "$LOG/requeued"',
+    "scontrol": '[ "$1" = show ] && printf "node%d\\n" {7..20000} || echo "$@" >> "$LOG/requeued"',
     "srun": 'shift; exec "$@"',  # without its own flag
     "torchrun": 'printf "%s\\n" "$@" > "$LOG/arguments"; $TRAINING',
 }
