@@ -140,3 +140,13 @@ def test_who_is_sharded(fsdp: str, backbone: str, size: int, more: dict, expecte
         return
     with pytest.raises(DefectError, match=expected):
         is_to_shard(args, World(0, size, 0), "None")
+
+
+@pytest.mark.parametrize("value", ["auto", "on", "off"])
+def test_a_file_of_flags_may_say_on(tmp_path: Path, value: str) -> None:
+    from train_defect_model import build_parser
+
+    from dinov3.train.defect_config import parse_with_config
+
+    (tmp_path / "flags.yaml").write_text(f"data_root: x\nfsdp: {value}\n")
+    assert parse_with_config(build_parser(), ["--config", str(tmp_path / "flags.yaml")]).fsdp == value
