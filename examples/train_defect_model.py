@@ -39,6 +39,7 @@ from dinov3.train.defect_finetune import add_finetuning_flags, compile_model, me
 from dinov3.train.defect_guardrails import WATCHABLE, EarlyStopping, learned_nothing
 from dinov3.train.defect_memory import explain_out_of_memory, find_batch_size
 from dinov3.train.defect_same_run import check_same, fingerprint, what_is_complete
+from dinov3.train.defect_sharding import is_to_shard
 from dinov3.train.defect_train_step import TrainStep
 from dinov3.train.defect_training_data import balanced_weights, build_datasets, print_summary, usable_split
 from dinov3.train.train_defect_classifier import TrainingOptions, fit
@@ -200,6 +201,7 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
     precision = resolve_precision(args.mixed_precision, device)
     if device.type == "cuda":
         allow_tf32(args.mixed_precision != "off")
+    sharded = is_to_shard(args, world, str(precision.dtype))
     manifest = read_manifest(args.data_root)
     train_rows, val_rows = usable_split(manifest, "train"), usable_split(manifest, "val")
     train_set, val_set = build_datasets(args, train_rows, val_rows)
@@ -240,8 +242,9 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
     if resume is not None:  # with adapters, and not averaged
         load_model_state(model, resume.get("training_state", resume)["model"], source)
     demand = memory_demand(model, args, precision.dtype is not None)
-    with explain_out_of_memory(demand, device):
-        model.to(device, memory_format=torch.channels_last)  # convolutions run faster so
+    if not sharded:
+        with explain_out_of_memory(demand, device):
+            model.to(device, memory_format=torch.channels_last)  # convolutions run faster so
     criterion = MultiTaskLoss(
         args.alpha,
         args.beta,
@@ -298,6 +301,7 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         layer_decay=args.layer_decay,
         accumulate=args.accumulate,
         ema_decay=args.ema_decay,
+        sharded=sharded,
     )
     with explain_out_of_memory(demand, device):
         result = fit(

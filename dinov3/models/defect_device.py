@@ -75,19 +75,28 @@ def allow_tf32(allowed: bool) -> None:
 
 
 class LateValue:
-    """Numbers of a device, read one exchange late, so that the host never waits for the device to catch up."""
+    """Numbers of a device that the host reads later, so that it never waits for the device to catch up."""
 
     def __init__(self):
         self._copy: Tensor | None = None
         self._copied: torch.cuda.Event | None = None
 
-    def exchange(self, value: Tensor) -> float | None:
-        """Start copying the scalar ``value`` to the host; return the one given before, None the first time."""
-        previous = self._copy
-        if self._copied is not None:
-            self._copied.synchronize()  # long done
+    def put(self, value: Tensor) -> None:
+        """Start copying ``value`` to the host."""
         self._copy = value.detach().to("cpu", non_blocking=True)
         if value.is_cuda:
             self._copied = torch.cuda.Event()
             self._copied.record()
-        return None if previous is None else previous.item()
+
+    def take(self) -> Tensor | None:
+        """What was put last, on the CPU; None if it was taken before. Waits until it has arrived."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        value, self._copy, self._copied = self._copy, None, None
+        return value
+
+    def exchange(self, value: Tensor) -> Tensor | None:
+        """Put ``value`` and take the one before, long there; None the first time."""
+        previous = self.take()
+        self.put(value)
+        return previous

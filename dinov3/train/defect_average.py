@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -32,10 +33,18 @@ class RunWeights:
                 if not source.requires_grad:
                     own.data = source.data
 
-    def update(self, number: int) -> None:
-        """Take in the weights after update ``number`` of the run, counted from 1."""
-        if self._average is not None:
-            self._average.update(self.model, step=number)
+    @torch.no_grad()
+    def update(self, number: int, left_out: Tensor) -> None:
+        """Take in the weights after update ``number`` of the run, counted from 1, unless it was ``left_out`` (a bool
+        scalar, on the weights' device: the host does not wait for it)."""
+        if self._average is None:
+            return
+        share = (1 - self._average.get_decay(number)) * ~left_out
+        for own, source in zip(self.evaluated.state_dict().values(), self.model.state_dict().values(), strict=True):
+            if own.is_floating_point():
+                own.lerp_(source, share)
+            else:
+                own.copy_(source)
 
     @property
     def is_plain(self) -> bool:

@@ -99,8 +99,8 @@ def _convert(action: argparse.Action, value: object) -> object:
         if not isinstance(value, bool):
             raise ValueError("expected true or false")
         return value
-    if value is False and action.choices and "off" in action.choices:
-        value = "off"  # YAML reads a bare off as false
+    if isinstance(value, bool) and action.choices:
+        value = "on" if value else "off"  # YAML reads a bare on as true
     converted = action.type(str(value)) if action.type else str(value)
     if action.choices and converted not in action.choices:
         raise ValueError(f"expected one of {', '.join(map(str, action.choices))}")

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dinov3.defect_errors import DefectError, StoppedError
+from dinov3.models.defect_device import LateValue
 
 # What gloo, the store and NCCL say when the process at the other end is gone.
 LOST = ("closed by peer", "reset by peer", "Broken pipe", "Connection refused", "Socket", "remote process exited")
@@ -77,6 +78,30 @@ def max_over_ranks(values: list[int], device: torch.device) -> list[int]:
     packed = torch.tensor(values, device=device)
     dist.all_reduce(packed, dist.ReduceOp.MAX)
     return packed.tolist()
+
+
+class Agreement:
+    """The element-wise maximum over all processes, so that all of them decide alike.
+
+    Args:
+        late: return that of the call before, so that the host never waits for a CUDA device.
+    """
+
+    def __init__(self, device: torch.device, late: bool):
+        self.device, self.late, self._values = device, late, LateValue()
+
+    def reach(self, values: list[int]) -> list[int]:
+        """What all have agreed on; zeros the first time if late. To be called in all processes."""
+        if not self.late or not dist.is_initialized():
+            return max_over_ranks(values, self.device)
+        packed = torch.stack([torch.full((), value, device=self.device) for value in values])  # filled on the device
+        dist.all_reduce(packed, dist.ReduceOp.MAX)
+        agreed = self._values.exchange(packed)
+        return [0] * len(values) if agreed is None else agreed.tolist()
+
+    def forget(self) -> None:
+        """What was agreed on has been done: the next call starts anew."""
+        self._values = LateValue()
 
 
 def gather_over_ranks(value: Any) -> list[Any]:

@@ -39,6 +39,12 @@ def add_finetuning_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--compile", action=argparse.BooleanOptionalAction, default=False, help="compile the model with torch.compile")
     add(
+        "--fsdp",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="keep a share of the model in each process; auto: for ViT-H+ and ViT-7B in more than one process",
+    )
+    add(
         "--auto_batch",
         action=argparse.BooleanOptionalAction,
         default=False,

@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dinov3.defect_errors import DefectError
@@ -66,10 +65,10 @@ class LossGuard:
         vars(self).update(state)
 
 
-def describe(one: dict[str, Any], norm: Tensor) -> str:
+def describe(one: dict[str, Any], norm: float) -> str:
     """What is wrong with a batch whose ``losses``, or the norm of the gradient, are not finite."""
     parts = ", ".join(f"{name} {value.item():.4g}" for name, value in one["losses"].items())
-    return f"{one['place']}: the loss or its gradient is not finite ({parts}, gradient norm {norm.item():.4g})"
+    return f"{one['place']}: the loss or its gradient is not finite ({parts}, gradient norm {norm:.4g})"
 
 
 def batch_files(batch: dict[str, Any], loader: DataLoader) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,9 +15,10 @@ from torch.utils.data import DataLoader
 
 from dinov3.defect_errors import StoppedError
 from dinov3.train.defect_background_save import BackgroundWriter, remove_unfinished
-from dinov3.train.defect_distributed import World, max_over_ranks
+from dinov3.train.defect_distributed import Agreement, World, max_over_ranks
 from dinov3.train.defect_interruption import StoppableLoader, StopSignals
 from dinov3.train.defect_progress import EpochProgress
+from dinov3.train.defect_sharding import gathered
 
 # What 'best' means for each file: the first metric decides, the next ones break ties.
 BEST = {
@@ -75,6 +77,7 @@ class RunKeeper:
         self.seconds_between = 60 * save_every_minutes
         self.world, self.device = world, device
         self.signals, self.writer = StopSignals(), BackgroundWriter()
+        self.agreement = Agreement(device, late=device.type == "cuda")
         self.saved_at = time.monotonic()
 
     def __enter__(self) -> RunKeeper:
@@ -92,9 +95,10 @@ class RunKeeper:
         finally:
             self.signals.__exit__(kind, value, trace)
 
-    def after_batch(self, epoch: int, progress: EpochProgress) -> None:
+    def after_batch(self, epoch: int, progress: EpochProgress, settle: Callable[[], None]) -> None:
         """Save if it is time to, and leave if a signal asks for it; ``epoch`` counts from 0. For after the last batch
-        of an update, as gradients are not saved.
+        of an update, as gradients are not saved. ``settle`` brings ``progress`` up to date; with several CUDA devices
+        a wish of one process takes until the next call to reach all.
 
         Raises:
             StoppedError: it does, and the state was saved.
@@ -102,17 +106,22 @@ class RunKeeper:
         self.writer.check()
         elapsed = time.monotonic() - self.saved_at
         due = self.world.is_main and 0 < self.seconds_between <= elapsed and not self.writer.is_busy
-        stop, due = max_over_ranks([self.signals.received, int(due)], self.device)
+        stop, due = self.agreement.reach([self.signals.received, int(due)])
         if stop or due:
+            self.agreement.forget()
+            settle()
             self._write([], epoch, progress.gather(self.device))
         if stop:
             self._leave(stop, f"in epoch {epoch + 1}, after {progress.batches} batches")
 
-    def stoppable(self, loader: DataLoader, epoch: int, progress: EpochProgress) -> StoppableLoader:
+    def stoppable(
+        self, loader: DataLoader, epoch: int, progress: EpochProgress, at_end: Callable[[], None] = lambda: None
+    ) -> StoppableLoader:
         """``loader``, for a validation that a signal may end: the epoch's training is kept, and validation is done
-        again after a resume."""
+        again after a resume. ``at_end`` is called after the last batch."""
 
         def leave_if_asked() -> None:
+            at_end()
             stop = max_over_ranks([self.signals.received], self.device)[0]
             if stop:
                 self._write([], epoch, progress.gather(self.device))
@@ -136,8 +145,9 @@ class RunKeeper:
             self._leave(stop, f"after epoch {epoch + 1}")
 
     def _write(self, best_files: list[str], epochs_done: int, progress: list[dict[str, Any]] | None) -> None:
+        states = gathered({name: part.state_dict() for name, part in self.parts.items()}, keep=self.world.is_main)
         if self.world.is_main:
-            content = self.description | {name: part.state_dict() for name, part in self.parts.items()}
+            content = self.description | states
             content |= {"epoch": epochs_done, "progress": progress, "metrics": self.metrics, "best": self.best}
             content["thresholds"] = chosen_thresholds(self.description["thresholds"], self.metrics)
             more = {name: content.pop(name) for name in ("training_state",) if name in content}

@@ -1,56 +1,70 @@
-"""What a run leaves for people to look at: metrics.jsonl, TensorBoard, example pictures, curves."""
+"""What a run leaves for people to look at: metrics.jsonl, TensorBoard, curves."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from torchvision.utils import draw_segmentation_masks, make_grid
+from torchmetrics.utilities.data import dim_zero_cat
 from tqdm import tqdm
 
-from dinov3.data.defect_dataset import DefectDataset
-from dinov3.data.defect_images import IGNORE_INDEX, class_color
-from dinov3.data.defect_tile_dataset import DefectTileDataset
-from dinov3.data.defect_transforms import Normalization
-from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
-from dinov3.models.defect_device import Precision
 from dinov3.train.defect_curves import draw_curves
+from dinov3.train.defect_metrics import DefectMetrics
+from dinov3.train.defect_run_pictures import confusion_figure
+
+try:
+    import resource
+except ModuleNotFoundError:  # on Windows
+    resource = None
 
 
 class RunLog:
     """Records one line, one set of scalars and one page of pictures per epoch in ``save_dir``.
 
-    ``epochs_done``: a resumed run has its epochs after these again, so what an interrupted one left of them goes.
+    ``classes`` are their names. ``epochs_done``: a resumed run has its epochs after these again, so what an interrupted
+    one left of them goes.
     Killed at any moment, it leaves every line of the epochs that a checkpoint knows.
     """
 
-    def __init__(self, save_dir: Path, epochs_done: int):
-        self.save_dir = save_dir
+    def __init__(self, save_dir: Path, epochs_done: int, classes: list[str]):
+        self.save_dir, self.classes = save_dir, classes
         self.path = save_dir / "metrics.jsonl"
         self.path.touch()
         lines = self.path.read_bytes().splitlines(keepends=True)
         os.truncate(self.path, sum(map(len, lines[:epochs_done])))  # in one go: written anew, it could be cut off
         self.writer = SummaryWriter(save_dir / "tensorboard", purge_step=epochs_done)
 
-    def add_epoch(self, epoch: int, epochs: int, result: dict[str, Any], page: Tensor | None) -> None:
-        """Log epoch ``epoch`` (from 0) of ``epochs``; ``page`` is (3, H, W) uint8."""
+    def add_epoch(
+        self,
+        epoch: int,
+        epochs: int,
+        result: dict[str, Any],
+        page: Tensor | None = None,
+        scores: tuple[Tensor, Tensor] | None = None,
+        numbers: dict[str, float] | None = None,
+    ) -> None:
+        """Log epoch ``epoch`` (from 0) of ``epochs``; for TensorBoard alone ``page``, a picture (3, H, W) uint8,
+        ``scores`` as :func:`image_scores` gives them, and other ``numbers``."""
         record = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in result.items()}
         with self.path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps({"epoch": epoch + 1} | record) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        for name, value in result.items():
+        for name, value in (result | (numbers or {})).items():
             if isinstance(value, (int, float)):
                 self.writer.add_scalar(name, value, epoch)
         if page is not None:
             self.writer.add_image("val_examples", page, epoch)
+        if scores is not None:
+            self.writer.add_pr_curve("val_defect", *scores, epoch)
+        self.writer.add_figure("val_confusion", confusion_figure(result["confusion"], self.classes), epoch)
         self.writer.flush()
         tqdm.write(
             f"epoch {epoch + 1}/{epochs}  loss {result['train_total_loss']:.3f}  "
@@ -65,39 +79,22 @@ class RunLog:
         draw_curves(self.path, self.save_dir / "curves.png")
 
 
-@torch.inference_mode()
-def example_page(
-    model: AttentionGuidedDefectClassifier,
-    dataset: DefectDataset | DefectTileDataset,
-    precision: Precision,
-    normalization: Normalization,
-    count: int = 8,
-) -> Tensor | None:
-    """(3, H, W) uint8 page of defect images from all over the dataset, each with its true mask and, to the right of
-    it, with the predicted one; None if there is no readable defect image."""
-    rows = np.flatnonzero(dataset.labels > 0)
-    chosen = (
-        rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))] if len(rows) else []
-    )
-    items = [item for item in (dataset[int(i)] for i in chosen) if not item["error"]]
-    if not items:
-        return None
-    images = torch.stack([item["image"] for item in items])
-    model.eval()
-    with precision.autocast():
-        outputs = model(normalization(images.to(precision.device)))
-    probability, channel = outputs["segmentation"].float().sigmoid().max(dim=1)
-    predicted = torch.where(probability >= 0.5, channel + 1, 0).cpu()
-    pictures = [
-        _overlay(item["image"], m) for item, mask in zip(items, predicted, strict=True) for m in (item["mask"], mask)
-    ]
-    return make_grid(pictures, nrow=4)
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """``peak_memory_gib``: the most that this process has held so far, of a CUDA device's memory or, training on the
+    CPU, of the machine's; empty where the system does not tell."""
+    if device.type == "cuda":
+        return {"peak_memory_gib": torch.cuda.max_memory_reserved(device) / 2**30}
+    if device.type != "cpu" or resource is None:
+        return {}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30}
 
 
-def _overlay(image: Tensor, mask: Tensor) -> Tensor:
-    """``image`` with its mask of class indices in the colours of the classes."""
-    present = [int(value) for value in mask.unique() if value not in (0, IGNORE_INDEX)]
-    if not present:
-        return image
-    layers = torch.stack([mask == value for value in present])
-    return draw_segmentation_masks(image, layers, alpha=0.5, colors=[class_color(value) for value in present])
+def image_scores(metrics: DefectMetrics) -> tuple[Tensor, Tensor] | None:
+    """Whether each validation image is defective (0, 1) and its defect probability, both (N,), over all processes, in
+    all of which this is to be called; None without an image of known class."""
+    precision = metrics.scores["image_ap"]
+    with precision.sync_context():
+        if not len(precision.target):
+            return None
+        return dim_zero_cat(precision.target).cpu(), dim_zero_cat(precision.preds).cpu()

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from dinov3.defect_errors import DefectError
 from dinov3.models.defect_layers import backbone_layers
+from dinov3.train.defect_sharding import spread_like
 
 
 def parameter_groups(
@@ -45,7 +46,7 @@ def parameter_groups(
             layer = layers[name.removeprefix("backbone.")]
             part = "backbone" if layer_decay == 1 else f"backbone_{layer}"
             rate = lr * backbone_lr_scale * layer_decay ** (last - layer)
-        plain = parameter.squeeze().ndim <= 1 or name.endswith(("_token", "_tokens", "pos_embed"))
+        plain = sum(size > 1 for size in parameter.shape) <= 1 or name.endswith(("_token", "_tokens", "pos_embed"))
         add(f"{part}_no_decay" if plain else part, parameter, rate, 0.0 if plain else weight_decay)
     for parameter in criterion.parameters():
         add("task_weights", parameter, 10 * lr, 0.0)
@@ -98,7 +99,7 @@ def restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     try:
-        optimizer.load_state_dict(state)
+        optimizer.load_state_dict(spread_like(state, [p for group in optimizer.param_groups for p in group["params"]]))
     except ValueError as error:
         raise DefectError(
             f"--resume: the optimizer's state is of other parameter groups ({error}): --layer_decay was 1 and is no "

@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
 from dinov3.train.defect_cpu_norm import synchronize_batch_norm
 from dinov3.train.defect_distributed import World, batch_total
+from dinov3.train.defect_sharding import is_sharded
 
 
 class TrainStep(nn.Module):
@@ -28,8 +29,14 @@ class TrainStep(nn.Module):
 
 
 def across_processes(step: TrainStep, world: World, device: torch.device) -> nn.Module:
-    """``step``, for several processes so that all learn from the whole batch, norm statistics included."""
-    if world.size == 1:
+    """``step``, for several processes so that all learn from the whole batch, norm statistics included; one whose model
+    is sharded already averages its gradients itself, and the loss's own gradient is the same in all processes."""
+    if world.size == 1 or any(map(is_sharded, step.model.parameters())):
         return step
-    synced = convert_sync_batchnorm(step) if device.type == "cuda" else synchronize_batch_norm(step)
+    synced = common_norms(step, device)
     return DistributedDataParallel(synced, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def common_norms(module: nn.Module, device: torch.device) -> nn.Module:
+    """``module`` with the statistics of norms taken over the batches of all processes."""
+    return convert_sync_batchnorm(module) if device.type == "cuda" else synchronize_batch_norm(module)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
@@ -38,14 +38,17 @@ from dinov3.train.defect_distributed import (
     sum_over_ranks,
 )
 from dinov3.train.defect_evaluation import evaluate, report_unreadable, to_device
-from dinov3.train.defect_guardrails import EarlyStopping, LossGuard, batch_files, describe
+from dinov3.train.defect_guardrails import EarlyStopping, LossGuard
 from dinov3.train.defect_metrics import DefectMetrics
 from dinov3.train.defect_progress import COUNTS, EpochProgress
 from dinov3.train.defect_run_keeper import RunKeeper
-from dinov3.train.defect_run_log import RunLog, example_page
+from dinov3.train.defect_run_log import RunLog, image_scores, peak_memory
+from dinov3.train.defect_run_pictures import example_page
 from dinov3.train.defect_schedule import build_lr_scheduler, build_optimizer, learning_rates, restore_optimizer
+from dinov3.train.defect_sharding import InStep, shard
 from dinov3.train.defect_tile_evaluation import evaluate_tiles
-from dinov3.train.defect_train_step import TrainStep, across_processes
+from dinov3.train.defect_train_step import TrainStep, across_processes, common_norms
+from dinov3.train.defect_update import Updater, UpdateRecord, taint
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class TrainingOptions:
     layer_decay: float = 1.0
     accumulate: int = 1
     ema_decay: float = 0.0
+    sharded: bool = False
 
 
 def train_one_epoch(
@@ -82,8 +86,8 @@ def train_one_epoch(
     guard: LossGuard,
     state: EpochProgress,
     accumulate: int = 1,
-    after_update: Callable[[int], None] = lambda number: None,
-    after_batch: Callable[[], None] = lambda: None,
+    after_update: Callable[[int, Tensor], None] = lambda number, left_out: None,
+    after_batch: Callable[[Callable[[], None]], None] = lambda settle: None,
     progress: bool = True,
 ) -> dict[str, float]:
     """One pass over the training set, or what is left of it.
@@ -96,8 +100,9 @@ def train_one_epoch(
             to its limit.
         state: where the epoch stands; kept up to date.
         accumulate: batches whose gradients are averaged before each update; what is left at the end makes one too.
-        after_update: called with the number of updates so far in the run, after each that changed the weights.
-        after_batch: called after the last batch of each update.
+        after_update: called after each update with the number of updates so far in the run, and whether this one was
+            left out, a bool scalar on the device.
+        after_batch: called after the last batch of each update, with a function to call before ``state`` is saved.
 
     Returns:
         ``train_total_loss``, ``train_cls_loss``, ``train_seg_loss``, ``alpha``, ``beta`` (means over the epoch),
@@ -108,10 +113,10 @@ def train_one_epoch(
         DefectError: too many batches had to be left out.
     """
     step.train()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norms = [
-        b for module in step.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm) for b in module.buffers()
-    ]
+    updater = Updater(step, optimizer, scaler, grad_clip)
+    write = tqdm.write if progress else lambda note: None
+    late = precision.device.type == "cuda"
+    record = UpdateRecord(guard, state, loader, late=late, overflows=scaler.is_enabled(), write=write)
     batches = len(loader)
     bar = tqdm(
         loader,
@@ -130,53 +135,30 @@ def train_one_epoch(
         inputs = to_device(batch, precision.device, normalization)
         if not gathered:
             size = min(accumulate, batches - state.batches)
-            statistics = [buffer.clone() for buffer in norms]
-            optimizer.zero_grad(set_to_none=True)
+            updater.begin()
         state.batches += 1
         is_last = len(gathered) + 1 == size
         with contextlib.nullcontext() if is_last or not hasattr(step, "no_sync") else step.no_sync():
             with precision.autocast():
                 losses = step(*inputs)
-            scaler.scale(losses["total_loss"] / size).backward()
+            scaler.scale(taint(losses["total_loss"]) / size).backward()
         facts = {name: value for name, value in batch.items() if name not in ("image", "mask")}
         losses = {name: value.detach() for name, value in losses.items()}
         gathered.append(facts | {"losses": losses, "place": f"epoch {epoch + 1}, batch {state.batches}"})
         if not is_last:
             continue
-        scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_(parameters, grad_clip or math.inf)
-        values = torch.stack([one["losses"]["total_loss"] for one in gathered]).tolist()
-        bad = [one for one, value in zip(gathered, values, strict=True) if not math.isfinite(value)]
-        notes = []
-        # fp16 overflows now and then; the scaler leaves such a step out.
-        is_good = not bad and bool(norm.isfinite() or scaler.is_enabled())
-        if is_good:
-            scaler.step(optimizer)
-            for one, value in zip(gathered, values, strict=True):
-                if guard.is_spike(value):
-                    notes.append(f"{one['place']}: loss {value:.4g}, usually about {guard.usual:.4g}; files: ")
-                    notes[-1] += batch_files(one, loader)
-                    state.spikes += 1
-                state.add(one)
-        else:
-            for buffer, before in zip(norms, statistics, strict=True):
-                buffer.copy_(before)
-            texts = [f"{describe(one, norm)}; files: {batch_files(one, loader)}" for one in bad or gathered]
-            notes.append(guard.skip("\n".join(texts)))
-            state.skipped += 1
-        if progress:
-            for note in notes:
-                tqdm.write(note)
-        gathered = []
-        scaler.update()
+        norm, left_out = updater.apply()
         lr_scheduler.step()
-        if is_good:
-            after_update(lr_scheduler.last_epoch)
+        after_update(lr_scheduler.last_epoch, left_out)
+        record.add(gathered, norm)
+        gathered = []
         state.seconds = time.perf_counter() - start
         if progress and state.totals and state.batches // 10 > (state.batches - size) // 10:
             mean = shown.exchange(state.totals["train_total_loss"] / state.counts[0])
             bar.set_postfix({} if mean is None else {"loss": f"{mean:.3f}"})
-        after_batch()
+        after_batch(record.settle)
+    record.settle()
+    state.seconds = time.perf_counter() - start
     counts = dict(zip(COUNTS, sum_over_ranks(state.counts.to(precision.device, copy=True)).tolist(), strict=True))
     if not state.totals:
         raise DefectError(f"epoch {epoch + 1}: the loss was finite in none of its batches; lower --lr")
@@ -208,7 +190,7 @@ def fit(
     """Train for ``options.epochs`` epochs, with the checkpoints, logs and example pictures in ``options.save_dir``.
 
     Args:
-        model, criterion: on ``precision.device`` already.
+        model, criterion: on ``precision.device`` already, but for a model to be sharded, which goes there in shares.
         train_set, val_set: of tiles, training sees crops, and validation slides over the whole images.
         description: what inference needs beside the weights; goes into every checkpoint.
         weight_scheduler: sets the loss weights before each epoch.
@@ -223,6 +205,13 @@ def fit(
         StoppedError: SIGTERM or Ctrl-C ended the run, and ``last.pth`` knows where.
     """
     device, save_dir, progress = precision.device, options.save_dir, world.is_main
+    weights = RunWeights(model, options.ema_decay)
+    if resume is not None and "training_state" in resume and not weights.is_plain:
+        weights.load_state_dict(resume["training_state"])
+    if options.sharded:
+        for module in dict.fromkeys((model, weights.evaluated)):  # one, or two with an average
+            shard(common_norms(module, device), device)
+    finish_validation = InStep(weights.evaluated, device).finish if options.sharded else lambda: None
     optimizer = build_optimizer(
         model,
         criterion,
@@ -231,7 +220,6 @@ def fit(
         weight_decay=options.weight_decay,
         layer_decay=options.layer_decay,
     )
-    weights = RunWeights(model, options.ema_decay)
     if len(val_set) < world.size or len(train_set) < world.size:
         raise DefectError(f"{len(train_set)} training and {len(val_set)} validation images for {world.size} processes")
     sampler = train_set.sampler(options.seed, world.rank, world.size)
@@ -261,7 +249,7 @@ def fit(
     first_epoch, best, result, state = 0, {}, {}, EpochProgress()
     if resume is not None:
         restore_optimizer(optimizer, resume["optimizer"])
-        for name in set(parts) - {"model", "optimizer", "scaler"}:
+        for name in set(parts) - {"model", "optimizer", "scaler", "training_state"}:
             if name in resume:
                 parts[name].load_state_dict(resume[name])
         if scaler.is_enabled() and resume["scaler"]:
@@ -284,7 +272,7 @@ def fit(
         device=device,
     )
     with keeper:
-        log = RunLog(save_dir, first_epoch) if world.is_main else None
+        log = RunLog(save_dir, first_epoch, description["classes"]) if world.is_main else None
         for epoch in range(first_epoch, options.epochs):
             # Dropout and drop path draw from here: the same after a resume as without an interruption.
             torch.manual_seed(int(np.random.SeedSequence((options.seed, epoch, world.rank)).generate_state(1)[0]))
@@ -293,6 +281,7 @@ def fit(
             if weight_scheduler is not None:
                 criterion.alpha, criterion.beta = weight_scheduler.get_weights(epoch)
             state.rates = state.rates or learning_rates(optimizer)
+            rates = {f"learning_rate/{group['name']}": group["lr"] for group in optimizer.param_groups}
             result = train_one_epoch(
                 step,
                 train_loader,
@@ -312,19 +301,22 @@ def fit(
             )
             broadcast_buffers(model)
             broadcast_buffers(weights.evaluated)
+            metrics = DefectMetrics(len(description["classes"]))
             result |= state.rates | validate(
                 weights.evaluated,
-                keeper.stoppable(val_loader, epoch, state),
-                DefectMetrics(len(description["classes"])),
+                keeper.stoppable(val_loader, epoch, state, finish_validation),
+                metrics,
                 precision=precision,
                 normalization=normalization,
                 criterion=criterion,
                 description=f"epoch {epoch + 1} val",
                 progress=progress,
             )
-            if log is not None:
+            scores = image_scores(metrics)
+            if log is not None or options.sharded:  # which takes all processes to compute
                 page = example_page(weights.evaluated, val_set, precision, normalization)
-                log.add_epoch(epoch, options.epochs, result, page)
+            if log is not None:
+                log.add_epoch(epoch, options.epochs, result, page, scores, rates | peak_memory(device))
             early_stopping.update(epoch + 1, result)
             is_over = early_stopping.is_over(epoch + 1)
             keeper.after_epoch(epoch, result, is_last=is_over or epoch + 1 == options.epochs)

@@ -1,0 +1,83 @@
+"""Pictures of how a run goes: defects with their masks and where the model looks, and who is taken for whom."""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.utils import draw_segmentation_masks, make_grid
+
+from dinov3.data.defect_dataset import DefectDataset
+from dinov3.data.defect_images import IGNORE_INDEX, class_color
+from dinov3.data.defect_tile_dataset import DefectTileDataset
+from dinov3.data.defect_transforms import Normalization
+from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
+from dinov3.models.defect_device import Precision
+
+
+@torch.inference_mode()
+def example_page(
+    model: AttentionGuidedDefectClassifier,
+    dataset: DefectDataset | DefectTileDataset,
+    precision: Precision,
+    normalization: Normalization,
+    count: int = 8,
+) -> Tensor | None:
+    """(3, H, W) uint8 page of defect images from all over the dataset, each three times: with its true mask, with the
+    predicted one, and with where the classifier looks, dark to bright; None if there is no readable defect image."""
+    rows = np.flatnonzero(dataset.labels > 0)
+    chosen = (
+        rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))] if len(rows) else []
+    )
+    items = [item for item in (dataset[int(i)] for i in chosen) if not item["error"]]
+    if not items:
+        return None
+    images = torch.stack([item["image"] for item in items])
+    model.eval()
+    with precision.autocast():
+        outputs = model(normalization(images.to(precision.device)), return_attention=True)
+    probability, channel = outputs["segmentation"].float().sigmoid().max(dim=1)
+    predicted = torch.where(probability >= 0.5, channel + 1, 0).cpu()
+    pictures = []
+    for item, mask, attention in zip(items, predicted, outputs["attention_map"].float().cpu(), strict=True):
+        pictures += [_overlay(item["image"], item["mask"]), _overlay(item["image"], mask)]
+        pictures.append(_heat(item["image"], attention, model.pad_multiple))
+    return make_grid(pictures, nrow=6)
+
+
+def _overlay(image: Tensor, mask: Tensor) -> Tensor:
+    """``image`` with its mask of class indices in the colours of the classes."""
+    present = [int(value) for value in mask.unique() if value not in (0, IGNORE_INDEX)]
+    if not present:
+        return image
+    layers = torch.stack([mask == value for value in present])
+    return draw_segmentation_masks(image, layers, alpha=0.5, colors=[class_color(value) for value in present])
+
+
+def _heat(image: Tensor, attention: Tensor, multiple: int) -> Tensor:
+    """``image`` (3, H, W) uint8 mixed with colors for its ``attention`` (1, h, w), which belongs to the image padded to
+    a ``multiple``."""
+    height, width = image.shape[-2:]
+    padded = (height + -height % multiple, width + -width % multiple)
+    strength = F.interpolate(attention[None], padded, mode="bilinear")[0, 0, :height, :width]
+    colors = matplotlib.colormaps["viridis"]((strength / strength.max()).numpy())[..., :3]  # (H, W, 3), 0 to 1
+    return (0.5 * image + 127.5 * torch.from_numpy(colors).permute(2, 0, 1)).to(torch.uint8)
+
+
+def confusion_figure(confusion: list[list[int]], classes: list[str]) -> Figure:
+    """The table of true (rows) and predicted classes (columns), each row colored by its shares."""
+    counts = np.array(confusion)
+    side = 2 + 0.5 * len(classes)
+    figure = Figure(figsize=(side + 0.5, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(counts / counts.sum(axis=1, keepdims=True).clip(min=1), cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        is_dark = count > 0.5 * counts[row].sum()
+        axes.text(column, row, str(count), ha="center", va="center", color="white" if is_dark else "black")
+    axes.set(xlabel="predicted", ylabel="true", xticks=range(len(classes)), yticks=range(len(classes)))
+    axes.set_xticklabels(classes, rotation=45, ha="right")
+    axes.set_yticklabels(classes)
+    return figure
