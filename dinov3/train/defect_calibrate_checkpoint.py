@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from dinov3.data.defect_dataset import DefectDataset, make_loader
 from dinov3.data.defect_manifest import Manifest, read_manifest
@@ -39,23 +37,6 @@ class ScoredImages:
     groups: np.ndarray
     results: ImageResults
     rows: Manifest
-
-
-class _NotingRows:
-    """A loader that notes the manifest rows of the images whose class is known, in the order it gives them out."""
-
-    def __init__(self, loader: DataLoader):
-        self.loader = loader
-        self.rows: list[int] = []
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in self.loader:
-            index, label = (np.atleast_1d(np.asarray(batch[name])) for name in ("index", "label"))
-            self.rows += index[label >= 0].tolist()
-            yield batch
 
 
 def score_validation(
@@ -88,16 +69,15 @@ def score_validation(
     dataset = WholeImages(rows) if tiling else DefectDataset(rows, content["image_size"])
     pin_memory = device.type == "cuda"
     loader = make_loader(dataset, None if tiling else batch_size, num_workers=num_workers, pin_memory=pin_memory)
-    noting = _NotingRows(loader)
     options = {"precision": precision, "normalization": Normalization(**content["normalization"])}
     options["description"] = "calibrate"
     if tiling:
         options |= {"tiling": tiling, "image_size": content["image_size"], "batch_size": batch_size}
-        evaluate_tiles(model, noting, results, **options)
+        evaluate_tiles(model, loader, results, **options)
     else:
-        evaluate(model, noting, results, **options)
+        evaluate(model, loader, results, **options)
     known = results.labels >= 0
-    return ScoredImages(results.class_prob[known], results.labels[known], parts(rows)[noting.rows], results, rows)
+    return ScoredImages(results.class_prob[known], results.labels[known], parts(rows)[known], results, rows)
 
 
 def parts(rows: Manifest) -> np.ndarray:
