@@ -1,0 +1,90 @@
+"""One verdict from the classifier, the mask and the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dinov3.inference.defect_regions import Region
+from dinov3.inference.defect_rules import RuleOutcome
+from dinov3.train.defect_thresholds import VERDICTS, Thresholds
+
+OnDisagreement = Literal["classifier", "review", "reject"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of an image.
+
+    Attributes:
+        verdict: ``accept``, ``review`` or ``reject``.
+        reason: a short phrase of what decided, such as ``defect probability 0.93 >= 0.41``.
+        disagrees: the mask contradicts the classifier's own verdict.
+    """
+
+    verdict: str
+    reason: str
+    disagrees: bool
+
+
+def decide(
+    defect_probability: float,
+    thresholds: Thresholds,
+    regions: Sequence[Region],
+    rules: RuleOutcome | None = None,
+    on_disagreement: OnDisagreement = "classifier",
+) -> Verdict:
+    """Reconcile the three opinions on an image.
+
+    1. The classifier compares the defect probability with the thresholds: accept, review or reject.
+    2. Mask and classifier disagree if it accepts while the mask holds a region, or rejects while the mask holds none.
+       In the review band they never disagree. ``on_disagreement`` says what then becomes of the image:
+
+       ============== ====================== ======================
+       policy         accepts, but a region  rejects, but no region
+       ============== ====================== ======================
+       ``classifier`` accept                 reject
+       ``review``     review                 reject
+       ``reject``     reject                 reject
+       ============== ====================== ======================
+
+    3. A rule that fired rejects. If the rules decide alone (``verdict: rules`` in their file), they give the verdict
+       whatever the classifier and the policy say; disagreements are still counted.
+
+    But for rules that decide alone, nothing here makes a verdict less cautious than the classifier's, so a miss rate
+    promised for the classifier's thresholds still holds.
+
+    Args:
+        defect_probability: calibrated, 0 to 1.
+        thresholds: the classifier's limits.
+        regions: those that count, outside of ignore zones.
+        rules: what they say of the image, if there are any.
+        on_disagreement: the policy.
+    """
+    classifier = thresholds.verdict(defect_probability)
+    disagrees = classifier == ("accept" if regions else "reject")
+    opinions = [(classifier, _compare(defect_probability, thresholds, classifier))]
+    if disagrees and classifier == "accept" and on_disagreement != "classifier":
+        count = f"{len(regions)} region{'' if len(regions) == 1 else 's'}"
+        opinions.append((on_disagreement, f"mask and classifier disagree: {count}, but {opinions[0][1]}"))
+    fired = [("reject", f"rule {rule}") for rule in rules.fired] if rules is not None else []
+    if rules is not None and rules.alone:
+        opinions = fired or [("accept", "no rule fired")]
+    else:
+        opinions += fired
+    verdict = max((opinion for opinion, _ in opinions), key=VERDICTS.index)
+    return Verdict(verdict, "; ".join(why for opinion, why in opinions if opinion == verdict), disagrees)
+
+
+def _compare(probability: float, thresholds: Thresholds, verdict: str) -> str:
+    """Such as ``defect probability 0.93 >= 0.41``, with as many digits as it takes to tell the two apart."""
+    limits = {
+        "reject": thresholds.classification,
+        "review": thresholds.review,
+        "accept": thresholds.classification if thresholds.review is None else thresholds.review,
+    }
+    limit = limits[verdict]
+    digits = next((n for n in range(2, 8) if f"{probability:.{n}f}" != f"{limit:.{n}f}"), 2)
+    sign, name = ("<", "") if verdict == "accept" else (">=", " (review limit)" if verdict == "review" else "")
+    return f"defect probability {probability:.{digits}f} {sign} {limit:.{digits}f}{name}"
