@@ -86,6 +86,30 @@ def trained(squares: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the smallest model, untrained, for images of 32 pixels; its mask threshold marks some of each."""
+    from dinov3.models.defect_backbone import build_backbone
+    from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
+    from dinov3.train.defect_checkpoint import save_checkpoint
+
+    torch.manual_seed(0)
+    backbone = build_backbone("dinov3_vitt16", "none")
+    content = {
+        "model": AttentionGuidedDefectClassifier(backbone, backbone.embed_dim).state_dict(),
+        "config": {"dropout": 0.2, "decoder": "multiscale", "guidance": "mask"},
+        "backbone": "dinov3_vitt16",
+        "classes": ["normal", "defect"],
+        "mask_classes": ["defect"],
+        "image_size": 32,
+        "normalization": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+        "thresholds": {"classification": 0.5, "mask": 0.0105},
+    }
+    path = tmp_path_factory.mktemp("tiny") / "tiny.pth"
+    save_checkpoint(path, content)
+    return path
+
+
+@pytest.fixture(scope="session")
 def magnetic_tile() -> Path:
     """The folder of the magnetic tile images."""
     folder = os.environ.get("MAGNETIC_TILE_DIR")

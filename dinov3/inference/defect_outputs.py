@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import Any, Protocol, TextIO
 import cv2
 import numpy as np
 
-from dinov3.data.defect_images import ImageReadError, write_mask
+from dinov3.data.defect_images import ImageReadError, read_for_size, read_mask, write_mask
 from dinov3.defect_errors import DefectError
+from dinov3.inference.defect_pipeline import DISPLAY_SIZE, shrink
 from dinov3.inference.defect_predictor import Prediction
 from dinov3.inference.defect_records import (
     Record,
@@ -144,7 +146,7 @@ class OutputWriter:
         finally:
             for file in (self._table_file, self._errors_file, self._json):
                 file.close()
-            self._observing.shutdown(cancel_futures=kind is not None)
+            self._observing.shutdown()  # it sees every row that was written
         if self.observer is not None:
             self._wait_for_observer(0)
             self.observer.close(finished=kind is None)
@@ -182,12 +184,24 @@ class OutputWriter:
         self._json.write((b"\n" if self._first else b",\n") + line)
         self._first = False
         if self.observer is not None:
-            self.observe(image)
+            self._observe(image)
         if time.monotonic() - self._flushed > SECONDS_UNWRITTEN:
             self.flush()
 
-    def observe(self, image: Finished) -> None:
-        """Show an image to the observer alone."""
+    def show_again(self, root: Path, known: Container[str] = ()) -> None:
+        """Show the observer what a resumed run had finished, but for the names that it knows: images are read again
+        from below ``root``, masks from the results. Before anything is added."""
+        for record, _ in self.stored():
+            if record["image"] in known:
+                continue
+            shown: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
+            if not record["error"]:
+                with contextlib.suppress(ImageReadError):  # deleted since: its record is shown all the same
+                    display = shrink(read_for_size(root / record["image"], DISPLAY_SIZE)[0])
+                    shown = display, read_mask(self.output_dir / record["mask"])
+            self._observe(Finished(record, *shown))
+
+    def _observe(self, image: Finished) -> None:
         self._wait_for_observer(OBSERVATIONS_WAITING)
         self._observed.append(self._observing.submit(self.observer.add, image.record, image.display, image.mask))
 

@@ -81,7 +81,7 @@ def _change(name: str, old: Any, new: Any) -> str:
     """Such as ``--threshold was 0.3, now not given``; files by their content are just others."""
     if name in ("--checkpoint", "--rules") and old and new:
         return f"{name} is another file, or has changed"
-    told = ["not given" if value in (None, False) else value for value in (old, new)]
+    told = ["not given" if value is None or value is False else value for value in (old, new)]
     if name in ("--checkpoint", "--rules"):
         told = [value if value == "not given" else "given" for value in told]
     return f"{name} was {told[0]}, now {told[1]}"
