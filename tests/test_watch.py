@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -120,9 +119,9 @@ def test_looking_costs_little_with_100_000_files(folder: Path) -> None:
     assert (time.process_time() - used) / (time.perf_counter() - start) < 0.25
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+def wait_for_rows(output: Path, names: list[str], process: subprocess.Popen) -> None:
     end = time.monotonic() + 90
-    while not condition():
+    while not (output / "predictions.csv").exists() or set(rows_of(output)) != set(names):
         assert process.poll() is None and time.monotonic() < end, process.communicate()
         time.sleep(0.05)
 
@@ -140,19 +139,18 @@ def test_the_script_inspects_what_comes_and_ends_cleanly(
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         process = subprocess.Popen([str(c) for c in command], env=environment, stdout=-1, stderr=-1, text=True)
         known.append(f"{part} before.png")
-        wait_for(lambda: (output / "predictions.csv").exists() and list(rows_of(output)) == known, process)
-        (folder / f"{part} bad.png").write_bytes(b"")
+        wait_for_rows(output, known, process)
         shutil.copy(image, folder / f"{part} later.png")
         (folder / f"{part} later.png").rename(folder / f"{part} renamed.png")
         known.append(f"{part} renamed.png")
-        wait_for(lambda: set(known) <= set(rows_of(output)), process)
+        wait_for_rows(output, known, process)
         (folder / f"{part} renamed.png").unlink()
+        (folder / f"{part} bad.png").write_bytes(b"")
         known.append(f"{part} bad.png")
-        wait_for(lambda: set(known) == set(rows_of(output)), process)
+        wait_for_rows(output, known, process)
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0 and "Traceback" not in err, err
-        known = list(rows_of(output))
     rows = rows_of(output)
     assert len(rows) == 6 == len(records_of(output)) and "6 images" in out
     assert {name for name, row in rows.items() if row["error"]} == {"first bad.png", "second bad.png"}
