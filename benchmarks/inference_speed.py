@@ -33,6 +33,8 @@ from dinov3.inference.defect_outputs import OutputWriter  # noqa: E402
 from dinov3.inference.defect_predictor import DefectPredictor  # noqa: E402
 from dinov3.models.defect_backbone import build_backbone  # noqa: E402
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier  # noqa: E402
+from dinov3.models.defect_fold_norm import fold_batch_norms  # noqa: E402
+from dinov3.train.defect_checkpoint import load_checkpoint  # noqa: E402
 from dinov3.train.defect_interruption import StopSignals  # noqa: E402
 
 AIM_CUDA, AIM_CPU = 0.90, 0.85
@@ -98,14 +100,18 @@ def open_model(args: argparse.Namespace) -> DefectPredictor:
         "normalization": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
         "thresholds": {"classification": 0.5, "mask": 0.5},
     }
-    return DefectPredictor(AttentionGuidedDefectClassifier(backbone, backbone.embed_dim), content, **options)
+    model = AttentionGuidedDefectClassifier(backbone, backbone.embed_dim).eval()
+    fold_batch_norms(model, args.image_size)
+    return DefectPredictor(model, content, **options)
 
 
 def forward_passes(args: argparse.Namespace, predictor: DefectPredictor) -> dict[str, Callable[[], None]]:
     """Backbone alone, and all of the network, on as many images as the script gets; nothing is read or written."""
     size, device = predictor.image_size, predictor.device
     images = torch.randn(args.batch_size, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
-    backbone = predictor.model.backbone
+    # As it is built: the predictor's own has its norms folded.
+    name = args.backbone or load_checkpoint(args.checkpoint)["backbone"]
+    backbone = build_backbone(name, "none").to(device, memory_format=torch.channels_last).eval()
     bare = torch.compile(backbone.forward_features) if args.compile else backbone.forward_features
 
     def repeat(call: Callable[[torch.Tensor], object]) -> Callable[[], None]:

@@ -23,6 +23,7 @@ from dinov3.inference.defect_regions import Region, find_regions
 from dinov3.inference.defect_rules import Rules
 from dinov3.inference.defect_verdict import OnDisagreement, decide
 from dinov3.models.defect_device import resolve_device, resolve_precision
+from dinov3.models.defect_fold_norm import fold_batch_norms
 from dinov3.models.defect_sliding_window import slide_window
 from dinov3.train.defect_checkpoint import load_checkpoint, restore_model
 from dinov3.train.defect_finetune import compile_model
@@ -135,7 +136,9 @@ class DefectPredictor:
                 f"--backbone {backbone}: {path} was trained with {content['backbone']}; leave the flag out, or "
                 "give a checkpoint of that backbone"
             )
-        return cls(restore_model(content, path, dinov3_repo), content, device=device, **options)
+        model = restore_model(content, path, dinov3_repo)
+        fold_batch_norms(model, content["image_size"])
+        return cls(model, content, device=device, **options)
 
     def __call__(self, image: Any) -> Prediction | list[Prediction]:
         if not isinstance(image, list):
