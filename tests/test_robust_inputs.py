@@ -8,7 +8,6 @@ import os
 import shutil
 import struct
 import sys
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -181,14 +180,6 @@ def test_names_of_every_kind_get_results_that_do_not_collide(tmp_path: Path, ins
     assert len(set(masks.values())) == len(NAMES)
     for name, size in sizes.items():  # each image's own: no two have the same height
         assert read_mask(tmp_path / "out" / masks[name]).shape == size
-
-
-@pytest.fixture
-def outside() -> Iterator[Path]:
-    """A folder that others may enter, in memory where there is such a file system."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
-        os.chmod(folder, 0o755)
-        yield Path(folder)
 
 
 @contextlib.contextmanager

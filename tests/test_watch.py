@@ -104,10 +104,10 @@ def test_a_rewritten_or_replaced_file_is_a_new_image(folder: Path, image: Path) 
         path.write_bytes(image.read_bytes())
 
 
-def test_looking_costs_little_with_100_000_files(folder: Path) -> None:
+def test_looking_costs_little_with_100_000_files(outside: Path) -> None:
     for number in range(100_000):
-        os.close(os.open(folder / f"{number}.png", os.O_CREAT))
-    watcher = FolderWatcher(folder, done=[f"{number}.png" for number in range(100_000)])
+        os.close(os.open(outside / f"{number}.png", os.O_CREAT))
+    watcher = FolderWatcher(outside, done=[f"{number}.png" for number in range(100_000)])
     times = []
     for _ in range(5):
         start = time.process_time()
@@ -120,21 +120,19 @@ def test_looking_costs_little_with_100_000_files(folder: Path) -> None:
 
 
 def wait_for_rows(output: Path, names: list[str], process: subprocess.Popen) -> None:
-    end = time.monotonic() + 90
+    end = time.monotonic() + 300
     while not (output / "predictions.csv").exists() or set(rows_of(output)) != set(names):
         assert process.poll() is None and time.monotonic() < end, process.communicate()
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_script_inspects_what_comes_and_ends_cleanly(
-    tiny: Path, folder: Path, image: Path, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_the_script_inspects_what_comes_and_ends_cleanly(tiny: Path, folder: Path, image: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     command = [sys.executable, ROOT / "examples/inference_defect_model.py", "--checkpoint", tiny, "--watch", "--resume"]
     command += ["--image_dir", folder, "--output_dir", output, *FLAGS, "--no_visualize"]
     known: list[str] = []
-    for part in ("first", "second"):  # the second goes on with the results of the first
+    # The second goes on with the results of the first.
+    for part, number in (("first", signal.SIGINT), ("second", signal.SIGTERM)):
         shutil.copy(image, folder / f"{part} before.png")
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         process = subprocess.Popen([str(c) for c in command], env=environment, stdout=-1, stderr=-1, text=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-GRID = 64  # cells along the longer side of a region, at most; larger ones are measured on a coarser grid
+GRID = 128  # cells along the longer side of a region, at most; larger ones are measured on a coarser grid
 _SOLID = 0.9  # share of its convex hull that a region fills, from which on the way through it is a straight line
 
 # Steps to half of the 16 neighbours (dy, dx), and for a knight's step the two cells it passes between: it is open if
@@ -31,7 +31,7 @@ class RegionPaths:
         hull = cv2.convexHull(outline)[:, 0]
         distances = np.hypot(*(hull[:, None] - hull[None]).transpose(2, 0, 1))
         self._lengths.append(float(distances.max()) + 1)  # from centre to centre, and half a pixel at either end
-        edges = np.abs(hull - np.roll(hull, 1, axis=0))
+        edges = hull - hull[np.arange(-1, len(hull) - 1)]
         filled = cv2.contourArea(hull) + np.gcd(*edges.T).sum() / 2 + 1  # pixels in the hull, by Pick's theorem
         if area >= _SOLID * filled:
             return

@@ -109,11 +109,11 @@ class Rules:
         and in no ignore zone. None: all."""
         if not self.ignore_zones and not self.regions_of_interest:
             return None
-        if self._keep is None or self._keep.shape != tuple(shape):
-            keep = _draw(self.regions_of_interest, shape) if self.regions_of_interest else np.ones(shape, np.uint8)
-            keep[_draw(self.ignore_zones, shape) > 0] = 0
-            self._keep = keep.astype(bool)
-        return self._keep
+        keep = self._keep  # threads may ask for different sizes at the same time
+        if keep is None or keep.shape != tuple(shape):
+            keep = _draw(self.regions_of_interest, shape) if self.regions_of_interest else np.ones(shape, bool)
+            self._keep = keep = keep & ~_draw(self.ignore_zones, shape)
+        return keep
 
     def apply(self, regions: Sequence[Region], mask: np.ndarray, mm_per_pixel: float | None = None) -> RuleOutcome:
         """Judge an image.
@@ -141,11 +141,11 @@ class Rules:
 
 
 def _draw(zones: Sequence[Zone], shape: tuple[int, int]) -> np.ndarray:
-    """(H, W) uint8, 1 inside any zone."""
-    canvas = np.zeros(shape, np.uint8)
+    """(H, W) bool, the inside of any zone."""
+    canvas = np.zeros(shape, bool)
     for zone in zones:
         if zone.dtype == np.uint8:
-            canvas |= cv2.resize(zone, shape[::-1], interpolation=cv2.INTER_NEAREST)
+            canvas |= cv2.resize(zone, shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
         else:
             canvas |= polygon("zone", zone * shape[::-1] if zone.max() <= 1 else zone).draw(*shape)
     return canvas
@@ -175,7 +175,7 @@ class _Reader:
             self._wrong("verdict", mode, "both or rules", mode, VERDICT_MODES)
         limits = self._limits("limits", content.get("limits"), None)
         per_class = self._table("classes", content.get("classes"), "a table of mask classes, each with its limits")
-        self._check_keys("classes", per_class, self.classes, "mask class")
+        self._check_keys("classes", per_class, self.classes)
         for name, table in per_class.items():
             limits += self._limits(f"classes.{name}", table, name)
         zones = [self._zones(key, content.get(key)) for key in ("ignore_zones", "regions_of_interest")]
@@ -205,11 +205,11 @@ class _Reader:
         hint = f"; did you mean {close[0]}?" if close else ""
         self.problems.append(f"{key}: found {found!r}, expected {expected}{hint}")
 
-    def _check_keys(self, place: str, table: Mapping[Any, Any], known: Sequence[str], kind: str = "key") -> None:
+    def _check_keys(self, place: str, table: Mapping[Any, Any], known: Sequence[str]) -> None:
         for key in table:
             if key not in known:
                 name = f"{place}.{key}" if place else str(key)
-                self._wrong(name, f"{kind} {key}", f"one of {', '.join(known)}", key, known)
+                self._wrong(name, key, f"one of {', '.join(known)}", key, known)
 
     def _table(self, place: str, found: object, expected: str) -> dict[Any, Any]:
         if found is None:
@@ -228,7 +228,7 @@ class _Reader:
                 continue
             top = 1.0 if key == "max_total_fraction" else math.inf
             number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= top
-            if key == "max_count" and not (number and value == int(value)):
+            if key == "max_count" and not (number and float(value).is_integer()):
                 self._wrong(f"{place}.{key}", value, "a whole number from 0")
             elif not number or value == math.inf:
                 self._wrong(f"{place}.{key}", value, "a number from 0 to 1" if top == 1 else "a number from 0")

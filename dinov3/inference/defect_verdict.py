@@ -10,6 +10,7 @@ from dinov3.inference.defect_regions import Region
 from dinov3.inference.defect_rules import RuleOutcome
 from dinov3.train.defect_thresholds import VERDICTS, Thresholds
 
+SHOWN = 2  # reasons, of one image; RuleOutcome.fired has every rule
 OnDisagreement = Literal["classifier", "review", "reject"]
 
 
@@ -74,17 +75,25 @@ def decide(
     else:
         opinions += fired
     verdict = max((opinion for opinion, _ in opinions), key=VERDICTS.index)
-    return Verdict(verdict, "; ".join(why for opinion, why in opinions if opinion == verdict), disagrees)
+    reasons = [why for opinion, why in opinions if opinion == verdict]
+    more = [f"and {len(reasons) - SHOWN} more"] if len(reasons) > SHOWN else []
+    return Verdict(verdict, "; ".join(reasons[:SHOWN] + more), disagrees)
 
 
 def _compare(probability: float, thresholds: Thresholds, verdict: str) -> str:
-    """Such as ``defect probability 0.93 >= 0.41``, with as many digits as it takes to tell the two apart."""
+    """Such as ``defect probability 0.93 >= 0.41``."""
     limits = {
         "reject": thresholds.classification,
         "review": thresholds.review,
         "accept": thresholds.classification if thresholds.review is None else thresholds.review,
     }
     limit = limits[verdict]
-    digits = next((n for n in range(2, 8) if f"{probability:.{n}f}" != f"{limit:.{n}f}"), 2)
     sign, name = ("<", "") if verdict == "accept" else (">=", " (review limit)" if verdict == "review" else "")
+    digits = next((n for n in range(2, 18) if _tells(probability, limit, n)), 2)
     return f"defect probability {probability:.{digits}f} {sign} {limit:.{digits}f}{name}"
+
+
+def _tells(probability: float, limit: float, digits: int) -> bool:
+    """Whether so many digits tell the two apart, and the limit from 0 and 1."""
+    close = abs(round(limit, digits) - limit) <= 0.01 * abs(min(limit, 1 - limit))
+    return close and f"{probability:.{digits}f}" != f"{limit:.{digits}f}"
