@@ -14,7 +14,7 @@ NAME = "run.json"
 
 # Flags that decide what a result is; the others say how fast it comes, or where it goes.
 DECISIVE = (
-    "backbone threshold mask_threshold tile_size tile_overlap no_visualize mixed_precision mm_per_pixel "
+    "threshold mask_threshold tile_size tile_overlap no_visualize mixed_precision mm_per_pixel "
     "min_region_area on_disagreement"
 ).split()
 
