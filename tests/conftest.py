@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,38 @@ def trained(squares: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path
     arguments = ["--data_root", squares.root, "--save_dir", folder, "--epochs", 2, *TRAIN_FLAGS]
     train_defect_model.main([str(a) for a in arguments])
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the smallest model, untrained, for images of 32 pixels; its mask threshold marks some of each."""
+    from dinov3.models.defect_backbone import build_backbone
+    from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
+    from dinov3.train.defect_checkpoint import save_checkpoint
+
+    torch.manual_seed(0)
+    backbone = build_backbone("dinov3_vitt16", "none")
+    content = {
+        "model": AttentionGuidedDefectClassifier(backbone, backbone.embed_dim).state_dict(),
+        "config": {"dropout": 0.2, "decoder": "multiscale", "guidance": "mask"},
+        "backbone": "dinov3_vitt16",
+        "classes": ["normal", "defect"],
+        "mask_classes": ["defect"],
+        "image_size": 32,
+        "normalization": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+        "thresholds": {"classification": 0.5, "mask": 0.0105},
+    }
+    path = tmp_path_factory.mktemp("tiny") / "tiny.pth"
+    save_checkpoint(path, content)
+    return path
+
+
+@pytest.fixture
+def outside() -> Iterator[Path]:
+    """A folder that others may enter, in memory where there is such a file system."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

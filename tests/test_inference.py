@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 import subprocess
@@ -14,14 +13,13 @@ import pytest
 import torch
 import train_defect_model
 from conftest import ROOT, TRAIN_FLAGS, square_image
+from inspecting import FLAGS, rows_of
 from PIL import Image
 
 from dinov3.data.defect_images import ImageReadError, read_mask
 from dinov3.data.defect_manifest import Manifest
 from dinov3.inference.defect_predictor import DefectPredictor, Prediction, Region
 from dinov3.inference.defect_visualize import draw_panels
-
-FLAGS = ("--num_workers", 0, "--device", "cpu")
 
 
 @pytest.fixture
@@ -40,11 +38,6 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def rows_of(output: Path, name: str = "predictions.csv") -> dict[str, dict[str, str]]:
-    with (output / name).open(newline="", encoding="utf-8") as file:
-        return {row["image"]: row for row in csv.DictReader(file)}
-
-
 def test_a_folder_gives_every_promised_output(trained: Path, folder: Path, tmp_path: Path, script) -> None:
     out_dir = tmp_path / "out"
     arguments = ("--checkpoint", trained / "best_accuracy.pth", "--image_dir", folder, "--output_dir", out_dir, *FLAGS)
@@ -61,6 +54,9 @@ def test_a_folder_gives_every_promised_output(trained: Path, folder: Path, tmp_p
         assert probability == pytest.approx(float(row["prob_defect"]), abs=1e-5)
         assert probability == pytest.approx(1 - float(row["prob_normal"]), abs=1e-5)
         assert (row["verdict"] == "reject") == (probability >= 0.5) == (row["predicted_class"] == "defect")
+        assert row["reason"].startswith("defect probability 0.") and row["review_threshold"] == ""
+        disagrees = (row["verdict"] == "reject") == (row["num_regions"] == "0")
+        assert row["disagreement"] == ("true" if disagrees else "false")
         mask = read_mask(out_dir / "masks" / f"{name}.png")
         assert mask.shape == Image.open(folder / name).size[::-1]
         assert float(row["mask_area_fraction"]) == pytest.approx((mask > 0).mean(), abs=1e-6)
@@ -169,7 +165,7 @@ def made_up(size: tuple[int, int], classes: int) -> Prediction:
     names = ["normal", *(f"a rather long name of type {i}" for i in range(1, classes))]
     return Prediction(
         "reject", names[1], dict.fromkeys(names, 1 / classes), 1 - 1 / classes, 0.4, mask,
-        np.full((8, 8), 1 / 64, np.float32), [Region(names[1], (0, 0, 1, 1), [(0, 0)], 1, 0.9)], 1.0,
+        np.full((8, 8), 1 / 64, np.float32), [Region(names[1], (0, 0, 1, 1), [(0, 0)], 1, 1, 1, 0.9, 0.9)], 1.0,
     )  # fmt: skip
 
 
@@ -183,13 +179,17 @@ def test_pictures_of_any_size_show_even_a_one_pixel_defect(size: tuple[int, int]
     assert (np.abs(overlay - [213, 94, 0]).sum(axis=2) < 90).any()  # the defect's colour is in the mask panel
 
 
-def test_a_name_of_the_longest_kind_still_gets_its_row(trained: Path, tmp_path: Path, script) -> None:
+def test_names_of_the_longest_kind_get_results_of_their_own(trained: Path, tmp_path: Path, script) -> None:
     root = tmp_path / "in"
     root.mkdir()
     image, _ = square_image(np.random.default_rng(0), defect=False)
     Image.fromarray(image).save(root / "ok.png")
-    shutil.copy(root / "ok.png", root / ("n" * 251 + ".png"))  # 255 bytes: no room for the suffix of its mask
+    for last in "ab":  # 255 bytes: no room for the suffix of their masks
+        shutil.copy(root / "ok.png", root / ("n" * 250 + last + ".png"))
     arguments = ("--checkpoint", trained / "last.pth", "--image_dir", root, "--output_dir", tmp_path / "out", *FLAGS)
     status, _, _ = script("inference_defect_model", *arguments)
     rows = rows_of(tmp_path / "out")
-    assert status == 3 and len(rows) == 2 and "too long" in next(r["error"] for n, r in rows.items() if n != "ok.png")
+    assert status == 0 and len(rows) == 3
+    masks = {record["mask"] for record in json.loads((tmp_path / "out/predictions.json").read_text())}
+    assert len(masks) == 3 and all(read_mask(tmp_path / "out" / mask).shape == (64, 64) for mask in masks)
+    assert len(list((tmp_path / "out/visualizations").iterdir())) == 3

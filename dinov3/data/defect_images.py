@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -64,14 +66,39 @@ def list_images(folder: Path) -> list[Path]:
 
 def list_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     """As :func:`list_images`, of the files with one of these lower-case suffixes."""
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in suffixes and (p.is_file() or p.is_symlink()))
-    paths = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-    for path in paths:
+    names: list[str] = []  # plain text while there may be hundreds of thousands
+    waiting = [""]
+    while waiting:
+        within = waiting.pop()
         try:
-            str(path).encode()
+            with os.scandir(folder / within) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(f"{within}{entry.name}/")
+                    elif os.path.splitext(entry.name)[1].lower() in suffixes and _may_be_read(entry):
+                        names.append(within + entry.name)
+        except PermissionError:
+            names.append(within)  # reading it says why, as with a file
+        except FileNotFoundError:
+            continue  # gone since its parent was listed
+    names.sort(key=lambda name: name.split("/"))
+    for name in names:
+        try:
+            name.encode()
         except UnicodeEncodeError:
-            raise DefectError(f"{ascii(str(path))}: a file name that is not valid UTF-8; rename the file") from None
-    return paths
+            raise DefectError(
+                f"{ascii(str(folder / name))}: a file name that is not valid UTF-8; rename the file"
+            ) from None
+    return [folder / name for name in names]
+
+
+def _may_be_read(entry: os.DirEntry[str]) -> bool:
+    """A file, or a link to one or to nothing (reading says so), but no pipe or device, which may never end."""
+    if not entry.is_symlink():
+        return entry.is_file()
+    return os.path.isfile(entry.path) or os.path.isdir(entry.path) or not os.path.exists(entry.path)
 
 
 def open_image(path: Path) -> Image.Image:
@@ -96,17 +123,19 @@ def _decode(path: Path, smallest: int | None) -> tuple[Image.Image, tuple[int, i
             ImageOps.exif_transpose(image, in_place=True)  # else it copies the pixels, turned or not
             return image, size if image.size == stored else size[::-1]
     except FileNotFoundError:
-        reason = "no such file"
+        reason = "no such file" + (", it is a link to nowhere" if path.is_symlink() else "")
     except PermissionError:
         reason = "no permission to read it"
     except IsADirectoryError:
         reason = "a folder, not an image"
     except Image.UnidentifiedImageError:
-        reason = "empty file" if path.stat().st_size == 0 else "not an image, or of a format that Pillow cannot read"
+        empty = path.exists() and path.stat().st_size == 0
+        reason = "empty file" if empty else "not an image, or of a format that Pillow cannot read"
     except Image.DecompressionBombError as error:
         reason = f"too large to decode safely ({error})"
     except Exception as error:  # Pillow's plugins raise many types on damaged files
-        reason = f"broken or truncated ({error})"
+        circular = isinstance(error, OSError) and error.errno == errno.ELOOP
+        reason = "a link that leads in a circle" if circular else f"broken or truncated ({error})"
     raise ImageReadError(f"{path}: {reason}")
 
 

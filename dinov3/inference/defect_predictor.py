@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,63 +11,68 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
 
-from dinov3.data.defect_dataset import as_tensor, start_worker, usable_workers
-from dinov3.data.defect_images import ImageReadError, read_for_size, to_rgb
+from dinov3.data.defect_dataset import as_tensor
+from dinov3.data.defect_images import read_for_size, to_rgb
 from dinov3.data.defect_tiles import Tiling
 from dinov3.data.defect_transforms import Normalization, eval_transform
 from dinov3.defect_errors import DefectError
+from dinov3.inference.defect_regions import Region, find_regions
+from dinov3.inference.defect_rules import Rules
+from dinov3.inference.defect_verdict import OnDisagreement, decide
 from dinov3.models.defect_device import resolve_device, resolve_precision
+from dinov3.models.defect_fold_norm import fold_batch_norms
 from dinov3.models.defect_sliding_window import slide_window
 from dinov3.train.defect_checkpoint import load_checkpoint, restore_model
-
-DISPLAY_SIZE = 640  # longest side, in pixels, of the copy kept for the picture
-
-
-@dataclass(frozen=True)
-class Region:
-    """A connected defect area (8-neighbourhood), in pixels of the original image."""
-
-    class_name: str
-    box: tuple[int, int, int, int]  # x, y, width, height
-    polygon: list[tuple[int, int]]  # outer contour, x and y
-    area: int
-    score: float  # mean mask probability inside, 0 to 1
+from dinov3.train.defect_finetune import compile_model
+from dinov3.train.defect_thresholds import Thresholds
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one image."""
+    """What the model, and the rules if there are any, say of one image."""
 
-    verdict: str  # accept or reject
-    predicted_class: str
-    probabilities: dict[str, float]  # per class, adding up to 1
+    verdict: str  # accept, review or reject
+    predicted_class: str  # normal if accepted, else the likeliest defect class
+    probabilities: dict[str, float]  # per class, calibrated, adding up to 1
     defect_probability: float  # 1 minus the probability of normal
-    threshold: float  # from which on the verdict is reject
+    threshold: float  # from which on the classifier rejects
     mask: np.ndarray  # (H, W) uint8 at original size: 0, or the mask class
     attention: np.ndarray  # (h, w) float32: the classifier's pooling weights, which add up to 1
-    regions: list[Region]
+    regions: list[Region]  # largest first
     milliseconds: float  # network and post-processing, its share of the batch
+    reason: str = ""  # what decided, such as "defect probability 0.93 >= 0.41"
+    disagrees: bool = False  # whether the mask contradicts the classifier
+    review_threshold: float | None = None  # from which on a person is to look; None: no such band
 
     @property
     def mask_area_fraction(self) -> float:
         """Share of the image's pixels that are marked as defect, 0 to 1."""
-        return float((self.mask > 0).mean())
+        return cv2.countNonZero(self.mask) / self.mask.size
 
 
 class DefectPredictor:
     """Predicts images with one checkpoint.
 
-    ``predictor(image)`` takes a path, a PIL image, an (H, W, 3) or (H, W) uint8 array, or a (3, H, W) uint8 tensor,
-    and returns a :class:`Prediction`; a list of them gives a list. An unreadable file raises ``ImageReadError``;
-    :meth:`predict_files` reports it instead and goes on.
+    ``predictor(image)`` takes a path, a PIL image, an (H, W, 3), (H, W, 4) or (H, W) uint8 array, or a (3, H, W) uint8
+    tensor, and returns a :class:`Prediction`; a list of them gives a list. An unreadable file raises
+    ``ImageReadError``; :func:`~dinov3.inference.defect_pipeline.predict_files` reports it instead and goes on.
 
     A model trained on tiles slides its tile over each image; ``tile_size`` and ``tile_overlap`` ask for other tiles
     than the checkpoint's, or with size 0 for none.
+
+    Args:
+        model: in eval mode.
+        checkpoint: its content.
+        threshold, mask_threshold: in place of the checkpoint's.
+        rules: limits that images must keep to besides.
+        mm_per_pixel: the size of a pixel, for limits in millimetres.
+        min_region_area: regions of fewer pixels are left out.
+        on_disagreement: what becomes of an image whose mask contradicts the classifier, see
+            :func:`~dinov3.inference.defect_verdict.decide`.
+        compile: have the network compiled at its first batch.
     """
 
     def __init__(
@@ -81,20 +86,33 @@ class DefectPredictor:
         mask_threshold: float | None = None,
         tile_size: int | None = None,
         tile_overlap: float | None = None,
+        rules: Rules | Path | str | None = None,
+        mm_per_pixel: float | None = None,
+        min_region_area: float = 0,
+        on_disagreement: OnDisagreement = "classifier",
+        compile: bool = False,
     ):
         self.device = resolve_device(device)
         self.precision = resolve_precision(mixed_precision, self.device)
         self.model = model.to(self.device, memory_format=torch.channels_last).eval()
+        if compile:
+            compile_model(self.model, self.device)
+        self.compiled = compile
         self.classes: list[str] = checkpoint["classes"]
         self.mask_classes: list[str] = checkpoint["mask_classes"]
         self.image_size: int = checkpoint["image_size"]
         self.normalization = Normalization(**checkpoint["normalization"])
-        thresholds = checkpoint["thresholds"]
-        self.threshold = thresholds["classification"] if threshold is None else threshold
-        self.mask_threshold = thresholds["mask"] if mask_threshold is None else mask_threshold
+        self.thresholds = Thresholds.of(checkpoint, threshold, mask_threshold)
+        self.calibration: dict[str, Any] | None = checkpoint.get("calibration") if threshold is None else None
         self.tiling = Tiling.of(checkpoint, tile_size, tile_overlap)
-        self._resize = eval_transform(self.image_size)
-        self._decode_size = self.image_size if self.tiling is None else None  # tiles come from all of the image
+        self.rules = Rules.from_yaml(rules, self.mask_classes) if isinstance(rules, (str, Path)) else rules
+        if self.rules is not None:
+            self.rules.check_scale(mm_per_pixel)
+        self._rules_lock = threading.Lock()  # they keep the mask of their zones for the last image's size
+        self.mm_per_pixel, self.min_region_area = mm_per_pixel, min_region_area
+        self.on_disagreement: OnDisagreement = on_disagreement
+        self.resize = eval_transform(self.image_size)
+        self.decode_size = self.image_size if self.tiling is None else None  # tiles come from all of the image
 
     @classmethod
     def from_checkpoint(
@@ -106,7 +124,8 @@ class DefectPredictor:
         dinov3_repo: Path | None = None,
         **options: Any,
     ) -> DefectPredictor:
-        """Open a checkpoint; ``backbone``, if given, must be the one it was trained with.
+        """Open a checkpoint; ``backbone``, if given, must be the one it was trained with. Other ``options`` are those
+        of the class.
 
         Raises:
             DefectError: the file cannot be used, or the backbone is another one.
@@ -117,41 +136,55 @@ class DefectPredictor:
                 f"--backbone {backbone}: {path} was trained with {content['backbone']}; leave the flag out, or "
                 "give a checkpoint of that backbone"
             )
-        return cls(restore_model(content, path, dinov3_repo), content, device=device, **options)
+        model = restore_model(content, path, dinov3_repo)
+        fold_batch_norms(model, content["image_size"])
+        return cls(model, content, device=device, **options)
 
     def __call__(self, image: Any) -> Prediction | list[Prediction]:
-        images = image if isinstance(image, list) else [image]
-        arrays, sizes = zip(*(_as_array(item, self._decode_size) for item in images), strict=True)
+        if not isinstance(image, list):
+            return self([image])[0]
+        if not image:
+            return []
+        arrays, sizes = zip(*(_as_array(item, self.decode_size) for item in image), strict=True)
         if self.tiling is not None:
-            predictions = [self.predict_tiles(array) for array in arrays]
-        else:
-            batch = torch.stack([resize_image(self._resize, array) for array in arrays])
-            predictions = self.predict_batch(batch, list(sizes))
-        return predictions if isinstance(image, list) else predictions[0]
+            return [self.predict_tiles(array) for array in arrays]
+        return self.predict_batch(torch.stack([resize_image(self.resize, array) for array in arrays]), list(sizes))
 
-    @torch.inference_mode()
     def predict_batch(self, images: Tensor, sizes: list[tuple[int, int]]) -> list[Prediction]:
         """Predict (B, 3, S, S) uint8 images that were resized from ``sizes`` (height, width)."""
-        start = time.perf_counter()
+        output = self.run_network(images)
+        return [self.finish(output, i, size) for i, size in enumerate(sizes)]
+
+    @torch.inference_mode()
+    def run_network(self, images: Tensor) -> NetworkOutput:
+        """Start the network on (B, 3, S, S) uint8 images; on CUDA this returns before it is done."""
+        clock = _Clock(self.device)
         with self.precision.autocast():
-            inputs = self.normalization(images.to(self.device, non_blocking=True))
-            outputs = self.model(inputs, return_attention=True)
-        class_prob = outputs["classification"].float().softmax(1).cpu().numpy()
-        mask_prob = outputs["segmentation"].float().sigmoid()
-        attention = outputs["attention_map"].float().cpu().numpy()
-        network = (time.perf_counter() - start) / len(sizes)
-        results = []
-        for i, size in enumerate(sizes):
-            start = time.perf_counter()
-            probability = F.interpolate(mask_prob[i : i + 1], size, mode="bilinear")[0].cpu().numpy()  # (S, H, W)
-            mask, regions = self._mask_and_regions(probability.max(axis=0), probability.argmax(axis=0))
-            results.append(
-                self._prediction(class_prob[i], mask, regions, attention[i, 0], network + time.perf_counter() - start)
-            )
-        return results
+            outputs = self.model(self.normalization(images.to(self.device, non_blocking=True)), return_attention=True)
+        values = (
+            self.thresholds.calibrated(outputs["classification"].float().softmax(1)),
+            outputs["segmentation"].float().sigmoid(),
+            outputs["attention_map"].float(),
+        )
+        return NetworkOutput(*(_to_host(value) for value in values), clock.stop(len(images)))
+
+    def finish(self, output: NetworkOutput, index: int, size: tuple[int, int]) -> Prediction:
+        """What one image of a batch comes to, at its original ``size`` (height, width); for any thread."""
+        share = output.clock.wait()
+        start = time.perf_counter()
+        found = self._enlarge(output.mask_prob[index].numpy(), size)
+        mask, regions = (np.zeros(size, np.uint8), []) if found is None else self._mask_and_regions(*found)
+        seconds = share + time.perf_counter() - start
+        return self._prediction(
+            output.class_prob[index].numpy(), mask, regions, output.attention[index, 0].numpy(), seconds
+        )
 
     def predict_tiles(self, image: np.ndarray, batch_size: int = 16) -> Prediction:
         """Predict an (H, W, 3) uint8 image of any size by ``batch_size`` tiles at a time."""
+        return self.finish_tiles(self.run_tiles(image, batch_size))
+
+    def run_tiles(self, image: np.ndarray, batch_size: int = 16) -> TilesOutput:
+        """What the network says of an (H, W, 3) uint8 image, tile by tile."""
         start = time.perf_counter()
         output = slide_window(
             self.model,
@@ -162,24 +195,38 @@ class DefectPredictor:
             precision=self.precision,
             normalization=self.normalization,
         )
-        mask, regions = self._mask_and_regions(output.mask_prob.numpy(), output.mask_channel.numpy())
-        seconds = time.perf_counter() - start
-        return self._prediction(output.class_prob.numpy(), mask, regions, output.attention.numpy(), seconds)
+        class_prob = self.thresholds.calibrated(output.class_prob).numpy()
+        peak, channel, attention = (t.numpy() for t in (output.mask_prob, output.mask_channel, output.attention))
+        return TilesOutput(class_prob, peak, channel, attention, time.perf_counter() - start)
 
-    def _mask_and_regions(self, peak: np.ndarray, strongest: np.ndarray) -> tuple[np.ndarray, list[Region]]:
-        """Mask (H, W) and regions from the strongest channel's probability at each pixel, and which one that is."""
-        mask = np.where(peak >= self.mask_threshold, strongest + 1, 0).astype(np.uint8)
-        regions = []
-        for value in np.unique(mask[mask > 0]):
-            count, labels, stats, _ = cv2.connectedComponentsWithStats((mask == value).astype(np.uint8))
-            for number in range(1, count):
-                x, y, width, height, area = (int(v) for v in stats[number])
-                inside = labels[y : y + height, x : x + width] == number
-                contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-                polygon = [(int(px) + x, int(py) + y) for px, py in contours[0][:, 0]]
-                score = float(peak[y : y + height, x : x + width][inside].mean())
-                regions.append(Region(self.mask_classes[value - 1], (x, y, width, height), polygon, area, score))
-        return mask, sorted(regions, key=lambda region: -region.area)
+    def finish_tiles(self, output: TilesOutput) -> Prediction:
+        """What an image comes to; for any thread."""
+        start = time.perf_counter()
+        mask, regions = self._mask_and_regions(output.peak, output.channel)
+        seconds = output.seconds + time.perf_counter() - start
+        return self._prediction(output.class_prob, mask, regions, output.attention, seconds)
+
+    def _enlarge(self, mask_prob: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
+        """The strongest channel's probability (H, W) at ``size``, and which channel that is, of (S, h, w); channels
+        that nowhere reach the mask threshold are left out, and if all are, as in most clean images, there is None."""
+        peak, channel = None, np.broadcast_to(np.uint8(0), size)
+        for number, prob in enumerate(mask_prob):
+            if prob.max() < self.thresholds.mask:  # nor does what is interpolated from it
+                continue
+            large = cv2.resize(prob, size[::-1], interpolation=cv2.INTER_LINEAR)
+            if peak is None:
+                peak, channel = large, np.full(size, number, np.uint8) if number else channel
+            else:
+                channel = np.where(large > peak, np.uint8(number), channel)
+                np.maximum(peak, large, out=peak)
+        return None if peak is None else (peak, channel)
+
+    def _mask_and_regions(self, peak: np.ndarray, channel: np.ndarray) -> tuple[np.ndarray, list[Region]]:
+        keep = None
+        if self.rules is not None:
+            with self._rules_lock:
+                keep = self.rules.keep(peak.shape)
+        return find_regions(peak, channel, self.mask_classes, self.thresholds.mask, self.min_region_area, keep)
 
     def _prediction(
         self,
@@ -190,48 +237,80 @@ class DefectPredictor:
         seconds: float,
     ) -> Prediction:
         defect_probability = float(1 - class_prob[0])
-        reject = defect_probability >= self.threshold
-        index = int(class_prob[1:].argmax()) + 1 if reject else 0
-        probabilities = {name: float(p) for name, p in zip(self.classes, class_prob, strict=True)}
+        outcome = None
+        if self.rules is not None:
+            with self._rules_lock:
+                outcome = self.rules.apply(regions, mask, self.mm_per_pixel)
+        decision = decide(defect_probability, self.thresholds, regions, outcome, self.on_disagreement)
+        index = 0 if decision.verdict == "accept" else int(class_prob[1:].argmax()) + 1
         return Prediction(
-            "reject" if reject else "accept",
-            self.classes[index],
-            probabilities,
-            defect_probability,
-            self.threshold,
-            mask,
-            attention,
-            regions,
-            seconds * 1000,
+            verdict=decision.verdict,
+            predicted_class=self.classes[index],
+            probabilities={name: float(p) for name, p in zip(self.classes, class_prob, strict=True)},
+            defect_probability=defect_probability,
+            threshold=self.thresholds.classification,
+            mask=mask,
+            attention=attention,
+            regions=regions,
+            milliseconds=seconds * 1000,
+            reason=decision.reason,
+            disagrees=decision.disagrees,
+            review_threshold=self.thresholds.review,
         )
 
-    def predict_files(
-        self, paths: list[Path], *, batch_size: int = 16, num_workers: int = 2, display: bool = False
-    ) -> Iterator[tuple[Path, Prediction | ImageReadError, np.ndarray | None]]:
-        """Predict image files in order: (path, prediction or why it could not be read, small RGB copy or None).
 
-        Files are decoded in ``num_workers`` processes; memory use does not depend on how many there are. By tiles,
-        images come one by one and ``batch_size`` counts tiles.
-        """
-        loader = DataLoader(
-            _ImageFiles(paths, self._decode_size, display),
-            batch_size=batch_size if self.tiling is None else 1,
-            num_workers=usable_workers(num_workers),
-            collate_fn=list,
-            worker_init_fn=start_worker,
-            pin_memory=False,
-        )
-        for batch in loader:
-            good = [item for item in batch if item["error"] is None]
-            predictions = iter(())
-            if good and self.tiling is not None:
-                predictions = (self.predict_tiles(item["image"].numpy(), batch_size) for item in good)
-            elif good:
-                images = torch.stack([item["image"] for item in good])
-                predictions = iter(self.predict_batch(images, [item["size"] for item in good]))
-            for item in batch:
-                result = next(predictions) if item["error"] is None else ImageReadError(item["error"])
-                yield paths[item["index"]], result, item["display"]
+@dataclass(frozen=True)
+class NetworkOutput:
+    """What the network says of a batch, on its way to the CPU: valid after ``clock.wait()``."""
+
+    class_prob: Tensor  # (B, K), calibrated
+    mask_prob: Tensor  # (B, S, h, w) at the network's input size
+    attention: Tensor  # (B, 1, h', w')
+    clock: _Clock
+
+
+@dataclass(frozen=True)
+class TilesOutput:
+    """What the network says of one image by tiles."""
+
+    class_prob: np.ndarray  # (K,), calibrated
+    peak: np.ndarray  # (H, W) float32, the strongest mask channel's probability
+    channel: np.ndarray  # (H, W) uint8, which one
+    attention: np.ndarray  # (h, w) float32
+    seconds: float
+
+
+class _Clock:
+    """When a batch is done, and how long the device took."""
+
+    def __init__(self, device: torch.device):
+        self.cuda = device.type == "cuda"
+        self.device, self.start = device, self._now()
+
+    def _now(self) -> Any:
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True, blocking=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def stop(self, images: int) -> _Clock:
+        self.end, self.images = self._now(), images
+        return self
+
+    def wait(self) -> float:
+        """Wait until the batch is done; seconds per image."""
+        if not self.cuda:
+            return (self.end - self.start) / self.images
+        self.end.synchronize()
+        return self.start.elapsed_time(self.end) / 1000 / self.images
+
+
+def _to_host(value: Tensor) -> Tensor:
+    """To the CPU; from CUDA without waiting, into page-locked memory, which alone can be written meanwhile."""
+    if not value.is_cuda:
+        return value.cpu()
+    return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
 
 
 def _as_array(image: Any, decode_size: int | None) -> tuple[np.ndarray, tuple[int, int]]:
@@ -239,6 +318,7 @@ def _as_array(image: Any, decode_size: int | None) -> tuple[np.ndarray, tuple[in
     if isinstance(image, (str, Path)):
         return read_for_size(image, decode_size)
     if isinstance(image, Image.Image):
+        image = ImageOps.exif_transpose(image)  # as from a path
         return np.asarray(to_rgb(image)), (image.height, image.width)
     if isinstance(image, Tensor):
         image = image.permute(1, 2, 0).cpu().numpy() if image.ndim == 3 else image.cpu().numpy()
@@ -247,34 +327,11 @@ def _as_array(image: Any, decode_size: int | None) -> tuple[np.ndarray, tuple[in
         raise TypeError(
             f"image is a {kind}; expected a path, a PIL image, or a uint8 array (H, W, 3) or tensor (3, H, W)"
         )
-    return np.asarray(to_rgb(Image.fromarray(image))), image.shape[:2]
+    if image.shape[2:] == (1,):
+        image = image[..., 0]
+    return np.asarray(to_rgb(Image.fromarray(np.ascontiguousarray(image)))), image.shape[:2]
 
 
 def resize_image(resize: torch.nn.Module, array: np.ndarray) -> Tensor:
     """(H, W, 3) uint8 to (3, S, S) uint8, exactly as in validation."""
     return resize(as_tensor(array).permute(2, 0, 1))
-
-
-class _ImageFiles(Dataset):
-    """Files as items for the loader's workers, ``image`` resized to (3, S, S) if there is an ``image_size``, else
-    (H, W, 3); an unreadable one comes with its error."""
-
-    def __init__(self, paths: list[Path], image_size: int | None, display: bool):
-        self.paths, self.image_size, self.display = paths, image_size, display
-        self.resize = None if image_size is None else eval_transform(image_size)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        item: dict[str, Any] = {"index": index, "error": None, "display": None}
-        try:
-            array, size = read_for_size(self.paths[index], self.image_size)
-        except ImageReadError as error:
-            return item | {"error": str(error)}
-        if self.display:
-            scale = DISPLAY_SIZE / max(array.shape[:2])
-            small = [max(round(side * scale), 1) for side in array.shape[1::-1]]
-            item["display"] = cv2.resize(array, small, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-        image = torch.from_numpy(array.copy()) if self.resize is None else resize_image(self.resize, array)
-        return item | {"image": image, "size": size}

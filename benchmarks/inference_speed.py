@@ -1,0 +1,192 @@
+"""The inspection script from image files to result files against the bare backbone, and the latency of single images.
+
+python benchmarks/inference_speed.py --checkpoint checkpoints/stage3_uncertainty/best_accuracy.pth --image_dir images
+python benchmarks/inference_speed.py --backbone dinov3_vits16 --image_size 518 --image_dir images
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
+
+from inference_defect_model import Inspection  # noqa: E402
+from inference_defect_model import build_parser as script_parser  # noqa: E402
+
+from dinov3.data.defect_images import list_images  # noqa: E402
+from dinov3.defect_errors import run_script  # noqa: E402
+from dinov3.inference.defect_outputs import OutputWriter  # noqa: E402
+from dinov3.inference.defect_predictor import DefectPredictor  # noqa: E402
+from dinov3.models.defect_backbone import build_backbone  # noqa: E402
+from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier  # noqa: E402
+from dinov3.models.defect_fold_norm import fold_batch_norms  # noqa: E402
+from dinov3.train.defect_checkpoint import load_checkpoint  # noqa: E402
+from dinov3.train.defect_interruption import StopSignals  # noqa: E402
+
+AIM_CUDA, AIM_CPU = 0.90, 0.85
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All flags."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--checkpoint", type=Path)
+    model.add_argument("--backbone", help="with random weights; its masks stay empty")
+    add("--image_size", type=int, default=518, help="for --backbone")
+    add("--image_dir", type=Path, required=True, help="taken again from the start if it has fewer than --images")
+    add("--images", type=int, default=256, help="per round and pipeline")
+    add("--batch_size", type=int, default=16)
+    add("--num_workers", type=int, default=2)
+    add("--rounds", type=int, default=5, help="each times everything once; medians count")
+    add("--latency_images", type=int, default=200)
+    add("--compile", action="store_true", help="the bare backbone is compiled, too")
+    add("--mixed_precision", default="auto")
+    add("--device", default="auto")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print a table."""
+    args = build_parser().parse_args(argv)
+    predictor = open_model(args)
+    cv2.setNumThreads(1)
+    paths = list(islice(cycle(list_images(args.image_dir)), args.images))
+    with tempfile.TemporaryDirectory() as folder:
+        calls = forward_passes(args, predictor)
+        for pictures in (False, True):
+            calls["script, " + ("with pictures" if pictures else "no pictures")] = script(
+                args, predictor, paths, Path(folder), pictures
+            )
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        work: dict[str, list[float]] = {name: [] for name in calls}
+        for call in calls.values():
+            call()  # warm-up
+        for _ in range(args.rounds):
+            for name, call in calls.items():
+                start, busy = time.perf_counter(), cpu_seconds()
+                call()
+                times[name].append(time.perf_counter() - start)
+                work[name].append(cpu_seconds() - busy)
+    print_table(args, predictor, times, work)
+    print_latency(predictor, paths[: args.latency_images])
+    return 0
+
+
+def open_model(args: argparse.Namespace) -> DefectPredictor:
+    """From the checkpoint, or a new one."""
+    options = {"device": args.device, "mixed_precision": args.mixed_precision, "compile": args.compile}
+    if args.checkpoint:
+        return DefectPredictor.from_checkpoint(args.checkpoint, **options)
+    backbone = build_backbone(args.backbone, "none")
+    content = {
+        "classes": ["normal", "defect"],
+        "mask_classes": ["defect"],
+        "image_size": args.image_size,
+        "normalization": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+        "thresholds": {"classification": 0.5, "mask": 0.5},
+    }
+    model = AttentionGuidedDefectClassifier(backbone, backbone.embed_dim).eval()
+    fold_batch_norms(model, args.image_size)
+    return DefectPredictor(model, content, **options)
+
+
+def forward_passes(args: argparse.Namespace, predictor: DefectPredictor) -> dict[str, Callable[[], None]]:
+    """Backbone alone, and all of the network, on as many images as the script gets; nothing is read or written."""
+    size, device = predictor.image_size, predictor.device
+    images = torch.randn(args.batch_size, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    # As it is built: the predictor's own has its norms folded.
+    name = args.backbone or load_checkpoint(args.checkpoint)["backbone"]
+    backbone = build_backbone(name, "none").to(device, memory_format=torch.channels_last).eval()
+    bare = torch.compile(backbone.forward_features) if args.compile else backbone.forward_features
+
+    def repeat(call: Callable[[torch.Tensor], object]) -> Callable[[], None]:
+        @torch.inference_mode()
+        def run() -> None:
+            with predictor.precision.autocast():
+                for start in range(0, args.images, args.batch_size):
+                    call(images[: args.images - start])
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        return run
+
+    return {"backbone": repeat(bare), "network": repeat(lambda x: predictor.model(x, return_attention=True))}
+
+
+def script(
+    args: argparse.Namespace, predictor: DefectPredictor, paths: list[Path], folder: Path, pictures: bool
+) -> Callable[[], None]:
+    """What the script does once its model is loaded: from files to files, its processes started and ended."""
+    flags = ["--checkpoint", "-", "--image_dir", str(args.image_dir), "--batch_size", str(args.batch_size)]
+    flags = script_parser().parse_args([*flags, "--num_workers", str(args.num_workers)])
+
+    def run() -> None:
+        with StopSignals() as signals, OutputWriter(folder / str(pictures), predictor.classes, pictures) as writer:
+            Inspection(flags, args.image_dir, predictor, writer, signals).run(paths)
+
+    return run
+
+
+def cpu_seconds() -> float:
+    """Of this process and those it has ended: on a busy machine they tell more than the clock does."""
+    return sum(os.times()[:4])
+
+
+def print_table(
+    args: argparse.Namespace,
+    predictor: DefectPredictor,
+    times: dict[str, list[float]],
+    work: dict[str, list[float]],
+) -> None:
+    """Images per second, and the ratio to the backbone's; CPU time per image."""
+    cuda = predictor.device.type == "cuda"
+    machine = torch.cuda.get_device_name(predictor.device) if cuda else f"{platform.machine()} CPU"
+    print(
+        f"{args.checkpoint or args.backbone}, {predictor.image_size} px, batch {args.batch_size}, {machine}, "
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.num_workers} loading processes, "
+        f"{predictor.precision.dtype or torch.float32}{', compiled' if args.compile else ''}"
+    )
+    for name, values in times.items():
+        # Ratios within a round, as the machine's speed drifts between rounds.
+        ratio = {
+            base: statistics.median(b / v for v, b in zip(values, times[base], strict=True))
+            for base in ("backbone", "network")
+        }
+        print(
+            f"  {name:<22} {args.images / statistics.median(values):9.1f} images/s   {ratio['backbone']:.2f} of the "
+            f"backbone   {ratio['network']:.2f} of the network   "
+            f"{statistics.median(work[name]) / args.images * 1000:7.1f} ms of CPU time per image"
+        )
+    print(f"  aim without pictures: {AIM_CUDA if cuda else AIM_CPU:.2f} of the backbone")
+
+
+def print_latency(predictor: DefectPredictor, paths: list[Path]) -> None:
+    """One image at a time, from the path to the prediction."""
+    for path in paths[:5]:
+        predictor(path)
+    times = []
+    for path in paths:
+        start = time.perf_counter()
+        predictor(path)
+        times.append((time.perf_counter() - start) * 1000)
+    median, high = np.percentile(times, [50, 99])
+    print(f"  one image at a time: median {median:.1f} ms, 99th percentile {high:.1f} ms ({len(times)} images)")
+
+
+if __name__ == "__main__":
+    run_script(main)
