@@ -21,6 +21,7 @@ from dinov3.defect_errors import DefectError, StoppedError, run_script
 from dinov3.inference.defect_outputs import Finished, OutputWriter
 from dinov3.inference.defect_pipeline import predict_files
 from dinov3.inference.defect_predictor import DefectPredictor, Prediction
+from dinov3.inference.defect_report import ReportWriter
 from dinov3.inference.defect_run_record import check_same_run, describe_run, start_run
 from dinov3.inference.defect_watch import FolderWatcher, watch
 from dinov3.train.defect_config import fraction, non_negative_int, positive_float, positive_int
@@ -64,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--tile_size", type=non_negative_int, help="tiles of so many pixels, 0: none (default: as trained)")
     add("--tile_overlap", type=fraction, help="share of a tile's side that neighbours share (default: as trained)")
     add("--no_visualize", action="store_true", help="no pictures: faster")
+    add("--no_report", action="store_true", help="no report.html")
     add("--num_workers", type=non_negative_int, default=2, help="processes that read images")
     add("--compile", action="store_true", help="compile the network first: worth it for thousands of images")
     add(
@@ -106,13 +108,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not resume:
         start_run(args.output_dir, run)
     cv2.setNumThreads(1)  # images are finished side by side
-    visualize = not args.no_visualize
-    with (
-        StopSignals() as signals,
-        OutputWriter(
-            args.output_dir, predictor.classes, visualize, mm_per_pixel=args.mm_per_pixel, resume=resume
-        ) as writer,
-    ):
+    writer = OutputWriter(
+        args.output_dir,
+        predictor.classes,
+        visualize=not args.no_visualize,
+        mm_per_pixel=args.mm_per_pixel,
+        resume=resume,
+    )
+    if not args.no_report:
+        writer.observer = ReportWriter(
+            args.output_dir / "report.html",
+            classes=predictor.classes,
+            thresholds=predictor.thresholds,
+            calibration=predictor.calibration,
+            checkpoint=str(args.checkpoint),
+            source=str(args.image or args.image_dir),
+            done=(record for record, _ in writer.stored()) if resume else (),
+        )
+    with StopSignals() as signals, writer:
         inspection = Inspection(args, root, predictor, writer, signals)
         inspection.run_watching() if args.watch else inspection.run(paths)
     print_summary(writer, predictor, args)
@@ -227,6 +240,7 @@ def print_summary(writer: OutputWriter, predictor: DefectPredictor, args: argpar
     print(
         f"results in {args.output_dir}: predictions.csv, predictions.json, masks/"
         + ("" if args.no_visualize else ", visualizations/")
+        + ("" if args.no_report else ", report.html")
     )
     if counts["error"]:
         print(f"the files that could not be read are in {args.output_dir / 'errors.csv'}")

@@ -53,7 +53,7 @@ def test_a_folder_gives_every_promised_output(trained: Path, folder: Path, tmp_p
         probability = float(row["defect_probability"])
         assert probability == pytest.approx(float(row["prob_defect"]), abs=1e-5)
         assert probability == pytest.approx(1 - float(row["prob_normal"]), abs=1e-5)
-        assert (row["verdict"] == "reject") == (probability >= 0.5) == (row["predicted_class"] == "defect")
+        assert (row["verdict"] == "reject") == (probability >= float(row["threshold"])) == (row["predicted_class"] == "defect")
         assert row["reason"].startswith("defect probability 0.") and row["review_threshold"] == ""
         disagrees = (row["verdict"] == "reject") == (row["num_regions"] == "0")
         assert row["disagreement"] == ("true" if disagrees else "false")

@@ -147,7 +147,7 @@ def test_both_limits_are_marked_where_they_are(review: float | None, reject: flo
         assert abs(found[REVIEW_COLOR].min() - 400 * review) < 5
 
 
-@pytest.mark.parametrize("limits", itertools.combinations([0.0, 0.05, 0.52, 0.996, 1.0], 2))
+@pytest.mark.parametrize("limits", list(itertools.combinations([0.0, 0.05, 0.52, 0.996, 1.0], 2)))
 @pytest.mark.parametrize("classes", [["normal", "x" * 90], CHINESE, [f"type {i}" for i in range(15)]])
 def test_nothing_is_drawn_beyond_the_panel(limits: tuple[float, float], classes: list[str]) -> None:
     mask = np.zeros((64, 64), np.uint8)

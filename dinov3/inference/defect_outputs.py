@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import errno
 import json
 import time
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,8 @@ from typing import Any, Protocol, TextIO
 import cv2
 import numpy as np
 
-from dinov3.data.defect_images import ImageReadError, read_for_size, read_mask, write_mask
+from dinov3.data.defect_images import ImageReadError, write_mask
 from dinov3.defect_errors import DefectError
-from dinov3.inference.defect_pipeline import DISPLAY_SIZE, shrink
 from dinov3.inference.defect_predictor import Prediction
 from dinov3.inference.defect_records import (
     Record,
@@ -129,8 +127,9 @@ class OutputWriter:
         self.flush()
 
     def stored(self) -> Iterator[tuple[Record, int]]:
-        """The records in the folder as it is now, each with the place where it ends."""
-        return read_records(self.output_dir / "predictions.json")
+        """The records in the folder as it is now, if any, each with the place where it ends."""
+        path = self.output_dir / "predictions.json"
+        return read_records(path) if path.exists() else iter(())
 
     def _open_table(self, name: str, header: list[str]) -> tuple[TextIO, Any]:
         file = (self.output_dir / name).open("w", newline="", encoding="utf-8")
@@ -187,19 +186,6 @@ class OutputWriter:
             self._observe(image)
         if time.monotonic() - self._flushed > SECONDS_UNWRITTEN:
             self.flush()
-
-    def show_again(self, root: Path, known: Container[str] = ()) -> None:
-        """Show the observer what a resumed run had finished, but for the names that it knows: images are read again
-        from below ``root``, masks from the results. Before anything is added."""
-        for record, _ in self.stored():
-            if record["image"] in known:
-                continue
-            shown: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
-            if not record["error"]:
-                with contextlib.suppress(ImageReadError):  # deleted since: its record is shown all the same
-                    display = shrink(read_for_size(root / record["image"], DISPLAY_SIZE)[0])
-                    shown = display, read_mask(self.output_dir / record["mask"])
-            self._observe(Finished(record, *shown))
 
     def _observe(self, image: Finished) -> None:
         self._wait_for_observer(OBSERVATIONS_WAITING)

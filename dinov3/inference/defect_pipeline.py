@@ -194,9 +194,9 @@ class _ImageFiles(Dataset):
         return item | {"image": image, "size": size}
 
 
-def shrink(image: np.ndarray) -> np.ndarray:
-    """(h, w, 3) copy of an (H, W, 3) uint8 image, neither side longer than ``DISPLAY_SIZE``."""
-    scale = DISPLAY_SIZE / max(image.shape[:2])
+def shrink(image: np.ndarray, longest: int = DISPLAY_SIZE) -> np.ndarray:
+    """(h, w, 3) of an (H, W, 3) uint8 image, neither side longer than ``longest``; itself if it is so already."""
+    scale = longest / max(image.shape[:2])
     if scale >= 1:
         return image
     return cv2.resize(image, [max(round(side * scale), 1) for side in image.shape[1::-1]], interpolation=cv2.INTER_AREA)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +107,6 @@ class DefectPredictor:
         self.rules = Rules.from_yaml(rules, self.mask_classes) if isinstance(rules, (str, Path)) else rules
         if self.rules is not None:
             self.rules.check_scale(mm_per_pixel)
-        self._rules_lock = threading.Lock()  # they keep the mask of their zones for the last image's size
         self.mm_per_pixel, self.min_region_area = mm_per_pixel, min_region_area
         self.on_disagreement: OnDisagreement = on_disagreement
         self.resize = eval_transform(self.image_size)
@@ -222,10 +220,7 @@ class DefectPredictor:
         return None if peak is None else (peak, channel)
 
     def _mask_and_regions(self, peak: np.ndarray, channel: np.ndarray) -> tuple[np.ndarray, list[Region]]:
-        keep = None
-        if self.rules is not None:
-            with self._rules_lock:
-                keep = self.rules.keep(peak.shape)
+        keep = None if self.rules is None else self.rules.keep(peak.shape)
         return find_regions(peak, channel, self.mask_classes, self.thresholds.mask, self.min_region_area, keep)
 
     def _prediction(
@@ -237,10 +232,7 @@ class DefectPredictor:
         seconds: float,
     ) -> Prediction:
         defect_probability = float(1 - class_prob[0])
-        outcome = None
-        if self.rules is not None:
-            with self._rules_lock:
-                outcome = self.rules.apply(regions, mask, self.mm_per_pixel)
+        outcome = None if self.rules is None else self.rules.apply(regions, mask, self.mm_per_pixel)
         decision = decide(defect_probability, self.thresholds, regions, outcome, self.on_disagreement)
         index = 0 if decision.verdict == "accept" else int(class_prob[1:].argmax()) + 1
         return Prediction(

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dinov3.data.defect_images import class_color
+from dinov3.inference.defect_pipeline import shrink
 
 SIDE = 160  # pixels, of a thumbnail's longer side
 FILL, EDGE = 110, 255  # opacity of a marked area and of its outline
@@ -55,7 +56,7 @@ class Spool:
         """Append an image; the arguments are those of ``ReportWriter.add``."""
         photo, marks = b"", b""
         if display is not None:
-            thumbnail = shrink(display)
+            thumbnail = shrink(display, SIDE)
             photo = base64.b64encode(encode_photo(thumbnail))
             if mask is not None and mask.any():
                 marks = base64.b64encode(encode_mask(mask, thumbnail.shape[:2]))
@@ -88,14 +89,6 @@ def _read(file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
         if line.endswith(b"\n"):  # else the run was stopped while it was written
             yield place, json.loads(line[: line.index(b"\t")])
         place += len(line)
-
-
-def shrink(display: np.ndarray) -> np.ndarray:
-    """(h, w, 3) to at most ``SIDE`` pixels a side; a smaller image stays as it is."""
-    scale = SIDE / max(display.shape[:2])
-    if scale >= 1:
-        return display
-    return cv2.resize(display, [max(round(n * scale), 1) for n in display.shape[1::-1]], interpolation=cv2.INTER_AREA)
 
 
 def encode_photo(image: np.ndarray) -> bytes:

@@ -151,7 +151,7 @@ def _draw_verdict(draw: ImageDraw.ImageDraw, left: int, prediction: Prediction) 
     text = _shorten(draw, text, PANEL - 32, 26)
     on_color = INK if verdict == "review" else PAPER
     draw.text((left + 16, TITLE + 26), text, on_color, font_for(text, 26), anchor="lm")
-    reason = getattr(prediction, "reason", "")
+    reason = prediction.reason
     for number, line in enumerate(_wrap(draw, reason, PANEL, 15, 2)):
         draw.text((left, TITLE + 70 + 20 * number), line, SOFT_INK, font_for(line, 15), anchor="lm")
     _draw_decision(draw, left, TITLE + 118, prediction)
@@ -163,7 +163,7 @@ def _draw_decision(draw: ImageDraw.ImageDraw, left: int, top: int, prediction: P
     """The bar that decides: the defect probability, and the limits from which on to review and to reject."""
     draw.text((left, top), "defect probability", INK, font(16), anchor="lm")
     draw.text((left + PANEL, top), f"{prediction.defect_probability:.3f}", INK, font(17), anchor="rm")
-    review = getattr(prediction, "review_threshold", None)
+    review = prediction.review_threshold
     limits = [("reject", prediction.threshold)]
     if review is not None and review < prediction.threshold:
         limits.insert(0, ("review", review))
@@ -218,7 +218,7 @@ def _draw_regions(draw: ImageDraw.ImageDraw, left: int, top: int, prediction: Pr
     count, share = len(prediction.regions), prediction.mask_area_fraction
     text = f"{count} region{'' if count == 1 else 's'}, {_percent(share)} of the area" if count else "no defect region"
     room = (TITLE + PANEL - 26 - top) // 22
-    shown = [region for region in prediction.regions[: max(room, 0)] if hasattr(region, "length")]
+    shown = prediction.regions[: max(room, 0)]
     y = TITLE + PANEL - 8 - 22 * len(shown)
     draw.text((left, y), text, INK if shown else SOFT_INK, font(15), anchor="lm")
     for number, region in enumerate(shown, start=1):
