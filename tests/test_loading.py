@@ -23,7 +23,7 @@ from dinov3.data.defect_dataset import DefectDataset, make_loader
 from dinov3.data.defect_images import ImageReadError, read_for_size, read_image
 from dinov3.data.defect_manifest import COLUMNS, SPLITS, DatasetWriter, Manifest, read_manifest
 from dinov3.data.defect_transforms import eval_transform
-from dinov3.inference.defect_predictor import _ImageFiles
+from dinov3.inference.defect_pipeline import _ImageFiles
 
 
 def surface(height: int, width: int) -> np.ndarray:
@@ -142,7 +142,7 @@ def test_a_mask_of_the_reduced_size_is_still_the_wrong_size(photographs):
 def test_training_validation_and_inference_see_the_same_pixels(photographs):
     path = photographs.root / photographs.columns["image"][1]
     trained = DefectDataset(photographs, 160)[1]["image"]
-    predicted = _ImageFiles([path], 160, display=False)[0]
+    predicted = _ImageFiles(160, display=False)[path]
     assert torch.equal(trained, predicted["image"])
     assert predicted["size"] == (960, 1280)  # masks come out at full size
 
