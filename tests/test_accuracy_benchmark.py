@@ -1,0 +1,91 @@
+"""benchmarks/accuracy.py: folds without leaks, one run kept and not run again, flips, and the statistics."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+pytest.importorskip("sklearn", reason="scikit-learn is not installed (extra dev)")
+
+from accuracy_flips import FlipAveraged  # noqa: E402
+from accuracy_folds import deal_folds  # noqa: E402
+from accuracy_table import image_ap, mean_iou_defect, pixel_iou, pixel_miou  # noqa: E402
+
+from dinov3.data.defect_demo import write_demo  # noqa: E402
+from dinov3.defect_errors import DefectError  # noqa: E402
+
+
+def test_folds_hold_every_type_and_never_part_a_group() -> None:
+    strata = ["good"] * 40 + ["crack"] * 12 + ["pit"] * 9
+    groups = [f"{kind}{number // 3}" for number, kind in enumerate(strata)]
+    folds = deal_folds(strata, groups, 3, seed=1)
+    assert {(s, f) for s, f in zip(strata, folds, strict=True)} == {(s, f) for s in set(strata) for f in range(3)}
+    assert len(set(zip(groups, folds, strict=True))) == len(set(groups))
+    with pytest.raises(DefectError, match="pit: only in folds"):
+        deal_folds(strata, groups, 5, seed=1)
+
+
+class Corner(nn.Module):
+    """Says 'defect' as far as the top left pixel is bright, and marks bright pixels."""
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        score = images[:, 0, 0, 0]
+        return {"classification": torch.stack([-score, score], 1), "segmentation": images[:, :1]}
+
+
+def test_flips_average_probabilities_and_leave_masks_in_place() -> None:
+    images = torch.zeros(1, 3, 4, 6)
+    images[0, :, 0, 5] = 3.0  # the top right corner
+    outputs = FlipAveraged(Corner())(images)
+    expected = (torch.tensor([-3.0, 3.0]).softmax(0) + 3 * torch.tensor([0.5, 0.5])) / 4
+    torch.testing.assert_close(outputs["classification"].softmax(1)[0], expected)
+    torch.testing.assert_close(outputs["segmentation"], images[:, :1])
+
+
+def test_metrics_of_a_run_by_hand() -> None:
+    images = np.zeros(3, [("class_prob", "f4", (2,)), ("label", "i4")] + [(n, "i8") for n in ("tp", "fp", "fn", "tn")])
+    images["class_prob"] = [(0.1, 0.9), (0.4, 0.6), (0.7, 0.3)]
+    images["label"] = [1, 0, 1]
+    images["tp"], images["fp"], images["fn"], images["tn"] = [6, 0, 0], [2, 2, 0], [0, 0, 2], [2, 8, 8]
+    run, once = {"images": images}, np.ones(3)
+    assert pixel_iou(run, once) == pytest.approx(6 / 12)
+    assert pixel_miou(run, once) == pytest.approx((6 / 12 + 18 / 24) / 2)
+    assert mean_iou_defect(run, once) == pytest.approx((6 / 8 + 0) / 2)
+    assert image_ap(run, once) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    assert mean_iou_defect(run, np.array([2.0, 1.0, 1.0])) == pytest.approx((2 * 6 / 8) / 3)
+
+
+def test_one_command_runs_the_folds_and_the_next_one_runs_nothing_again(tmp_path: Path) -> None:
+    write_demo(tmp_path / "data", 40, seed=0)
+    command = [sys.executable, "benchmarks/accuracy.py", "--data", tmp_path / "data", "--work_dir", tmp_path / "runs"]
+    command += [
+        "--variants",
+        "guided",
+        "dual_branch",
+        "--seeds",
+        0,
+        "--folds",
+        2,
+        "--only_folds",
+        1,
+        "--backbone",
+        "dinov3_vitt16",
+    ]
+    command += ["--weights", "none", "--image_size", 32, "--epochs", 3, "--num_workers", 0, "--device", "cpu"]
+    command = [str(part) for part in command]
+    first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.count("fold 1, seed 0") == 2 and "| dual_branch | 1 | " in first.stdout
+    again = subprocess.run([*command, "--flips"], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert again.returncode == 0 and "fold 1, seed 0" not in again.stdout
+    assert "| guided without flips | 1 | " in again.stdout
+    assert not list((tmp_path / "runs").rglob("*.pth")), "weights are left behind"
