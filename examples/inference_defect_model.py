@@ -138,13 +138,18 @@ def find_inputs(args: argparse.Namespace) -> tuple[Path, list[Path]]:
         if not args.image.is_file():
             raise DefectError(f"--image {args.image}: no such file")
         return args.image.parent, [args.image]
+    output, folder = args.output_dir.resolve(), args.image_dir.resolve()
+    if folder == output or any(folder.is_relative_to(output / name) for name in ("masks", "visualizations")):
+        raise DefectError(
+            f"--output_dir {args.output_dir}: masks and pictures would lie among the images of --image_dir "
+            f"{args.image_dir}; choose another folder, or one below it such as {args.image_dir / 'results'}"
+        )
     if args.watch:
         if not args.image_dir.is_dir():
             raise DefectError(f"--image_dir {args.image_dir}: no such folder to watch; make it first")
         return args.image_dir, []
     paths = list_images(args.image_dir)
-    output = args.output_dir.resolve()
-    if output.is_relative_to(args.image_dir.resolve()):
+    if output.is_relative_to(folder):
         paths = [p for p in paths if not p.absolute().is_relative_to(output)]
     if not paths:
         raise DefectError(f"--image_dir {args.image_dir}: no images in it; expected files such as .jpg or .png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -158,6 +159,10 @@ class OutputWriter:
             result: the prediction, or why there is none.
             display: (h, w, 3) uint8 RGB copy for the picture.
         """
+        readable = os.fsencode(name).decode(errors="backslashreplace")
+        if readable != name:  # no table or JSON file could hold it
+            reason = f"{readable}: a file name that is not valid UTF-8; rename the file"
+            return Finished(failed_record(readable, reason), None, None)
         if isinstance(result, ImageReadError):
             return Finished(failed_record(name, str(result)), None, None)
         file = picture_name(name)
