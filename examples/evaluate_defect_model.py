@@ -30,7 +30,7 @@ from dinov3.train.defect_config import fraction, non_negative_int, positive_int
 from dinov3.train.defect_findings import Findings
 from dinov3.train.defect_image_results import ImageResults
 from dinov3.train.defect_split_metrics import SplitMetrics, measure, resample_parts
-from dinov3.train.defect_thresholds import VERDICTS, Thresholds
+from dinov3.train.defect_thresholds import VERDICTS, Thresholds, limit_text
 from dinov3.train.defect_tile_evaluation import evaluate_tiles
 from dinov3.train.train_defect_classifier import evaluate
 
@@ -85,9 +85,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         evaluate_tiles(model, loader, results, **options)
     metrics, findings = measure(results, thresholds, parts(rows)), Findings(results, rows, thresholds)
     tiles = f" by tiles of {tiling.size} px" if tiling else ""
-    limits = f"thresholds {thresholds.classification:.6g} and {thresholds.mask:.6g} (mask)"
+    calibration = content.get("calibration") if args.threshold is None else None  # it speaks of its own limits
+    review = "" if thresholds.review is None else f"{limit_text(thresholds.review)} (review), "
+    limits = f"thresholds {review}{limit_text(thresholds.classification)} and {limit_text(thresholds.mask)} (mask)"
     print(f"{args.checkpoint} on {len(rows)} images ({args.split}){tiles}, {limits}:")
     print_table(metrics, findings)
+    for name in ("target", "promise"):
+        if calibration and calibration.get(name):
+            print(f"  {name}: {calibration[name]}")
     if args.output is not None:
         args.output.write_text(json.dumps(flat_record(metrics), indent=2), encoding="utf-8")
     if args.report_dir is not None:
@@ -104,7 +109,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         limits = {"threshold": thresholds.classification, "mask_threshold": thresholds.mask}
         predictor = DefectPredictor(model, content, device=args.device, mixed_precision="off", **limits)
-        calibration = content.get("calibration") if args.threshold is None else None  # it speaks of its own limits
         evaluation = Evaluation(metrics, findings, facts, calibration)
         write_report(args.report_dir, evaluation, lambda path: predictor(path).mask)
         print(f"{args.report_dir / 'report.html'}: figures, misses and pictures")

@@ -26,6 +26,7 @@ from dinov3.inference.defect_run_record import check_same_run, describe_run, sta
 from dinov3.inference.defect_watch import FolderWatcher, watch
 from dinov3.train.defect_config import fraction, non_negative_int, positive_float, positive_int
 from dinov3.train.defect_interruption import StopSignals
+from dinov3.train.defect_thresholds import limit_text
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -237,8 +238,8 @@ def print_summary(writer: OutputWriter, predictor: DefectPredictor, args: argpar
         f"{counts['reject']} reject, {counts['error']} not readable; "
         f"mask and classifier disagree on {writer.disagreements}"
     )
-    review = f", review from {limits.review:.4g}" if limits.review is not None else ""
-    print(f"thresholds: reject from {limits.classification:.4g}{review}, mask from {limits.mask:.4g}")
+    review = f", review from {limit_text(limits.review)}" if limits.review is not None else ""
+    print(f"thresholds: reject from {limit_text(limits.classification)}{review}, mask from {limit_text(limits.mask)}")
     if predictor.calibration:
         facts = predictor.calibration
         print("calibration: " + "; ".join(str(facts[key]) for key in ("target", "promise") if facts.get(key)))

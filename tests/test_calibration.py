@@ -180,6 +180,11 @@ def test_script_stores_and_shows_what_it_found(checkpoint: Path, squares: Manife
     record = json.loads(checkpoint.with_name("model.calibration.json").read_text(encoding="utf-8"))
     assert record == {"checkpoint": "model.pth", "thresholds": thresholds, **facts}
     assert checkpoint.with_name("model.reliability.png").stat().st_size > 10_000
+    status, out, _ = script("evaluate_defect_model", *flags, "--split", "val", "--resamples", 0)
+    assert status == 0 and f"target: {facts['target']}" in out and f"promise: {facts['promise']}" in out
+    assert ("(review)" in out) == ("review" in thresholds)
+    out = script("evaluate_defect_model", *flags, "--split", "val", "--resamples", 0, "--threshold", 0.5)[1]
+    assert "promise" not in out and "(review)" not in out
     # Done again with another target, nothing is left of the first.
     status, out, _ = script("calibrate_defect_model", *flags, "--max_miss_rate", 0.01, "--confidence", 0.95)
     assert status == 0 and "warning: 1.00% cannot be promised: it takes 299 defect images, and there are 6" in out

@@ -22,11 +22,11 @@ from dinov3.data.defect_transforms import Normalization
 from dinov3.inference.defect_html import both, data_script, figure_svg, image_tag, page
 from dinov3.inference.defect_plots import confusion_figure, save_figure, thin
 from dinov3.models.defect_device import resolve_precision
+from dinov3.train.defect_binned_curves import Curve
 from dinov3.train.defect_checkpoint import load_checkpoint, restore_model
 from dinov3.train.defect_findings import Findings
 from dinov3.train.defect_image_results import ImageResults
 from dinov3.train.defect_metrics import DefectMetrics
-from dinov3.train.defect_split_metrics import Curve
 from dinov3.train.defect_thresholds import Thresholds
 from dinov3.train.defect_tile_evaluation import evaluate_tiles
 

@@ -53,7 +53,11 @@ def test_a_folder_gives_every_promised_output(trained: Path, folder: Path, tmp_p
         probability = float(row["defect_probability"])
         assert probability == pytest.approx(float(row["prob_defect"]), abs=1e-5)
         assert probability == pytest.approx(1 - float(row["prob_normal"]), abs=1e-5)
-        assert (row["verdict"] == "reject") == (probability >= float(row["threshold"])) == (row["predicted_class"] == "defect")
+        assert (
+            (row["verdict"] == "reject")
+            == (probability >= float(row["threshold"]))
+            == (row["predicted_class"] == "defect")
+        )
         assert row["reason"].startswith("defect probability 0.") and row["review_threshold"] == ""
         disagrees = (row["verdict"] == "reject") == (row["num_regions"] == "0")
         assert row["disagreement"] == ("true" if disagrees else "false")
@@ -131,6 +135,8 @@ def test_the_library_call_takes_every_kind_of_image_alike(trained: Path, folder:
         predictor(folder / "broken.jpg")
     with pytest.raises(TypeError, match="float32"):
         predictor(array.astype(np.float32))
+    with pytest.raises(TypeError, match=r"shape \(0, 5, 3\)"):
+        predictor(np.zeros((0, 5, 3), np.uint8))
 
 
 def test_batches_do_not_change_results(trained: Path, folder: Path, tmp_path: Path, script) -> None:

@@ -15,6 +15,7 @@ from dinov3.data.defect_images import read_mask
 from dinov3.inference.defect_pipeline import predict_files
 from dinov3.inference.defect_predictor import DefectPredictor
 from dinov3.train.defect_checkpoint import load_checkpoint, save_checkpoint
+from dinov3.train.defect_thresholds import limit_text
 
 
 @pytest.fixture
@@ -77,8 +78,38 @@ def test_a_calibrated_checkpoint_reviews_and_says_what_it_promises(inspect, tiny
     assert row["review_threshold"] == "0.0" and "review limit" in row["reason"]
     p = np.array(list(plain.probabilities.values())) ** 0.5
     assert float(row["prob_defect"]) == pytest.approx(p[1] / p.sum(), abs=2e-6)
-    out = inspect("--threshold", 0.5, checkpoint=tmp_path / "calibrated.pth")[1]
-    assert "misses at most" not in out  # the promise was for another threshold
+    alone, beside = tmp_path / "alone.yaml", tmp_path / "beside.yaml"
+    alone.write_text("verdict: rules\nlimits: {max_count: 0}\n")
+    beside.write_text("limits: {max_count: 0}\n")
+    # The promise is not of another threshold, nor of other tiles, nor of rules that may accept.
+    for flags in (("--threshold", 0.5), ("--tile_size", 16), ("--rules", alone), ("--rules", beside)):
+        status, out, _ = inspect(*flags, checkpoint=tmp_path / "calibrated.pth")
+        promised = beside in flags
+        page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+        assert status == 0 and ("misses at most 1%" in out) == ("misses at most 1%" in page) == promised, flags
+
+
+def test_a_limit_next_to_1_is_not_shown_as_1(inspect, tiny: Path, tmp_path: Path) -> None:
+    content = load_checkpoint(tiny)
+    content["thresholds"] |= {"classification": 1 + 1e-6}  # nothing is rejected
+    save_checkpoint(tmp_path / "never.pth", {k: v for k, v in content.items() if k not in ("kind", "format_version")})
+    assert "reject from 1.000001," in inspect(checkpoint=tmp_path / "never.pth")[1]
+    assert "<b>1.000001</b>" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    texts = {0.43620103: "0.4362", 0.99996033: "0.99996", 1.0: "1", 0.0: "0", 3e-7: "3e-07", 1 + 1e-6: "1.000001"}
+    assert {limit: limit_text(limit) for limit in texts} == texts
+
+
+@pytest.mark.parametrize("more", [(), ("--watch",)])
+def test_results_do_not_go_among_the_images(inspect, tmp_path: Path, more: tuple) -> None:
+    """A watcher would take its own masks for new images, and never end."""
+    before = sorted(tmp_path.rglob("*"))
+    status, _, err = inspect("--output_dir", tmp_path / "in", *more)
+    assert status == 1 and "choose another folder" in err
+    (tmp_path / "in").rename(tmp_path / "masks")
+    status, _, err = inspect("--image_dir", tmp_path / "masks", "--output_dir", tmp_path, *more)
+    assert status == 1 and "choose another folder" in err
+    (tmp_path / "masks").rename(tmp_path / "in")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
@@ -88,6 +119,7 @@ def test_a_calibrated_checkpoint_reviews_and_says_what_it_promises(inspect, tiny
         (("--min_region_area", -1), 2, "--min_region_area"),
         (("--on_disagreement", "ignore"), 2, "--on_disagreement"),
         (("--rules", "absent.yaml"), 1, "absent.yaml"),
+        (("--tile_overlap", 0.5), 1, "--tile_overlap 0.5: whole images have no tiles"),
     ],
 )
 def test_wrong_flags_are_named(inspect, tmp_path: Path, flags: tuple, status: int, message: str) -> None:

@@ -191,7 +191,7 @@ def test_what_calibration_promised_is_on_the_page(tmp_path):
     page = write(tmp_path / "a.html", [record("a.png", 0.5)], calibration=facts | {"ece_after": 0.0123})
     for text in ("miss rate 1%", "at most 1% missed", "211", "57 with a defect", "0.040 → 0.012"):
         assert text in page.text
-    assert "No promise comes with these thresholds" in write(tmp_path / "b.html", [record("a.png", 0.5)]).text
+    assert "No promise comes with this inspection" in write(tmp_path / "b.html", [record("a.png", 0.5)]).text
 
 
 @pytest.mark.parametrize("entries", [[], [{"image": "a.png", "error": "a.png: empty file"}]])
@@ -251,6 +251,13 @@ def test_a_stopped_inspection_goes_on_to_the_same_page(tmp_path):
             report.add(entry, *images)
     assert Page(path).texts == Page(tmp_path / "whole.html").texts
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "whole.html"]
+
+
+def test_a_killed_inspection_has_every_image_in_its_spool(tmp_path):
+    report = ReportWriter(tmp_path / "report.html", classes=["normal", "defect"], thresholds=THRESHOLDS)
+    for number in range(3):  # few enough to fit a buffer
+        report.add(record(f"{number}.png", 0.5))
+    assert (tmp_path / "report.spool").read_text(encoding="utf-8").count("\n") == 3
 
 
 def test_a_new_inspection_drops_the_spool_of_a_stopped_one(tmp_path):

@@ -36,6 +36,8 @@ class Tiling:
         """The tiles to inspect with: those a checkpoint was trained with, unless others are asked for; None for whole
         images (size 0)."""
         size = checkpoint.get("tile_size", 0) if size is None else size
+        if not size and overlap is not None:
+            raise DefectError(f"--tile_overlap {overlap}: whole images have no tiles; drop it or give --tile_size")
         overlap = checkpoint.get("tile_overlap", cls.overlap) if overlap is None else overlap
         return cls(size, overlap) if size else None
 

@@ -27,7 +27,7 @@ from dinov3.train.defect_findings import (
 )
 from dinov3.train.defect_image_results import HIT_SHARE
 from dinov3.train.defect_split_metrics import Estimate, SplitMetrics
-from dinov3.train.defect_thresholds import VERDICTS
+from dinov3.train.defect_thresholds import VERDICTS, limit_text
 
 PICTURES = {"missed": 12, "overkill": 12, "worst masks": 12, "best masks": 8}  # at most
 MOST_MISSES = 100  # in the page; regions.csv has all
@@ -198,12 +198,12 @@ def metric_cards(estimates: Mapping[str, Estimate]) -> str:
 def _summary(evaluation: Evaluation) -> str:
     rows = [[both(*FACTS.get(name, (name, name))), escape(str(value))] for name, value in evaluation.facts.items()]
     limits = evaluation.findings.thresholds
-    review = "" if limits.review is None else f"{limits.review:.4g}"
+    review = "" if limits.review is None else limit_text(limits.review)
     rows += [
-        [both("reject from (defect probability)", "判不合格阈值（缺陷概率）"), f"{limits.classification:.4g}"],
+        [both("reject from (defect probability)", "判不合格阈值（缺陷概率）"), limit_text(limits.classification)],
         [both("review from", "复检阈值"), review or both("no review band", "无复检区间")],
         [both("temperature", "温度"), f"{limits.temperature:.3g}"],
-        [both("mask threshold", "掩码阈值"), f"{limits.mask:.4g}"],
+        [both("mask threshold", "掩码阈值"), limit_text(limits.mask)],
     ]
     facts = evaluation.calibration or {}
     for name, words in (("target", ("thresholds chosen for", "阈值目标")), ("promise", ("promise", "保证"))):

@@ -14,7 +14,9 @@ from matplotlib.text import Text
 
 from dinov3.inference.defect_html import PALETTE, hex_color
 from dinov3.inference.defect_visualize import CJK_FONTS, INK, LINE, SOFT_INK
-from dinov3.train.defect_split_metrics import AUPRO_LIMIT, Curve, Estimate, SplitMetrics
+from dinov3.train.defect_binned_curves import AUPRO_LIMIT, Curve
+from dinov3.train.defect_split_metrics import Estimate, SplitMetrics
+from dinov3.train.defect_thresholds import limit_text
 
 BLUE, ORANGE = PALETTE[:2]
 MOST_POINTS = 400  # of a drawn curve
@@ -47,11 +49,11 @@ CHINESE = {
 
 def chinese_texts(threshold: float) -> dict[str, str]:
     """For :func:`~dinov3.inference.defect_html.figure_svg`: the figures' texts in Chinese."""
-    return CHINESE | {_mark(threshold): f"阈值 {threshold:.3g}"}
+    return CHINESE | {_mark(threshold): f"阈值 {limit_text(threshold)}"}
 
 
 def _mark(threshold: float) -> str:
-    return f"threshold {threshold:.3g}"
+    return f"threshold {limit_text(threshold)}"
 
 
 def metric_figures(metrics: SplitMetrics, classes: Sequence[str], threshold: float) -> dict[str, Figure]:

@@ -102,11 +102,14 @@ class DefectPredictor:
         self.image_size: int = checkpoint["image_size"]
         self.normalization = Normalization(**checkpoint["normalization"])
         self.thresholds = Thresholds.of(checkpoint, threshold, mask_threshold)
-        self.calibration: dict[str, Any] | None = checkpoint.get("calibration") if threshold is None else None
         self.tiling = Tiling.of(checkpoint, tile_size, tile_overlap)
         self.rules = Rules.from_yaml(rules, self.mask_classes) if isinstance(rules, (str, Path)) else rules
         if self.rules is not None:
             self.rules.check_scale(mm_per_pixel)
+        # What calibration says, its promise above all, is of the checkpoint's own limits on its own tiles.
+        as_calibrated = threshold is None and self.tiling == Tiling.of(checkpoint)
+        as_calibrated = as_calibrated and not (self.rules is not None and self.rules.alone)
+        self.calibration: dict[str, Any] | None = checkpoint.get("calibration") if as_calibrated else None
         self.mm_per_pixel, self.min_region_area = mm_per_pixel, min_region_area
         self.on_disagreement: OnDisagreement = on_disagreement
         self.resize = eval_transform(self.image_size)
@@ -314,7 +317,7 @@ def _as_array(image: Any, decode_size: int | None) -> tuple[np.ndarray, tuple[in
         return np.asarray(to_rgb(image)), (image.height, image.width)
     if isinstance(image, Tensor):
         image = image.permute(1, 2, 0).cpu().numpy() if image.ndim == 3 else image.cpu().numpy()
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3):
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3) or not image.size:
         kind = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise TypeError(
             f"image is a {kind}; expected a path, a PIL image, or a uint8 array (H, W, 3) or tensor (3, H, W)"

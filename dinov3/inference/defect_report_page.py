@@ -11,7 +11,7 @@ from typing import Any
 from dinov3.data.defect_images import class_color
 from dinov3.inference.defect_html import both, card, data_script, hex_color, page, table
 from dinov3.inference.defect_visualize import NORMAL_COLOR
-from dinov3.train.defect_thresholds import VERDICTS, Thresholds
+from dinov3.train.defect_thresholds import VERDICTS, Thresholds, limit_text
 
 DATA = "<!--images-->"  # where ReportWriter puts what it streams; escaped text cannot hold it
 HERE = Path(__file__).parent
@@ -188,10 +188,10 @@ def _thresholds(thresholds: Thresholds, calibration: Mapping[str, Any] | None, b
         f'<td class="num now" id="now-{v}"></td><td class="num" id="change-{v}"></td></tr>'
         for v in VERDICTS
     )
-    band = both("none", "无") if thresholds.review is None else f"{thresholds.review:.6g}"
-    used = both("Reject from", "不合格下限") + f" <b>{thresholds.classification:.6g}</b> · "
+    band = both("none", "无") if thresholds.review is None else limit_text(thresholds.review)
+    used = both("Reject from", "不合格下限") + f" <b>{limit_text(thresholds.classification)}</b> · "
     used += both("review from", "复检下限") + f" <b>{band}</b> · "
-    used += both("mask from", "掩膜阈值") + f" <b>{thresholds.mask:.6g}</b>"
+    used += both("mask from", "掩膜阈值") + f" <b>{limit_text(thresholds.mask)}</b>"
     if thresholds.temperature != 1:
         used += " · " + both("temperature", "温度") + f" <b>{thresholds.temperature:.4g}</b>"
     return f"""<section aria-labelledby="thresholds-title">
@@ -225,8 +225,9 @@ def _calibration(facts: Mapping[str, Any] | None) -> str:
     """What calibration says of the limits; its own texts are in English."""
     if not facts:
         none = both(
-            "No promise comes with these thresholds: the model was not calibrated, or they were set by hand.",
-            "这些阈值不附带任何保证：模型未经校准，或阈值由人工设定。",
+            "No promise comes with this inspection: the model was not calibrated, or thresholds or tiles were set by "
+            "hand, or rules decided alone.",
+            "本次检测不附带任何保证：模型未经校准，或阈值、切片由人工设定，或完全由规则判定。",
         )
         return f'<p class="soft">{none}</p>'
     rows = []

@@ -61,6 +61,7 @@ class Spool:
             if mask is not None and mask.any():
                 marks = base64.b64encode(encode_mask(mask, thumbnail.shape[:2]))
         self._file.write(b"\t".join([json.dumps(record).encode(), photo, marks]) + b"\n")
+        self._file.flush()
 
     def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Where each line starts, and its record, in the order of :meth:`add`."""

@@ -26,7 +26,7 @@ from dinov3.train.defect_checkpoint import load_checkpoint, restore_model
 from dinov3.train.defect_curves import curves_figure, read_log
 from dinov3.train.defect_findings import Findings
 from dinov3.train.defect_split_metrics import measure
-from dinov3.train.defect_thresholds import Thresholds
+from dinov3.train.defect_thresholds import Thresholds, limit_text
 
 PICTURES = {"missed": 6, "overkill": 6, "worst masks": 6}  # at most
 EPOCH_COLUMNS = (
@@ -99,10 +99,10 @@ def _summary(content: dict[str, Any], findings: Findings, records: list[dict[str
         (("epochs", "训练轮数"), f"{len(records)}"),
         (("best epoch", "最佳轮次"), f"{content['epoch']}"),
         (("validation images", "验证图像"), f"{len(findings.rows)}"),
-        (("reject from (defect probability)", "判不合格阈值（缺陷概率）"), f"{limits.classification:.4g}"),
-        (("review from", "复检阈值"), "–" if limits.review is None else f"{limits.review:.4g}"),
+        (("reject from (defect probability)", "判不合格阈值（缺陷概率）"), limit_text(limits.classification)),
+        (("review from", "复检阈值"), "–" if limits.review is None else limit_text(limits.review)),
         (("temperature", "温度"), f"{limits.temperature:.3g}"),
-        (("mask threshold", "掩码阈值"), f"{limits.mask:.4g}"),
+        (("mask threshold", "掩码阈值"), limit_text(limits.mask)),
         (("thresholds chosen for", "阈值目标"), str(calibration.get("target", "–"))),
     ]
     facts = table([], [[both(*words), escape(value)] for words, value in rows])

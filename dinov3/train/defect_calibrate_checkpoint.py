@@ -24,6 +24,7 @@ from dinov3.train.defect_image_results import ImageResults
 from dinov3.train.defect_reliability_picture import draw_reliability
 from dinov3.train.defect_run_keeper import BEST
 from dinov3.train.defect_targets import Target
+from dinov3.train.defect_thresholds import limit_text
 from dinov3.train.defect_tile_evaluation import evaluate_tiles
 
 
@@ -133,10 +134,10 @@ def calibrate_best(save_dir: Path, data_root: Path, **options: Any) -> ScoredIma
 def summary(calibration: Calibration) -> str:
     """One line."""
     limits = calibration.limits
-    review = "" if limits.review is None else f", reviewed from {limits.review:.3g}"
+    review = "" if limits.review is None else f", reviewed from {limit_text(limits.review)}"
     return (
         f"calibrated on {len(calibration.defective)} validation images: temperature {calibration.temperature:.2f}, "
-        f"rejected from {limits.classification:.3g}{review} ({calibration.target}); "
+        f"rejected from {limit_text(limits.classification)}{review} ({calibration.target}); "
         f"misses {calibration.miss.count} of {calibration.miss.images} defects, "
         f"overkill {calibration.overkill.count} of {calibration.overkill.images}"
     )
@@ -154,8 +155,8 @@ def table(calibration: Calibration) -> str:
         "calibration error": "{ece_before:.4f} before, {ece_after:.4f} after, {ece_cross_validated:.4f} cross-validated"
         "".format(**facts),
         "target": facts["target"],
-        "rejected from": f"{limits.classification:.6g}",
-        "reviewed from": "" if limits.review is None else f"{limits.review:.6g}; {facts['review']} images",
+        "rejected from": limit_text(limits.classification),
+        "reviewed from": "" if limits.review is None else f"{limit_text(limits.review)}; {facts['review']} images",
         "miss rate": f"{calibration.miss} on these images",
         "overkill": f"{calibration.overkill} on these images",
     }

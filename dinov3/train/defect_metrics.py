@@ -26,6 +26,7 @@ from torchmetrics.classification import (
 )
 
 from dinov3.data.defect_images import IGNORE_INDEX
+from dinov3.train.defect_binned_curves import AUPRO_LIMIT, area_below, binned_average_precision, pro_curve
 
 
 def pieces(pixels: Tensor) -> Sequence[Tensor]:
@@ -65,18 +66,20 @@ class PixelCurves(Metric):
     (Bergmann et al. 2021, MVTec AD, IJCV 129): the overlap of the prediction with each connected region
     (8-neighbourhood) of the true masks, averaged over all regions, against the share of normal pixels flagged.
     torchmetrics has no AUPRO, and its binned average precision goes over the pixels once per threshold; here one
-    pass serves all. The best threshold is that between 0.05 and 0.95 nearest to 0.5 at which ``pixel_iou`` reaches 98%
-    of its maximum: the curve is flat around it, and what is gained beyond would be chance.
+    pass serves all. The bins are even because the best threshold is one of their edges; evaluation computes the same
+    from bins that are finer where most pixels are (``ImageResults``).
+
+    The best threshold is that between 0.05 and 0.95 nearest to 0.5 at which ``pixel_iou`` reaches 98% of its maximum:
+    the curve is flat around it, and what is gained beyond would be chance.
     """
 
     full_state_update = False
 
-    def __init__(self, limit: float = 0.3, bins: int = 1000):
+    def __init__(self, limit: float = AUPRO_LIMIT, bins: int = 1000):
         super().__init__()
         self.limit, self.bins = limit, bins
         for name in ("positive", "negative", "region"):
             self.add_state(name, torch.zeros(bins, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("regions", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, probability: Tensor, target: Tensor) -> None:
         """(B, H, W) probabilities and masks of 0, 1 and 255."""
@@ -92,29 +95,23 @@ class PixelCurves(Metric):
             for number in range(1, count):
                 histogram = np.bincount(defect_score[defect_region == number], minlength=self.bins)
                 self.region += torch.from_numpy(histogram / histogram.sum()).to(self.region)
-            self.regions += count - 1
 
     def _scores(self, probability: Tensor) -> Tensor:
         return (probability * self.bins).long().clamp(0, self.bins - 1)
 
     def compute(self) -> dict[str, Tensor]:
+        histograms = (self.negative, self.positive, self.region)
+        negative, positive, region = (histogram.flip(0).cpu().numpy() for histogram in histograms)
+        ap = binned_average_precision(negative[None], positive[None])[0]
+        aupro = area_below(pro_curve(negative, region), self.limit)
         # Cumulated from the strictest threshold to the loosest.
         true, false = self.positive.flip(0).cumsum(0), self.negative.flip(0).cumsum(0)
-        recall = true / true[-1]
-        precision = true / (true + false).clamp_min(1e-12)
-        ap = ((recall - torch.cat([recall.new_zeros(1), recall[:-1]])) * precision).sum()
-        rate = np.append(0.0, (false / false[-1]).cpu().numpy())
-        overlap = np.append(0.0, (self.region.flip(0).cumsum(0) / self.regions).cpu().numpy())
-        keep = rate < self.limit
-        x = np.append(rate[keep], self.limit)
-        y = np.append(overlap[keep], np.interp(self.limit, rate, overlap))
-        aupro = ((x[1:] - x[:-1]) * (y[1:] + y[:-1]) / 2).sum() / self.limit
         iou = (true / (true[-1] + false)).flip(0)  # (bins,), at threshold i / bins
         thresholds = torch.arange(self.bins, device=iou.device) / self.bins
         iou[(thresholds < 0.05) | (thresholds > 0.95)] = 0
         good = thresholds[iou >= 0.98 * iou.max()]
         best = good[(good - 0.5).abs().argmin()] if iou.max() > 0 else thresholds.new_tensor(0.5)
-        return {"pixel_ap": ap, "pixel_aupro": torch.tensor(aupro, device=ap.device), "best_mask_threshold": best}
+        return {"pixel_ap": best.new_tensor(ap), "pixel_aupro": best.new_tensor(aupro), "best_mask_threshold": best}
 
 
 class DefectMetrics(torch.nn.Module):

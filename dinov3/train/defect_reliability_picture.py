@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dinov3.train.defect_calibration import ECE_BINS, Calibration, Rate
+from dinov3.train.defect_thresholds import limit_text
 
 NORMAL, DEFECT, REVIEW, INK = "#00825f", "#d55e00", "#e69f00", "#20242a"
 EDGES = np.linspace(0, 1, ECE_BINS + 1)
@@ -68,4 +69,4 @@ def _draw_limits(axes: Axes, calibration: Calibration, named: bool = True) -> No
         lines["reviewed"] = (limits.review, REVIEW)
         axes.axvspan(limits.review, limits.classification, color=REVIEW, alpha=0.12, linewidth=0)
     for name, (value, color) in lines.items():
-        axes.axvline(value, color=color, linewidth=1.5, label=f"{name} from {value:.3g}" if named else None)
+        axes.axvline(value, color=color, linewidth=1.5, label=f"{name} from {limit_text(value)}" if named else None)

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from dinov3.train.defect_binned_curves import Curve, area_below, binned_average_precision, pro_curve, share
 from dinov3.train.defect_image_results import ImageResults
 from dinov3.train.defect_thresholds import Thresholds
 
-AUPRO_LIMIT = 0.3  # false-positive rate
 MOST_VALUES = 2**22  # of a table of resamples by images that is in memory at a time
 
 
@@ -31,13 +31,6 @@ class Estimate(NamedTuple):
         if math.isnan(self.value):
             return "not measurable"
         return f"{self.value:.4f}" + ("" if math.isnan(self.low) else f"  ({self.low:.3f} to {self.high:.3f})")
-
-
-class Curve(NamedTuple):
-    """Points of a curve, from the strictest threshold to the loosest."""
-
-    x: np.ndarray
-    y: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -130,10 +123,6 @@ def _estimate(values: np.ndarray, units: int | None) -> Estimate:
     return Estimate(value, low, high)
 
 
-def _share(part: np.ndarray, whole: np.ndarray, nothing: float = math.nan) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, nothing), where=whole > 0)
-
-
 def _image_metrics(w: np.ndarray, score: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
     """Name to (R,) values for (R, N) weights of images with scores, labels and predicted classes (N,)."""
     defective, rejected = label > 0, predicted > 0
@@ -141,17 +130,17 @@ def _image_metrics(w: np.ndarray, score: np.ndarray, label: np.ndarray, predicte
     order, ends = _descending(score)
     true = np.cumsum(w[:, order] * defective[order], axis=1)[:, ends]  # (R, thresholds)
     false = np.cumsum(w[:, order] * ~defective[order], axis=1)[:, ends]
-    found, precision = np.diff(true, axis=1, prepend=0), _share(true, true + false, 0.0)
+    found, precision = np.diff(true, axis=1, prepend=0), share(true, true + false, 0.0)
     defects, normals = w @ defective, w @ ~defective
     both = np.where(normals > 0, defects, 0.0)
     area = (np.diff(false, axis=1, prepend=0) * (true - found / 2)).sum(axis=1)
     return {
-        "image_accuracy": _share(w @ (predicted == label), w.sum(axis=1)),
-        "image_precision": np.where(defects > 0, _share(tp, tp + fp, 0.0), math.nan),
-        "image_recall": _share(tp, tp + fn),
-        "image_f1": np.where(defects > 0, _share(2 * tp, 2 * tp + fp + fn), math.nan),
-        "image_ap": _share((found * precision).sum(axis=1), both),
-        "image_auroc": _share(area, both * normals),
+        "image_accuracy": share(w @ (predicted == label), w.sum(axis=1)),
+        "image_precision": np.where(defects > 0, share(tp, tp + fp, 0.0), math.nan),
+        "image_recall": share(tp, tp + fn),
+        "image_f1": np.where(defects > 0, share(2 * tp, 2 * tp + fp + fn), math.nan),
+        "image_ap": share((found * precision).sum(axis=1), both),
+        "image_auroc": share(area, both * normals),
     }
 
 
@@ -159,20 +148,20 @@ def _mask_metrics(w: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
     """The same for the masks, from the counts of pixels of each image; NaN without any defect pixel."""
     tp, fp, fn, tn = (w @ images[name].astype(np.float64) for name in ("tp", "fp", "fn", "tn"))
     some = np.where(tp + fn > 0, 1.0, math.nan)
-    iou = _share(tp, tp + fp + fn)
+    iou = share(tp, tp + fp + fn)
     defective = images["tp"] + images["fn"] > 0
     return {
         "pixel_iou": some * iou,
-        "pixel_miou": some * (iou + _share(tn, tn + fp + fn, 1.0)) / 2,
-        "pixel_dice": some * _share(2 * tp, 2 * tp + fp + fn),
-        "mean_iou_defect": _share(w[:, defective] @ image_iou(images[defective]), w @ defective),
+        "pixel_miou": some * (iou + share(tn, tn + fp + fn, 1.0)) / 2,
+        "pixel_dice": some * share(2 * tp, 2 * tp + fp + fn),
+        "mean_iou_defect": share(w[:, defective] @ image_iou(images[defective]), w @ defective),
     }
 
 
 def image_iou(images: np.ndarray) -> np.ndarray:
     """(N,) IoU of marked and true defect pixels of each image, NaN where neither has any."""
     tp, fp, fn = (images[name].astype(np.float64) for name in ("tp", "fp", "fn"))
-    return _share(tp, tp + fp + fn)
+    return share(tp, tp + fp + fn)
 
 
 def _descending(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -185,39 +174,11 @@ def _descending(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _image_curves(score: np.ndarray, defective: np.ndarray) -> tuple[Curve, Curve]:
     order, ends = _descending(score)
     true, false = (np.append(0.0, np.cumsum(kind[order])[ends]) for kind in (defective, ~defective))
-    recall, rate = _share(true, defective.sum()), _share(false, (~defective).sum())
-    return Curve(recall[1:], _share(true, true + false)[1:]), Curve(rate, recall)
+    recall, rate = share(true, defective.sum()), share(false, (~defective).sum())
+    return Curve(recall[1:], share(true, true + false)[1:]), Curve(rate, recall)
 
 
 def _pixel_pr(normal: np.ndarray, defect: np.ndarray) -> Curve:
     true, false = np.cumsum(defect), np.cumsum(normal)
     some = true + false > 0
-    return Curve(_share(true, true[-1])[some], _share(true, true + false)[some])
-
-
-def binned_average_precision(normal: np.ndarray, defect: np.ndarray) -> np.ndarray:
-    """(R,) average precision from histograms (R, bins), the highest score first; NaN without a defect pixel.
-
-    Precision is integrated through each bin, taking its pixels as evenly mixed: with t from 0 to 1 through a bin, the
-    precision is (a + t d) / (A + t D), for a of A pixels so far and d of D in the bin defective.
-    """
-    both = normal + defect
-    a, all_so_far = np.cumsum(defect, axis=1) - defect, np.cumsum(both, axis=1) - both
-    share = _share(defect, both, 0.0)
-    rest = _share(a - all_so_far * share, both, 0.0) * np.log1p(_share(both, all_so_far, 0.0))
-    return _share((defect * (share + rest)).sum(axis=1), defect.sum(axis=1))
-
-
-def pro_curve(normal: np.ndarray, region: np.ndarray) -> Curve:
-    """False-positive rate and per-region overlap (Bergmann et al. 2021) from histograms (bins,), highest first."""
-    rate, overlap = _share(np.cumsum(normal), normal.sum()), _share(np.cumsum(region), region.sum())
-    return Curve(np.append(0.0, rate), np.append(0.0, overlap))
-
-
-def area_below(curve: Curve, limit: float = AUPRO_LIMIT) -> float:
-    """Area below a rising curve from 0 to ``limit``, over ``limit``."""
-    if np.isnan(curve.x).any() or np.isnan(curve.y).any():
-        return math.nan
-    inside = curve.x < limit
-    x, y = np.append(curve.x[inside], limit), np.append(curve.y[inside], np.interp(limit, *curve))
-    return float((np.diff(x) * (y[1:] + y[:-1])).sum() / 2 / limit)
+    return Curve(share(true, true[-1])[some], share(true, true + false)[some])

@@ -10,6 +10,12 @@ from torch import Tensor
 VERDICTS = ("accept", "review", "reject")
 
 
+def limit_text(limit: float) -> str:
+    """Such as ``0.4362``; a limit close to 0 or 1 is not rounded to it, as 1 rejects what 1.000001 does not."""
+    digits = next((n for n in range(4, 17) if limit in (0, 1) or float(f"{limit:.{n}g}") not in (0, 1)), 17)
+    return f"{limit:.{digits}g}"
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """What decides an image and its mask.
