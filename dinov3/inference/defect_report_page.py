@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 # Phrases in the reasons of a verdict; the Chinese page shows their translation.
 REASONS = {
     "defect probability": ("defect probability", "缺陷概率"),
-    "mask and classifier disagree": ("mask and classifier disagree", "掩膜与分类结果不一致"),
+    "mask and classifier disagree": ("mask and classifier disagree", "掩码与分类结果不一致"),
     "no rule fired": ("no rule fired", "未触发任何规则"),
     "rule ": ("rule ", "规则 "),
     " region, but ": (" region, but ", " 个区域，但"),
@@ -43,7 +43,7 @@ TEXTS = REASONS | {
     "class": ("Class", "类别"),
     "defect_probability": ("Defect probability", "缺陷概率"),
     "marked": ("Marked as defect", "标出的缺陷"),
-    "disagreement": ("Mask and classifier disagree", "掩膜与分类结果不一致"),
+    "disagreement": ("Mask and classifier disagree", "掩码与分类结果不一致"),
     "milliseconds": ("Time", "耗时"),
     "yes": ("yes", "是"),
     "no": ("no", "否"),
@@ -137,7 +137,7 @@ def _overview(checkpoint: str, source: str, counts: Mapping[str, int], disagreem
     names = {"accept": ("✓ Accept", "✓ 合格"), "review": ("? Review", "? 复检"), "reject": ("✕ Reject", "✕ 不合格")}
     for verdict, name in names.items():
         cards.append(_filter_card(verdict, both(*name), counts.get(verdict, 0), share(counts.get(verdict, 0))))
-    label = both("⚠ Mask and classifier disagree", "⚠ 掩膜与分类不一致")
+    label = both("⚠ Mask and classifier disagree", "⚠ 掩码与分类不一致")
     cards.append(_filter_card("disagreement", label, disagreements, share(disagreements)))
     failed = card(both("! Not readable", "! 无法读取"), f"{counts.get('error', 0):,}")
     cards.append(f'<a class="plain" href="#errors">{failed}</a>' if any_errors else failed)
@@ -171,7 +171,7 @@ def _thresholds(thresholds: Thresholds, calibration: Mapping[str, Any] | None, b
             both(
                 f"{bound:,} verdict(s) came from rules or from a disagreement of mask and classifier, not from the "
                 "probability alone. No threshold makes these milder, or changes those that rules decide alone.",
-                f"有 {bound:,} 个判定来自规则或掩膜与分类的不一致，而不仅仅是概率。调整阈值不会使它们变宽松；"
+                f"有 {bound:,} 个判定来自规则或掩码与分类的不一致，而不仅仅是概率。调整阈值不会使它们变宽松；"
                 "完全由规则决定的判定不随阈值改变。",
             )
         )
@@ -191,7 +191,7 @@ def _thresholds(thresholds: Thresholds, calibration: Mapping[str, Any] | None, b
     band = both("none", "无") if thresholds.review is None else limit_text(thresholds.review)
     used = both("Reject from", "不合格下限") + f" <b>{limit_text(thresholds.classification)}</b> · "
     used += both("review from", "复检下限") + f" <b>{band}</b> · "
-    used += both("mask from", "掩膜阈值") + f" <b>{limit_text(thresholds.mask)}</b>"
+    used += both("mask from", "掩码阈值") + f" <b>{limit_text(thresholds.mask)}</b>"
     if thresholds.temperature != 1:
         used += " · " + both("temperature", "温度") + f" <b>{thresholds.temperature:.4g}</b>"
     return f"""<section aria-labelledby="thresholds-title">
@@ -266,7 +266,7 @@ def _images(classes: Sequence[str], hidden: int) -> str:
         note = f'<p class="hidden-images">{note}</p>'
     hint = both(
         "Point at a picture to see its mask, click it for the full view.",
-        "将鼠标移到图片上可查看掩膜，点击可放大。",
+        "将鼠标移到图片上可查看掩码，点击可放大。",
     )
     return f"""<section id="images" aria-labelledby="images-title">
 <h2 id="images-title">{both("Images", "图像")}</h2>
@@ -277,7 +277,7 @@ def _images(classes: Sequence[str], hidden: int) -> str:
 <select name="kind" data-text-aria-label="class">{kinds}</select>
 <select name="order" data-text-aria-label="order">{orders}</select>
 <label><input type="checkbox" name="disagreement"> {both("Disagreements only", "仅看不一致")}</label>
-<label><input type="checkbox" name="masks"> {both("Always show masks", "始终显示掩膜")}</label>
+<label><input type="checkbox" name="masks"> {both("Always show masks", "始终显示掩码")}</label>
 <button type="reset">{both("Clear", "清除")}</button>
 </form>
 <p class="soft"><span id="found" role="status"></span> <span class="screen">· {hint}</span></p>

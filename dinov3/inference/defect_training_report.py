@@ -95,7 +95,7 @@ def write_training_report(
 def _summary(content: dict[str, Any], findings: Findings, records: list[dict[str, Any]]) -> str:
     limits, calibration = findings.thresholds, content.get("calibration") or {}
     rows = [
-        (("backbone", "骨干网络"), f"{content['backbone']}, {content['image_size']} px"),
+        (("backbone", "主干网络"), f"{content['backbone']}, {content['image_size']} px"),
         (("epochs", "训练轮数"), f"{len(records)}"),
         (("best epoch", "最佳轮次"), f"{content['epoch']}"),
         (("validation images", "验证图像"), f"{len(findings.rows)}"),

@@ -55,8 +55,8 @@ class Findings:
 
     @cached_property
     def predicted(self) -> np.ndarray:
-        """(N,) class taken for the image's: normal below the threshold of rejection."""
-        return np.where(self.score >= self.thresholds.classification, self.class_prob[:, 1:].argmax(1) + 1, 0)
+        """(N,) class taken for the image's, as in inspection: the likeliest type of defect, unless it is accepted."""
+        return np.where(self.verdict > 0, self.class_prob[:, 1:].argmax(1) + 1, 0)
 
     @cached_property
     def verdict(self) -> np.ndarray:
