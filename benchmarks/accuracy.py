@@ -23,7 +23,6 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from accuracy_flips import FlipAveraged  # noqa: E402
 from accuracy_folds import deal_folds, write_fold  # noqa: E402
 from accuracy_models import VARIANTS, Stage, Variant  # noqa: E402
 from accuracy_table import print_tables  # noqa: E402
@@ -35,6 +34,7 @@ from dinov3.data.defect_transforms import Normalization  # noqa: E402
 from dinov3.defect_errors import DefectError, run_script  # noqa: E402
 from dinov3.models.defect_classifier import DynamicWeightScheduler, MultiTaskLoss  # noqa: E402
 from dinov3.models.defect_device import Precision, resolve_device, resolve_precision  # noqa: E402
+from dinov3.models.defect_flips import FlipAveraged  # noqa: E402
 from dinov3.train.defect_checkpoint import load_checkpoint, load_model_state  # noqa: E402
 from dinov3.train.defect_image_results import ImageResults  # noqa: E402
 from dinov3.train.train_defect_classifier import TrainingOptions, evaluate, fit  # noqa: E402

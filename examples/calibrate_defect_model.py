@@ -39,6 +39,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--dinov3_repo", type=Path, help="official checkout, if the model was trained on one")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add(
+        "--flips",
+        action=argparse.BooleanOptionalAction,
+        help="from now on, have this checkpoint answer with the mean over an image's mirror images, at four times the "
+        "work (default: as it does now)",
+    )
     add_target_flags(parser)
     return parser
 
@@ -48,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     target = target_from_flags(args)
     content = load_checkpoint(args.checkpoint)
+    if args.flips is not None:
+        content["flips"] = args.flips
     images = score_validation(
         content,
         args.checkpoint,
@@ -60,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     calibration = calibrate(images.class_prob, images.labels, images.groups, target)
     store_calibration(args.checkpoint, content, calibration)
     print(f"{args.checkpoint}: calibrated on the validation images of {args.data_root}")
+    if content.get("flips", False):
+        print("  every answer, here and from now on, is the mean over four mirror images")
     print(table(calibration))
     return 0
 

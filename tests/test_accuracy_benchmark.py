@@ -1,4 +1,4 @@
-"""benchmarks/accuracy.py: folds without leaks, one run kept and not run again, flips, and the statistics."""
+"""benchmarks/accuracy.py: folds without leaks, one run kept and not run again, and the statistics."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed (extra dev)")
 
-from accuracy_flips import FlipAveraged  # noqa: E402
 from accuracy_folds import deal_folds  # noqa: E402
 from accuracy_table import image_ap, mean_iou_defect, pixel_iou, pixel_miou  # noqa: E402
 
@@ -32,23 +29,6 @@ def test_folds_hold_every_type_and_never_part_a_group() -> None:
     assert len(set(zip(groups, folds, strict=True))) == len(set(groups))
     with pytest.raises(DefectError, match="pit: only in folds"):
         deal_folds(strata, groups, 5, seed=1)
-
-
-class Corner(nn.Module):
-    """Says 'defect' as far as the top left pixel is bright, and marks bright pixels."""
-
-    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        score = images[:, 0, 0, 0]
-        return {"classification": torch.stack([-score, score], 1), "segmentation": images[:, :1]}
-
-
-def test_flips_average_probabilities_and_leave_masks_in_place() -> None:
-    images = torch.zeros(1, 3, 4, 6)
-    images[0, :, 0, 5] = 3.0  # the top right corner
-    outputs = FlipAveraged(Corner())(images)
-    expected = (torch.tensor([-3.0, 3.0]).softmax(0) + 3 * torch.tensor([0.5, 0.5])) / 4
-    torch.testing.assert_close(outputs["classification"].softmax(1)[0], expected)
-    torch.testing.assert_close(outputs["segmentation"], images[:, :1])
 
 
 def test_metrics_of_a_run_by_hand() -> None:

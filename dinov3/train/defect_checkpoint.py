@@ -16,6 +16,7 @@ from dinov3._official import load_official_backbone
 from dinov3.defect_errors import DefectError
 from dinov3.models.defect_backbone import build_backbone
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
+from dinov3.models.defect_flips import FlipAveraged
 
 FORMAT_VERSION = 1
 KIND = "dinov3-defect-classifier"
@@ -127,10 +128,9 @@ def load_model_state(model: nn.Module, state: dict[str, torch.Tensor], source: P
     model.load_state_dict(state)
 
 
-def restore_model(
-    content: dict[str, Any], source: Path | str, dinov3_repo: Path | None = None
-) -> AttentionGuidedDefectClassifier:
-    """The model of a checkpoint, in eval mode on the CPU; nothing is downloaded.
+def restore_model(content: dict[str, Any], source: Path | str, dinov3_repo: Path | None = None) -> nn.Module:
+    """The model of a checkpoint, in eval mode on the CPU; nothing is downloaded. If the checkpoint says so (``flips``),
+    it answers with the mean over an image's mirror images.
 
     Args:
         content: from :func:`load_checkpoint`.
@@ -155,4 +155,4 @@ def restore_model(
         guidance=config["guidance"],
     )
     load_model_state(model, content["model"], source)
-    return model.eval()
+    return (FlipAveraged(model) if content.get("flips", False) else model).eval()

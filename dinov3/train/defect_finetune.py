@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 import torch
+from torch import nn
 
 from dinov3.defect_errors import DefectError
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
@@ -83,7 +84,7 @@ def prepare_backbone(model: AttentionGuidedDefectClassifier, args: argparse.Name
         args.layer_decay = 0.8 if is_vit and is_pretrained and not args.lora_rank else 1.0
 
 
-def compile_model(model: AttentionGuidedDefectClassifier, device: torch.device) -> None:
+def compile_model(model: nn.Module, device: torch.device) -> None:
     """Have ``model`` compiled at its first call; names and weights stay as they are.
 
     Raises:

@@ -1,0 +1,35 @@
+"""Test-time flips: a model's mean answer over an image and its mirror images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+FLIPS = ((), (3,), (2,), (2, 3))  # axes of (B, C, H, W)
+
+
+class FlipAveraged(nn.Module):
+    """Answers as ``model`` does, with probabilities averaged over the image as it is, mirrored left to right, top to
+    bottom, and both; four times the work. What a mirrored image changes in the answer is chance rather than evidence.
+
+    Args:
+        model: with the outputs of :class:`AttentionGuidedDefectClassifier`.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, return_attention: bool = False) -> dict[str, Tensor]:
+        """As the model's. Class and mask logits are those of the mean probabilities; ``seg_prob`` and ``attention_map``
+        are of the image as it is."""
+        options = {"return_attention": True} if return_attention else {}
+        outputs = self.model(torch.cat([images.flip(axes) for axes in FLIPS]), **options)
+        parts = {name: values.chunk(len(FLIPS)) for name, values in outputs.items()}
+        class_prob = torch.stack([logits.float().softmax(1) for logits in parts["classification"]]).mean(0)
+        masks = zip(parts["segmentation"], FLIPS, strict=True)
+        mask_prob = torch.stack([logits.float().sigmoid().flip(axes) for logits, axes in masks]).mean(0)
+        answers = {name: values[0] for name, values in parts.items()}
+        answers["classification"] = class_prob.clamp_min(1e-12).log()
+        answers["segmentation"] = torch.logit(mask_prob, eps=1e-6)
+        return answers
