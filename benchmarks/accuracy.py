@@ -62,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device", default="auto")
     add("--work_dir", type=Path, default=Path("runs/accuracy"))
     add("--flips", action="store_true", help="tables of answers averaged over mirror images")
+    add("--split", choices=("test", "val"), default="test", help="of the tables; choose by val, report test")
     add("--table_only", action="store_true", help="print the tables of what has been run")
     return parser
 
@@ -166,13 +167,14 @@ def train_stage(
     model.freeze_backbone(stage.frozen)
     criterion = MultiTaskLoss(stage.alpha, stage.beta, stage.weights == "uncertainty").to(precision.device)
     is_vit = "vit" in args.backbone
+    tuned = 0.1 if is_vit else 0.2 if args.weights != "none" else 0.5
     options = TrainingOptions(
         save_dir,
         epochs,
         args.batch_size,
         args.num_workers,
         lr=stage.lr,
-        backbone_lr_scale=0.1 if is_vit else 0.5,
+        backbone_lr_scale=stage.backbone_lr_scale or tuned,
         weight_decay=0.05,
         grad_clip=1.0,
         seed=seed,
@@ -219,7 +221,7 @@ def main() -> int:
                     continue
                 print(f"{name}, fold {k}, seed {seed}", flush=True)
                 run(args, VARIANTS[name], read_manifest(data_folder), folder, seed)
-    print_tables(root, args.variants, args.seeds, numbers, flips=args.flips)
+    print_tables(root, args.variants, args.seeds, numbers, split=args.split, flips=args.flips)
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError
 from dinov3.models import defect_layers
 from dinov3.models.defect_backbone import build_backbone
-from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
+from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, uniform_weights
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Stage:
     weights: str = "dynamic"  # dynamic, uncertainty, or fixed at alpha and beta
     alpha: float = 1.0
     beta: float = 0.5
+    backbone_lr_scale: float | None = None  # None: the default of train_defect_model.py
 
 
 FROZEN, FINETUNE = Stage(1 / 8, frozen=True, weights="fixed"), Stage(6 / 8)
 THREE_STAGES = (FROZEN, FINETUNE, Stage(1 / 8, weights="uncertainty", lr=5e-5))
 TWO_STAGES = (FROZEN, Stage(7 / 8, weights="fixed"))
-SLOW_STAGES = (FROZEN, Stage(7 / 8, weights="fixed", lr=3e-4))
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Variant:
     stages: tuple[Stage, ...] = THREE_STAGES
     options: dict[str, Any] = field(default_factory=dict)  # of the classifier
     paste_defects: float = 0.4
+    rest_norms: bool = True  # the backbone's BatchNorms keep their pretrained statistics
     peer: str = ""  # a network of segmentation_models_pytorch
 
     def build(self, backbone: str, weights: str) -> tuple[nn.Module, Normalization]:
@@ -49,8 +50,12 @@ class Variant:
         network = build_backbone(backbone, weights)
         normalization = Normalization(network.mean, network.std)
         if self.peer:
-            return Peer(self.peer, network), normalization
-        return AttentionGuidedDefectClassifier(network, network.embed_dim, 2, 1, 0.2, **self.options), normalization
+            model = Peer(self.peer, network)
+        else:
+            model = AttentionGuidedDefectClassifier(network, network.embed_dim, 2, 1, 0.2, **self.options)
+        if self.rest_norms and weights != "none":
+            model.rest_norms()
+        return model, normalization
 
 
 VARIANTS = {
@@ -65,13 +70,26 @@ VARIANTS = {
         ),
         {"guidance": "none"},
     ),
+    "moving_norms": Variant("norm statistics of the backbone follow the batches", rest_norms=False),
+    "faster_backbone": Variant(
+        "the backbone at half the heads' rate",
+        (FROZEN, replace(FINETUNE, backbone_lr_scale=0.5), replace(THREE_STAGES[2], backbone_lr_scale=0.5)),
+    ),
+    "slower_backbone": Variant(
+        "the backbone at a tenth of the heads' rate",
+        (FROZEN, replace(FINETUNE, backbone_lr_scale=0.1), replace(THREE_STAGES[2], backbone_lr_scale=0.1)),
+    ),
+    "frozen": Variant("the backbone never trains", (Stage(1.0, frozen=True, weights="fixed"),)),
+    "frozen_dual_branch": Variant(
+        "nor does it here, without guidance", (Stage(1.0, frozen=True, weights="fixed"),), {"guidance": "none"}
+    ),
     "light_decoder": Variant("one mask value per patch", options={"decoder": "light"}),
     "two_stages": Variant("no third stage, fixed weights", TWO_STAGES),
     "one_stage": Variant("everything trains from the start, fixed weights", (Stage(1.0, weights="fixed"),)),
     "no_paste": Variant("no defects pasted onto good images", paste_defects=0.0),
     "unet": Variant("U-Net with a class head on the encoder", TWO_STAGES, peer="Unet"),
-    "unet_slow": Variant(
-        "the same, a third of the rate", (FROZEN, Stage(7 / 8, weights="fixed", lr=3e-4)), peer="Unet"
+    "unet_moving_norms": Variant(
+        "the same, norm statistics follow the batches", TWO_STAGES, rest_norms=False, peer="Unet"
     ),
     "fpn": Variant("FPN with a class head on the encoder", TWO_STAGES, peer="FPN"),
     "dpt": Variant("DPT with a class head on the encoder, for a ViT", TWO_STAGES, peer="DPT"),
@@ -81,6 +99,8 @@ VARIANTS = {
 class Peer(nn.Module):
     """A network of segmentation_models_pytorch with its class head, on the encoder and weights of ``backbone``, behind
     the interface that the training loop expects."""
+
+    pad_multiple = 1
 
     def __init__(self, architecture: str, backbone: nn.Module):
         super().__init__()
@@ -96,7 +116,7 @@ class Peer(nn.Module):
         )
         self.backbone = network.encoder  # named so, as the optimizer gives it a rate of its own
         self.network = network
-        self.backbone_frozen = False
+        self.backbone_frozen, self.norms_rest = False, False
         self._take_weights(backbone.network.state_dict())
 
     def _take_weights(self, source: dict[str, Tensor]) -> None:
@@ -112,14 +132,21 @@ class Peer(nn.Module):
         self.backbone.requires_grad_(not frozen)
         self.train(self.training)
 
+    def rest_norms(self) -> None:
+        """As the classifier's."""
+        self.norms_rest = True
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> Peer:
-        """As the classifier's: a frozen encoder keeps its eval mode."""
+        """As the classifier's: what rests in the encoder keeps its eval mode."""
         super().train(mode)
         defect_layers.rest_frozen_parts(self.backbone)
+        if self.norms_rest:
+            defect_layers.rest_norms(self.backbone)
         return self
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Class logits (B, 2) and mask logits (B, 1, H, W)."""
+    def forward(self, images: Tensor, return_attention: bool = False) -> dict[str, Tensor]:
+        """Class logits (B, 2) and mask logits (B, 1, H, W); it looks everywhere alike."""
         with torch.no_grad() if self.backbone_frozen else contextlib.nullcontext():
             features = self.backbone(images)
         if isinstance(features, tuple):  # a ViT's maps and class tokens
@@ -127,4 +154,5 @@ class Peer(nn.Module):
         else:
             decoded, deepest = self.network.decoder(features), features[-1]
         masks = self.network.segmentation_head(decoded)
-        return {"classification": self.network.classification_head(deepest), "segmentation": masks}
+        outputs = {"classification": self.network.classification_head(deepest), "segmentation": masks}
+        return outputs | {"attention_map": uniform_weights(masks)} if return_attention else outputs

@@ -63,14 +63,20 @@ METRICS: dict[str, Callable[[Run, np.ndarray], float]] = {
 
 
 def print_tables(
-    root: Path, variants: Sequence[str], seeds: Sequence[int], folds: Iterable[int], flips: bool = False
+    root: Path,
+    variants: Sequence[str],
+    seeds: Sequence[int],
+    folds: Iterable[int],
+    *,
+    split: str = "test",
+    flips: bool = False,
 ) -> None:
     """Print what is there of ``variants``; the first one is what the others are compared with. With ``flips``, all
     answers are averaged over mirror images, and the first one without them is compared, too."""
     cells = [(fold, seed) for seed in seeds for fold in folds]
-    runs = {name: _read(root / name, cells, "_flips" if flips else "") for name in variants}
+    runs = {name: _read(root / name, cells, f"{split}_flips" if flips else split) for name in variants}
     if flips:
-        runs[f"{variants[0]} without flips"] = _read(root / variants[0], list(runs[variants[0]]), "")
+        runs[f"{variants[0]} without flips"] = _read(root / variants[0], list(runs[variants[0]]), split)
     runs = {name: found for name, found in runs.items() if found}
     _print_means(runs)
     if len(runs) > 1:
@@ -78,11 +84,11 @@ def print_tables(
     _print_types(runs)
 
 
-def _read(folder: Path, cells: list[tuple[int, int]], suffix: str) -> dict[tuple[int, int], Run]:
-    """The test results of every finished run, by fold and seed."""
+def _read(folder: Path, cells: list[tuple[int, int]], results: str) -> dict[tuple[int, int], Run]:
+    """These ``results`` of every finished run, by fold and seed."""
     found = {}
     for fold, seed in cells:
-        path = folder / f"fold{fold}_seed{seed}" / f"test{suffix}.npz"
+        path = folder / f"fold{fold}_seed{seed}" / f"{results}.npz"
         if path.is_file():
             with np.load(path) as arrays:
                 found[fold, seed] = {name: arrays[name] for name in arrays.files}

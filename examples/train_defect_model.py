@@ -127,7 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--backbone_lr_scale",
         type=non_negative_float,
-        help="rate of the backbone's last layer as a share of --lr (default: 0.1 for a ViT, 0.5 a ConvNet, 1 LoRA)",
+        help="rate of the backbone's last layer as a share of --lr (default: 0.1 a ViT, 0.2 a ConvNet, 1 LoRA)",
     )
     add("--weight_decay", type=non_negative_float, default=0.05, help="of matrices and kernels")
     add("--grad_clip", type=non_negative_float, default=1.0, help="largest gradient norm; 0 is off")

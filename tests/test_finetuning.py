@@ -208,13 +208,29 @@ def test_a_run_goes_on_from_a_checkpoint_older_than_these_flags(trained: Path, s
     folder.mkdir()
     content = load_checkpoint(trained / "last.pth")
     assert "training_state" not in content  # it would say the same as the weights
-    for name in "unfreeze_last lora_rank layer_decay drop_path accumulate ema_decay grad_checkpointing".split():
+    for (
+        name
+    ) in "unfreeze_last lora_rank layer_decay drop_path accumulate ema_decay grad_checkpointing rest_norms".split():
         del content["config"][name]
     torch.save(content, folder / "last.pth")
     assert script("train_defect_model", *flags(squares, folder, "--epochs", 3, "--resume"))[0] == 0
     more = ("--epochs", 4, "--resume", "--accumulate", 2)
     status, _, err = script("train_defect_model", *flags(squares, folder, *more))
     assert status == 1 and "--accumulate was 1, now 2" in err
+
+
+@pytest.mark.parametrize("rest", [True, False])
+def test_norms_at_rest_keep_their_statistics_while_all_weights_train(
+    squares: Manifest, tmp_path: Path, script, rest: bool
+) -> None:
+    more = ("--epochs", 1, "--rest_norms" if rest else "--no-rest_norms")
+    assert script("train_defect_model", *flags(squares, tmp_path / "run", *more))[0] == 0
+    state = load_checkpoint(tmp_path / "run" / "last.pth")["model"]
+    means = {name: value for name, value in state.items() if name.endswith("running_mean")}
+    scales = [name.replace("running_mean", "weight") for name in means]
+    moved = {name.startswith("backbone."): bool(value.any()) for name, value in means.items()}
+    assert moved == {True: not rest, False: True}  # a new norm's mean is zero; the decoder's always learn
+    assert all((state[name] != 1).any() for name in scales)
 
 
 # --- compilation, numbers read late
@@ -270,12 +286,12 @@ def test_flags_that_do_not_fit_are_named(squares: Manifest, tmp_path: Path, scri
 @pytest.mark.parametrize(
     ("name", "more", "expected"),
     [
-        ("dinov3_vitt16", (), (0.1, 0.8, False)),
-        ("dinov3_vitt16", ("--weights", "none"), (0.1, 1.0, False)),
-        ("dinov3_vitt16", ("--weights", "none", "--init_from", "stage1.pth"), (0.1, 0.8, False)),
-        ("dinov3_vitt16", ("--lora_rank", 2), (1.0, 1.0, False)),
-        ("dinov3_vitt16", ("--layer_decay", 0.7, "--grad_checkpointing"), (0.1, 0.7, True)),
-        ("efficientnet_lite0", ("--drop_path", 0.2), (0.5, 1.0, False)),
+        ("dinov3_vitt16", (), (0.1, 0.8, False, True)),
+        ("dinov3_vitt16", ("--weights", "none"), (0.1, 1.0, False, False)),
+        ("dinov3_vitt16", ("--weights", "none", "--init_from", "stage1.pth"), (0.1, 0.8, False, False)),
+        ("dinov3_vitt16", ("--lora_rank", 2), (1.0, 1.0, False, True)),
+        ("dinov3_vitt16", ("--layer_decay", 0.7, "--grad_checkpointing"), (0.1, 0.7, True, True)),
+        ("efficientnet_lite0", ("--drop_path", 0.2), (0.2, 1.0, False, True)),
     ],
 )
 def test_defaults_follow_the_backbone(name: str, more, expected) -> None:
@@ -288,6 +304,6 @@ def test_defaults_follow_the_backbone(name: str, more, expected) -> None:
     args = train_defect_model.build_parser().parse_args([str(a) for a in ("--data_root", "x", *more)])
     model = build_model(name)
     prepare_backbone(model, args)
-    assert (args.backbone_lr_scale, args.layer_decay, args.grad_checkpointing) == expected
+    assert (args.backbone_lr_scale, args.layer_decay, args.grad_checkpointing, args.rest_norms) == expected
     assert any(isinstance(m, DropPath) for m in model.modules()) == ("--drop_path" in more)
     assert getattr(model.backbone.network, "grad_checkpointing", False) == expected[2]

@@ -66,6 +66,28 @@ def test_ignored_pixels_and_absent_masks_count_for_nothing() -> None:
     assert without.item() == pytest.approx(criterion(first_two, labels[:2], masks[:2])["seg_loss"].item())
 
 
+def test_a_small_defect_counts_as_much_as_a_large_one() -> None:
+    """Found or missed, it moves the mask loss by about its share of the defects, not of the pixels."""
+    masks = torch.zeros(2, 64, 64, dtype=torch.uint8)
+    masks[0, :, :32], masks[1, :4, :4] = 1, 1
+    right, labels = perfect(masks, 1), torch.ones(2, dtype=torch.long)
+    missed = right.clone()
+    missed[1] = -4.0
+    outputs = {"classification": torch.zeros(2, 2)}
+    found, lost = (MultiTaskLoss()(outputs | {"segmentation": m}, labels, masks)["seg_loss"] for m in (right, missed))
+    assert found < 1e-3 and lost > 0.4
+
+
+def test_sums_of_parts_of_a_batch_add_up_to_its_own() -> None:
+    outputs, labels, masks = batch(2)
+    criterion = MultiTaskLoss()
+    parts = [
+        criterion.sums({name: value[rows] for name, value in outputs.items()}, labels[rows], masks[rows])
+        for rows in (slice(1), slice(1, 3))
+    ]
+    torch.testing.assert_close(sum(parts), criterion.sums(outputs, labels, masks))
+
+
 @pytest.mark.parametrize("learned", [False, True])
 def test_a_batch_without_any_mask_or_label_trains_on(learned: bool) -> None:
     outputs, _, masks = batch()

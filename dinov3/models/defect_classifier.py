@@ -72,7 +72,7 @@ class AttentionGuidedDefectClassifier(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(256, num_classes),
         )
-        self.backbone_frozen = False
+        self.backbone_frozen, self.norms_rest = False, False
 
     def freeze_backbone(self, frozen: bool = True, unfreeze_last: int = 0) -> None:
         """Stop (or resume) training the backbone. Frozen, it stays in eval mode and runs without a graph.
@@ -90,10 +90,18 @@ class AttentionGuidedDefectClassifier(nn.Module):
             defect_layers.unfreeze_last(self.backbone, unfreeze_last)
         self.train(self.training)
 
+    def rest_norms(self) -> None:
+        """Have the BatchNorms of the backbone keep their statistics from now on: those of millions of pretraining
+        images hold for parts never seen, those of small batches of a few parts do not."""
+        self.norms_rest = True
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> AttentionGuidedDefectClassifier:
-        """As ``nn.Module.train``, except that frozen parts of the backbone keep their eval mode."""
+        """As ``nn.Module.train``, except that frozen parts of the backbone, and norms at rest, keep their eval mode."""
         super().train(mode)
         defect_layers.rest_frozen_parts(self.backbone)
+        if self.norms_rest:
+            defect_layers.rest_norms(self.backbone)
         return self
 
     def _backbone_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -159,7 +167,9 @@ class MultiTaskLoss(nn.Module):
     """``alpha`` times the class loss plus ``beta`` times the mask loss, fixed or learned.
 
     The class loss is cross-entropy or focal (Lin et al. 2017, arXiv 1708.02002); the mask loss is binary
-    cross-entropy or focal per pixel, plus Dice over the batch (Milletari et al. 2016, arXiv 1606.04797).
+    cross-entropy or focal per pixel, plus Dice (Milletari et al. 2016, arXiv 1606.04797) twice: over the batch, which
+    large defects decide, and for each defect in an image (or type of defect there) by itself, averaged, so that a small
+    one counts as much.
 
     Args:
         alpha, beta: the weights, 0 or more. Plain attributes: a schedule may set them before each epoch.
@@ -229,7 +239,7 @@ class MultiTaskLoss(nn.Module):
         return self.combine(batch_total(self.sums(outputs, labels, masks, has_mask)))
 
     def sums(self, outputs: dict[str, Tensor], labels: Tensor, masks: Tensor, has_mask: Tensor | None = None) -> Tensor:
-        """(6 + 2 S,) sums over a batch, all that its losses depend on; added up, those of its parts are its own."""
+        """(8 + 2 S,) sums over a batch, all that its losses depend on; added up, those of its parts are its own."""
         known, present = (labels >= 0).sum(), labels.new_tensor(len(labels)) if has_mask is None else has_mask.sum()
         return torch.cat(
             [
@@ -241,11 +251,12 @@ class MultiTaskLoss(nn.Module):
 
     def combine(self, sums: Tensor) -> dict[str, Tensor]:
         """The losses, as :meth:`forward` returns them, from :meth:`sums`."""
-        channels = (len(sums) - 6) // 2
-        (known, present, class_sum, weight, pixel_sum, pixels), overlap, area = sums.split([6, channels, channels])
+        channels = (len(sums) - 8) // 2
+        counts, overlap, area = sums.split([8, channels, channels])
+        known, present, class_sum, weight, pixel_sum, pixels, single_sum, defects = counts
         cls_loss = class_sum / weight.clamp_min(1e-6)
-        dice_loss = 1 - ((2 * overlap + 1) / (area + 1)).mean()
-        seg_loss = pixel_sum / (pixels * channels).clamp_min(1.0) + dice_loss * (pixels > 0)
+        dice_loss = dice(overlap, area).mean() * (pixels > 0) + single_sum / defects.clamp_min(1.0)
+        seg_loss = pixel_sum / (pixels * channels).clamp_min(1.0) + dice_loss
         if self.use_uncertainty_weighting:
             # Clamped in value but not in gradient, so that a weight at the limit can come back.
             log_vars = self.log_vars + (self.log_vars.clamp(-5.0, 5.0) - self.log_vars).detach()
@@ -273,8 +284,8 @@ class MultiTaskLoss(nn.Module):
         return torch.stack([(loss * known).sum(), weight.sum()])
 
     def _mask_sums(self, logits: Tensor, masks: Tensor, has_mask: Tensor | None) -> Tensor:
-        """(2 + 2 S,): loss per pixel and channel, pixels; overlap of prediction and mask, and the area of both, per
-        channel."""
+        """(4 + 2 S,): loss per pixel and channel, pixels; Dice loss of each image and channel that shows a defect, and
+        how many do; overlap of prediction and mask, and the area of both, per channel."""
         masks = masks.reshape(masks.shape[0], *masks.shape[-2:])
         if masks.shape[-2:] != logits.shape[-2:]:
             raise ValueError(f"masks are {tuple(masks.shape[-2:])}, the mask logits {tuple(logits.shape[-2:])} pixels")
@@ -289,9 +300,16 @@ class MultiTaskLoss(nn.Module):
             error = probability * (1 - target) + (1 - probability) * target
             pixel = error**self.focal_gamma * pixel
         probability = probability * valid
-        overlap = (probability * target).sum(dim=(0, 2, 3))  # (S,)
-        area = (probability + target).sum(dim=(0, 2, 3))
-        return torch.cat([torch.stack([(pixel * valid).sum(), valid.sum()]), overlap, area])
+        overlap = (probability * target).sum(dim=(2, 3))  # (B, S)
+        area = (probability + target).sum(dim=(2, 3))
+        shown = (target.sum(dim=(2, 3)) > 0).float()
+        parts = [(pixel * valid).sum(), valid.sum(), (dice(overlap, area) * shown).sum(), shown.sum()]
+        return torch.cat([torch.stack(parts), overlap.sum(0), area.sum(0)])
+
+
+def dice(overlap: Tensor, area: Tensor) -> Tensor:
+    """Dice loss, 0 to 1, of the overlap of prediction and mask, and the area of both; 0 where both are empty."""
+    return 1 - (2 * overlap + 1) / (area + 1)
 
 
 def mask_targets(masks: Tensor, seg_channels: int) -> Tensor:

@@ -64,6 +64,14 @@ def rest_frozen_parts(backbone: nn.Module) -> None:
             module.eval()
 
 
+def rest_norms(backbone: nn.Module) -> None:
+    """Put every BatchNorm of ``backbone`` into eval mode: it normalises by the statistics it came with, while its scale
+    and shift go on training."""
+    for module in backbone.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
 def set_drop_path(backbone: nn.Module, rate: float) -> None:
     """Skip residual branches at random while training, the last block's with probability ``rate`` and those before it
     with less, linearly from 0 (stochastic depth, Huang et al. 2016, arXiv 1603.09382).

@@ -29,6 +29,11 @@ def add_finetuning_flags(parser: argparse.ArgumentParser) -> None:
         help="rate of each backbone layer as a share of the next one's (default: 0.8, a pretrained ViT, or 1)",
     )
     add(
+        "--rest_norms",
+        action=argparse.BooleanOptionalAction,
+        help="the backbone's BatchNorms keep their pretrained statistics (default: unless --weights none)",
+    )
+    add(
         "--drop_path", type=below_one, default=0.0, help="how often the last block is skipped in training; earlier less"
     )
     add("--accumulate", type=positive_int, default=1, help="batches per update: --batch_size times this many images")
@@ -66,6 +71,10 @@ def prepare_backbone(model: AttentionGuidedDefectClassifier, args: argparse.Name
     model.freeze_backbone(args.freeze_backbone or args.unfreeze_last > 0, args.unfreeze_last)
     if args.lora_rank:
         add_lora(backbone, args.lora_rank)
+    if args.rest_norms is None:
+        args.rest_norms = args.weights != "none"
+    if args.rest_norms:
+        model.rest_norms()
     if args.drop_path:
         set_drop_path(backbone, args.drop_path)
     is_vit = not hasattr(backbone, "embed_dims")
@@ -76,11 +85,12 @@ def prepare_backbone(model: AttentionGuidedDefectClassifier, args: argparse.Name
     # The last block of a ViT learns at a tenth of the heads' rate, each one below at 0.8 of that above: dense
     # fine-tuning of DINOv2 and DINOv3 is published with these (EoMT, arXiv 2503.19108: 1e-4 and 0.8 at batch 16).
     # Adapters start at zero and cannot spoil the weights they sit on; they want about ten times the rate. Random
-    # weights have nothing to forget.
+    # weights have nothing to forget. A fifth for a ConvNet: benchmarks/accuracy.py, on parts never seen.
+    is_pretrained = args.weights != "none" or args.init_from is not None
     if args.backbone_lr_scale is None:
-        args.backbone_lr_scale = 1.0 if args.lora_rank else 0.1 if is_vit else 0.5
+        tuned = 0.1 if is_vit else 0.2 if is_pretrained else 0.5
+        args.backbone_lr_scale = 1.0 if args.lora_rank else tuned
     if args.layer_decay is None:
-        is_pretrained = args.weights != "none" or args.init_from is not None
         args.layer_decay = 0.8 if is_vit and is_pretrained and not args.lora_rank else 1.0
 
 
