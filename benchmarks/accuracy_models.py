@@ -70,7 +70,7 @@ VARIANTS = {
         ),
         {"guidance": "none"},
     ),
-    "moving_norms": Variant("norm statistics of the backbone follow the batches", rest_norms=False),
+    "moving_norms": Variant("the backbone's norms follow the batches", rest_norms=False),
     "faster_backbone": Variant(
         "the backbone at half the heads' rate",
         (FROZEN, replace(FINETUNE, backbone_lr_scale=0.5), replace(THREE_STAGES[2], backbone_lr_scale=0.5)),
@@ -88,9 +88,7 @@ VARIANTS = {
     "one_stage": Variant("everything trains from the start, fixed weights", (Stage(1.0, weights="fixed"),)),
     "no_paste": Variant("no defects pasted onto good images", paste_defects=0.0),
     "unet": Variant("U-Net with a class head on the encoder", TWO_STAGES, peer="Unet"),
-    "unet_moving_norms": Variant(
-        "the same, norm statistics follow the batches", TWO_STAGES, rest_norms=False, peer="Unet"
-    ),
+    "unet_moving_norms": Variant("the same, norms follow the batches", TWO_STAGES, rest_norms=False, peer="Unet"),
     "fpn": Variant("FPN with a class head on the encoder", TWO_STAGES, peer="FPN"),
     "dpt": Variant("DPT with a class head on the encoder, for a ViT", TWO_STAGES, peer="DPT"),
 }

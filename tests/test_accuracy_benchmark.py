@@ -44,28 +44,30 @@ def test_metrics_of_a_run_by_hand() -> None:
     assert mean_iou_defect(run, np.array([2.0, 1.0, 1.0])) == pytest.approx((2 * 6 / 8) / 3)
 
 
+def accuracy_command(folder: Path, *more: object) -> list[str]:
+    """The script on a small demo dataset in ``folder``: one fold, three epochs."""
+    write_demo(folder / "data", 40, seed=0)
+    command = [sys.executable, "benchmarks/accuracy.py", "--data", folder / "data", "--work_dir", folder / "runs"]
+    command += ["--seeds", 0, "--folds", 2, "--only_folds", 1, "--weights", "none", "--image_size", 32, "--epochs", 3]
+    return [str(part) for part in (*command, "--num_workers", 0, "--device", "cpu", *more)]
+
+
 def test_one_command_runs_the_folds_and_the_next_one_runs_nothing_again(tmp_path: Path) -> None:
-    write_demo(tmp_path / "data", 40, seed=0)
-    command = [sys.executable, "benchmarks/accuracy.py", "--data", tmp_path / "data", "--work_dir", tmp_path / "runs"]
-    command += [
-        "--variants",
-        "guided",
-        "dual_branch",
-        "--seeds",
-        0,
-        "--folds",
-        2,
-        "--only_folds",
-        1,
-        "--backbone",
-        "dinov3_vitt16",
-    ]
-    command += ["--weights", "none", "--image_size", 32, "--epochs", 3, "--num_workers", 0, "--device", "cpu"]
-    command = [str(part) for part in command]
+    command = accuracy_command(tmp_path, "--backbone", "dinov3_vitt16", "--variants", "guided", "dual_branch")
     first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert first.returncode == 0, first.stderr
     assert first.stdout.count("fold 1, seed 0") == 2 and "| dual_branch | 1 | " in first.stdout
     again = subprocess.run([*command, "--flips"], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert again.returncode == 0 and "fold 1, seed 0" not in again.stdout
     assert "| guided without flips | 1 | " in again.stdout
+    chosen = subprocess.run([*command, "--split", "val"], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert chosen.returncode == 0 and chosen.stdout != first.stdout
     assert not list((tmp_path / "runs").rglob("*.pth")), "weights are left behind"
+
+
+def test_a_peer_goes_through_the_same_training(tmp_path: Path) -> None:
+    pytest.importorskip("segmentation_models_pytorch", reason="segmentation-models-pytorch is not installed (peers)")
+    command = accuracy_command(tmp_path, "--backbone", "efficientnet_lite0", "--variants", "unet")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "| unet | 1 | " in done.stdout
