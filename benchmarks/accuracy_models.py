@@ -138,9 +138,7 @@ class Peer(nn.Module):
     def train(self, mode: bool = True) -> Peer:
         """As the classifier's: what rests in the encoder keeps its eval mode."""
         super().train(mode)
-        defect_layers.rest_frozen_parts(self.backbone)
-        if self.norms_rest:
-            defect_layers.rest_norms(self.backbone)
+        defect_layers.rest_frozen_parts(self.backbone, self.norms_rest)
         return self
 
     def forward(self, images: Tensor, return_attention: bool = False) -> dict[str, Tensor]:

@@ -91,17 +91,15 @@ class AttentionGuidedDefectClassifier(nn.Module):
         self.train(self.training)
 
     def rest_norms(self) -> None:
-        """Have the BatchNorms of the backbone keep their statistics from now on: those of millions of pretraining
-        images hold for parts never seen, those of small batches of a few parts do not."""
+        """Have the backbone's BatchNorms keep their statistics from now on: those of pretraining hold for parts never
+        seen, those of small batches of a few parts do not."""
         self.norms_rest = True
         self.train(self.training)
 
     def train(self, mode: bool = True) -> AttentionGuidedDefectClassifier:
         """As ``nn.Module.train``, except that frozen parts of the backbone, and norms at rest, keep their eval mode."""
         super().train(mode)
-        defect_layers.rest_frozen_parts(self.backbone)
-        if self.norms_rest:
-            defect_layers.rest_norms(self.backbone)
+        defect_layers.rest_frozen_parts(self.backbone, self.norms_rest)
         return self
 
     def _backbone_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
