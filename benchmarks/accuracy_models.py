@@ -13,7 +13,8 @@ from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError
 from dinov3.models import defect_layers
 from dinov3.models.defect_backbone import build_backbone
-from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, uniform_weights
+from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
+from dinov3.models.defect_guidance import uniform_weights
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Variant:
 
 VARIANTS = {
     "guided": Variant("attention-guided: the default"),
+    "no_evidence": Variant("the same, but the verdict is the classifier's alone", options={"mask_evidence": False}),
     "dual_branch": Variant("the same without a link from mask to class", options={"guidance": "none"}),
     "progressive": Variant(
         "dual branch that learns masks first, then classes",

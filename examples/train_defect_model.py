@@ -41,7 +41,13 @@ from dinov3.train.defect_memory import explain_out_of_memory, find_batch_size
 from dinov3.train.defect_same_run import check_same, fingerprint, what_is_complete
 from dinov3.train.defect_sharding import is_to_shard
 from dinov3.train.defect_train_step import TrainStep
-from dinov3.train.defect_training_data import balanced_weights, build_datasets, print_summary, usable_split
+from dinov3.train.defect_training_data import (
+    balanced_weights,
+    build_datasets,
+    masks_can_testify,
+    print_summary,
+    usable_split,
+)
 from dinov3.train.train_defect_classifier import TrainingOptions, fit
 
 
@@ -68,6 +74,11 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("mask", "none"),
         default="mask",
         help="let the predicted mask guide the classifier or not",
+    )
+    add(
+        "--mask_evidence",
+        action=argparse.BooleanOptionalAction,
+        help="the verdict is the mean of the classifier's and the mask's (default: if half of the defects have masks)",
     )
     add("--dropout", type=fraction, default=0.2, help="in the classification head")
     add("--freeze_backbone", action=argparse.BooleanOptionalAction, default=False, help="train the heads alone")
@@ -205,6 +216,8 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
     manifest = read_manifest(args.data_root)
     train_rows, val_rows = usable_split(manifest, "train"), usable_split(manifest, "val")
     train_set, val_set = build_datasets(args, train_rows, val_rows)
+    if args.mask_evidence is None:
+        args.mask_evidence = args.guidance == "mask" and masks_can_testify(train_rows)
     last = args.save_dir / "last.pth"
     resume = load_checkpoint(last) if args.resume and last.is_file() else None
     if resume is None and last.is_file():
@@ -235,6 +248,7 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         args.dropout,
         decoder=args.decoder,
         guidance=args.guidance,
+        mask_evidence=args.mask_evidence,
     )
     if start is not None and resume is None:
         load_model_state(model, start["model"], source)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from dinov3.models.defect_backbone import build_backbone
-from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, pooling_weights
+from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
+from dinov3.models.defect_guidance import joint_verdict, pooling_weights
 
 
 class PatchTokensOnly(nn.Module):
@@ -93,10 +94,36 @@ def test_a_clean_image_is_pooled_evenly_and_finitely() -> None:
 def test_guidance_carries_the_mask_to_the_class_and_none_does_not() -> None:
     image = torch.randn(1, 3, 64, 64)
     for guidance, carried in (("mask", True), ("none", False)):
-        model = make(guidance=guidance).eval()
-        model(image)["classification"].sum().backward()
+        model = make(guidance=guidance)  # while it trains, the pooling alone is a link
+        model(image.expand(2, -1, -1, -1))["classification"].sum().backward()
         gradient = model.decoder.head.weight.grad
         assert (gradient is not None and bool(gradient.any())) == carried
+
+
+def test_the_verdict_is_the_mean_of_what_head_and_mask_say() -> None:
+    head = torch.tensor([[1.0, 0.5, 2.0], [3.0, -1.0, 0.0]])  # normal and two types of defect
+    masks = torch.full((2, 1, 8, 8), -9.0)
+    masks[0, 0, 2, 2] = 5.0
+    joint = joint_verdict(head, masks)
+    defective = torch.logit(1 - joint.softmax(1)[:, 0])
+    alone = torch.logit(1 - head.softmax(1)[:, 0])
+    assert torch.allclose(defective, (alone + torch.tensor([5.0, -9.0])) / 2, atol=1e-5)
+    assert torch.allclose(joint[:, 2] - joint[:, 1], head[:, 2] - head[:, 1])  # which type: the head alone
+
+
+def test_the_mask_testifies_when_the_model_predicts_and_not_while_it_learns() -> None:
+    image, mark = torch.randn(2, 3, 64, 64), {}
+    for evidence in (True, False):
+        model = make("efficientnet_lite0", mask_evidence=evidence).eval()
+        before = model(image)["classification"].softmax(1)[:, 1]
+        nn.init.constant_(model.decoder.head.bias, 6.0)  # a mask all over
+        mark[evidence] = (model(image)["classification"].softmax(1)[:, 1] - before).mean().item()
+    assert mark[True] > 0.5 and abs(mark[False]) < 0.05
+    trained = {}
+    for evidence in (True, False):
+        model = make("efficientnet_lite0", mask_evidence=evidence, dropout=0.0).train()
+        trained[evidence] = model(image)["classification"]
+    assert torch.equal(trained[True], trained[False])
 
 
 def test_a_frozen_backbone_stays_frozen_through_training() -> None:

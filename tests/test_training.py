@@ -17,7 +17,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dinov3.data.defect_manifest import Manifest
-from dinov3.train.defect_checkpoint import load_checkpoint
+from dinov3.train.defect_checkpoint import load_checkpoint, restore_model
 from dinov3.train.defect_run_keeper import improved_files
 from dinov3.train.defect_schedule import lr_factor, parameter_groups
 
@@ -164,6 +164,8 @@ def test_defect_images_without_masks_train_the_class(tmp_path: Path, script) -> 
     table.write_text("\n".join(row.replace(row.split(",")[1], "", 1) if ",masks/train" in row else row for row in rows))
     status, out, _ = script("train_defect_model", *flags(data, tmp_path / "run", "--epochs", 1))
     assert status == 0 and "4 defect images without a mask" in out
+    content = load_checkpoint(tmp_path / "run/best_iou.pth")
+    assert not restore_model(content, "best_iou.pth").mask_evidence  # a mask that was not taught does not testify
     line = log_lines(tmp_path / "run")[0]
     assert (line["verdicts_seen"], line["masks_seen"]) == (8, 4)
 

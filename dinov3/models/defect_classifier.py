@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from dinov3.data.defect_images import IGNORE_INDEX
 from dinov3.models import defect_layers
 from dinov3.models.defect_decoder import DecoderName, build_decoder, feature_levels
+from dinov3.models.defect_guidance import joint_verdict, pooling_weights, uniform_weights
 
 GuidanceName = Literal["mask", "none"]
 
@@ -35,6 +36,8 @@ class AttentionGuidedDefectClassifier(nn.Module):
         decoder: ``multiscale`` (mask at stride 4) or ``light`` (one value per patch).
         guidance: ``mask`` pools features where the predicted mask is, ``none`` pools them evenly (the plain
             dual branch: same parameters, no link from mask to class).
+        mask_evidence: in eval mode the verdict is the :func:`~dinov3.models.defect_guidance.joint_verdict` of class
+            head and mask. Only with ``guidance='mask'``, and worth something only if trained on masks.
 
     Raises:
         ValueError: ``embed_dim`` differs from ``backbone.embed_dim``, or an unknown decoder or guidance.
@@ -50,6 +53,7 @@ class AttentionGuidedDefectClassifier(nn.Module):
         *,
         decoder: DecoderName = "multiscale",
         guidance: GuidanceName = "mask",
+        mask_evidence: bool = True,
     ):
         super().__init__()
         actual = getattr(backbone, "embed_dim", embed_dim)
@@ -59,6 +63,7 @@ class AttentionGuidedDefectClassifier(nn.Module):
             raise ValueError(f"guidance is {guidance!r}; expected 'mask' or 'none'")
         self.backbone = backbone
         self.guidance = guidance
+        self.mask_evidence = mask_evidence and guidance == "mask"
         self.levels = feature_levels(backbone, embed_dim, decoder)
         # A ConvNet has several strides; padding to the largest one makes all its maps line up.
         self.pad_multiple = max(getattr(backbone, "patch_size", None) or 1, *(level.stride for level in self.levels))
@@ -139,26 +144,12 @@ class AttentionGuidedDefectClassifier(nn.Module):
         pooled = (features.float() * attention).sum(dim=(2, 3))  # (B, C)
         logits = self.classifier(torch.cat([self.token_norm(token), self.pooled_norm(pooled)], dim=1))
         segmentation = F.interpolate(mask_logits, padded.shape[-2:], mode="bilinear")[..., :height, :width]
+        if self.mask_evidence and not self.training:  # each learns by itself: a mask that knows excuses the head
+            logits = joint_verdict(logits, segmentation)
         outputs = {"classification": logits, "segmentation": segmentation, "seg_prob": seg_prob}
         if return_attention:
             outputs["attention_map"] = attention
         return outputs
-
-
-def pooling_weights(seg_prob: Tensor, floor: float = 1e-3) -> Tensor:
-    """Where the classifier looks: (B, 1, h, w), adding up to 1, from mask probabilities (B, S, h, w).
-
-    The mask of any defect type counts. ``floor`` is what a pixel weighs without any evidence: on a clean image
-    (mask near zero everywhere) the pooling turns smoothly into the mean over the image, and nothing is divided
-    by zero; a defect of a hundredth of the image at probability 1 still gets 91% of the weight.
-    """
-    guidance = seg_prob.amax(dim=1, keepdim=True) + floor
-    return guidance / guidance.sum(dim=(2, 3), keepdim=True)
-
-
-def uniform_weights(seg_prob: Tensor) -> Tensor:
-    """Even pooling weights (B, 1, h, w) for ``guidance='none'``."""
-    return torch.full_like(seg_prob[:, :1], 1.0 / seg_prob[0, 0].numel())
 
 
 class MultiTaskLoss(nn.Module):

@@ -14,7 +14,7 @@ from dinov3.train.defect_guardrails import EarlyStopping
 # Flags that may change from one part of a run to the next.
 FREE = "config data_root save_dir resume init_from weights dinov3_repo epochs num_workers device mixed_precision lr"
 FREE += " backbone_lr_scale weight_decay grad_clip save_every_minutes early_stop_patience early_stop_metric"
-FREE += " max_skipped_batches layer_decay rest_norms grad_checkpointing compile auto_batch fsdp"
+FREE += " max_skipped_batches layer_decay rest_norms mask_evidence grad_checkpointing compile auto_batch fsdp"
 
 
 def check_same(

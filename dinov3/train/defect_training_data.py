@@ -40,6 +40,11 @@ def build_datasets(
     return train_set, DefectTileDataset(val_rows, tiling, args.image_size)
 
 
+def masks_can_testify(rows: Manifest) -> bool:
+    """Whether at least half of the defect images have a mask, so that a mask without a mark says something."""
+    return bool((rows.columns["mask"][rows.labels > 0] != "").mean() >= 0.5)
+
+
 def balanced_weights(rows: Manifest, args: argparse.Namespace) -> torch.Tensor:
     """(K,) weights inverse to the classes' frequency, 1 on average over the images or, with tiles, the crops."""
     known = rows.labels[rows.labels >= 0]
