@@ -36,6 +36,7 @@ from dinov3.models.defect_classifier import DynamicWeightScheduler, MultiTaskLos
 from dinov3.models.defect_device import Precision, resolve_device, resolve_precision  # noqa: E402
 from dinov3.models.defect_flips import FlipAveraged  # noqa: E402
 from dinov3.train.defect_checkpoint import load_checkpoint, load_model_state  # noqa: E402
+from dinov3.train.defect_finetune import backbone_rates  # noqa: E402
 from dinov3.train.defect_image_results import ImageResults  # noqa: E402
 from dinov3.train.train_defect_classifier import TrainingOptions, evaluate, fit  # noqa: E402
 
@@ -166,19 +167,18 @@ def train_stage(
     save_dir.mkdir(parents=True)
     model.freeze_backbone(stage.frozen)
     criterion = MultiTaskLoss(stage.alpha, stage.beta, stage.weights == "uncertainty").to(precision.device)
-    is_vit = "vit" in args.backbone
-    tuned = 0.1 if is_vit else 0.2 if args.weights != "none" else 0.5
+    backbone_lr_scale, layer_decay = backbone_rates("vit" in args.backbone, args.weights != "none")
     options = TrainingOptions(
         save_dir,
         epochs,
         args.batch_size,
         args.num_workers,
         lr=stage.lr,
-        backbone_lr_scale=stage.backbone_lr_scale or tuned,
+        backbone_lr_scale=stage.backbone_lr_scale or backbone_lr_scale,
         weight_decay=0.05,
         grad_clip=1.0,
         seed=seed,
-        layer_decay=0.8 if is_vit and args.weights != "none" else 1.0,
+        layer_decay=layer_decay,
     )
     fit(
         model,

@@ -82,16 +82,22 @@ def prepare_backbone(model: AttentionGuidedDefectClassifier, args: argparse.Name
         args.grad_checkpointing = is_vit and backbone.embed_dim >= LARGE and not model.backbone_frozen
     if args.grad_checkpointing:
         checkpoint_activations(backbone)
-    # The last block of a ViT learns at a tenth of the heads' rate, each one below at 0.8 of that above: dense
-    # fine-tuning of DINOv2 and DINOv3 is published with these (EoMT, arXiv 2503.19108: 1e-4 and 0.8 at batch 16).
-    # Adapters start at zero and cannot spoil the weights they sit on; they want about ten times the rate. Random
-    # weights have nothing to forget. A fifth for a ConvNet: benchmarks/accuracy.py, on parts never seen.
-    is_pretrained = args.weights != "none" or args.init_from is not None
+    scale, decay = backbone_rates(is_vit, args.weights != "none" or args.init_from is not None)
+    if args.lora_rank:  # adapters start at zero and cannot spoil the weights they sit on
+        scale, decay = 1.0, 1.0
     if args.backbone_lr_scale is None:
-        tuned = 0.1 if is_vit else 0.2 if is_pretrained else 0.5
-        args.backbone_lr_scale = 1.0 if args.lora_rank else tuned
+        args.backbone_lr_scale = scale
     if args.layer_decay is None:
-        args.layer_decay = 0.8 if is_vit and is_pretrained and not args.lora_rank else 1.0
+        args.layer_decay = decay
+
+
+def backbone_rates(is_vit: bool, is_pretrained: bool) -> tuple[float, float]:
+    """How fast a backbone's last layer learns, as a share of the heads' rate, and each layer below, of the one above.
+
+    Dense fine-tuning of DINOv2 and DINOv3 is published with a tenth and 0.8 (EoMT, arXiv 2503.19108: 1e-4 and 0.8 at
+    batch 16). Random weights have nothing to forget. A fifth for a ConvNet: benchmarks/accuracy.py, on unseen parts.
+    """
+    return 0.1 if is_vit else 0.2 if is_pretrained else 0.5, 0.8 if is_vit and is_pretrained else 1.0
 
 
 def compile_model(model: nn.Module, device: torch.device) -> None:
