@@ -71,12 +71,14 @@ def print_tables(
     split: str = "test",
     flips: bool = False,
 ) -> None:
-    """Print what is there of ``variants``; the first one is what the others are compared with. With ``flips``, all
-    answers are averaged over mirror images, and the first one without them is compared, too."""
+    """Print what is there of ``variants``; the first one is what the others are compared with, and its own mask without
+    its class head. With ``flips``, all answers are averaged over mirror images, and the first one without them is
+    compared, too."""
     cells = [(fold, seed) for seed in seeds for fold in folds]
     runs = {name: _read(root / name, cells, f"{split}_flips" if flips else split) for name in variants}
     if flips:
         runs[f"{variants[0]} without flips"] = _read(root / variants[0], list(runs[variants[0]]), split)
+    runs[f"mask of {variants[0]} alone"] = {cell: _mask_alone(run) for cell, run in runs[variants[0]].items()}
     runs = {name: found for name, found in runs.items() if found}
     _print_means(runs)
     if len(runs) > 1:
@@ -93,6 +95,13 @@ def _read(folder: Path, cells: list[tuple[int, int]], results: str) -> dict[tupl
             with np.load(path) as arrays:
                 found[fold, seed] = {name: arrays[name] for name in arrays.files}
     return found
+
+
+def _mask_alone(run: Run) -> Run:
+    """The same run, had the mask's strongest pixel given the verdict."""
+    images = run["images"].copy()
+    images["class_prob"] = np.stack([1 - images["peak"], images["peak"]], axis=1)
+    return run | {"images": images}
 
 
 def _print_means(runs: dict[str, dict[tuple[int, int], Run]]) -> None:

@@ -57,6 +57,7 @@ def test_one_command_runs_the_folds_and_the_next_one_runs_nothing_again(tmp_path
     first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert first.returncode == 0, first.stderr
     assert first.stdout.count("fold 1, seed 0") == 2 and "| dual_branch | 1 | " in first.stdout
+    assert "| mask of guided alone | 1 | " in first.stdout
     again = subprocess.run([*command, "--flips"], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert again.returncode == 0 and "fold 1, seed 0" not in again.stdout
     assert "| guided without flips | 1 | " in again.stdout
