@@ -131,7 +131,8 @@ def _print_differences(runs: dict[str, dict[tuple[int, int], Run]]) -> None:
             draws = np.zeros(RESAMPLES + 1)
             for fold, seed in shared:
                 pair = runs[first][fold, seed], runs[name][fold, seed]
-                draws += [metric(pair[0], w) - metric(pair[1], w) for w in weights[fold]]
+                bad = _bad(pair[0])
+                draws += [metric(pair[0], w) - metric(pair[1], w) if w[bad].any() else np.nan for w in weights[fold]]
             draws /= len(shared)
             low, high = np.nanpercentile(draws[1:], [2.5, 97.5])
             row.append(f"{draws[0]:+.3f} ({low:+.3f} to {high:+.3f})")
