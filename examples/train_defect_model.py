@@ -218,6 +218,8 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
     train_set, val_set = build_datasets(args, train_rows, val_rows)
     if args.mask_evidence is None:
         args.mask_evidence = args.guidance == "mask" and masks_can_testify(train_rows)
+    if args.mask_evidence and args.guidance == "none":
+        raise DefectError("--mask_evidence needs --guidance mask: without guidance, nothing links mask and verdict")
     last = args.save_dir / "last.pth"
     resume = load_checkpoint(last) if args.resume and last.is_file() else None
     if resume is None and last.is_file():

@@ -115,6 +115,7 @@ def test_init_from_takes_the_weights_over_and_refuses_others(
         (("--use_dynamic_weights", "--class_weights", "balanced"), ""),
         (("--use_uncertainty_weighting", "--freeze_backbone", "--mixed_precision", "bf16"), ""),
         (("--decoder", "light", "--guidance", "none", "--mask_loss", "focal_dice"), ""),
+        (("--guidance", "none", "--mask_evidence"), "--mask_evidence needs --guidance mask"),
         (("--device", "cuda:77"), "--device cuda:77"),
         (("--weights", "/no/such/file.pth"), "/no/such/file.pth"),
         (("--backbone", "dinov3_vitb61"), "dinov3_vitb16"),
