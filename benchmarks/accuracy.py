@@ -63,6 +63,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device", default="auto")
     add("--work_dir", type=Path, default=Path("runs/accuracy"))
     add("--flips", action="store_true", help="tables of answers averaged over mirror images")
+    add(
+        "--testimony",
+        action="store_true",
+        help="tables in which the other variants' masks testify as the default's does",
+    )
     add("--split", choices=("test", "val"), default="test", help="of the tables; choose by val, report test")
     add("--table_only", action="store_true", help="print the tables of what has been run")
     return parser
@@ -221,7 +226,7 @@ def main() -> int:
                     continue
                 print(f"{name}, fold {k}, seed {seed}", flush=True)
                 run(args, VARIANTS[name], read_manifest(data_folder), folder, seed)
-    print_tables(root, args.variants, args.seeds, numbers, split=args.split, flips=args.flips)
+    print_tables(root, args.variants, args.seeds, numbers, split=args.split, flips=args.flips, testimony=args.testimony)
     return 0
 
 

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from sklearn.metrics import average_precision_score
+
+from dinov3.models.defect_guidance import joint_verdict
 
 RESAMPLES = 1000
 Run = dict[str, np.ndarray]
@@ -70,12 +73,15 @@ def print_tables(
     *,
     split: str = "test",
     flips: bool = False,
+    testimony: bool = False,
 ) -> None:
     """Print what is there of ``variants``; the first one is what the others are compared with, and its own mask without
     its class head. With ``flips``, all answers are averaged over mirror images, and the first one without them is
-    compared, too."""
+    compared, too. With ``testimony``, the verdict of each other variant, too, is joined with its mask's."""
     cells = [(fold, seed) for seed in seeds for fold in folds]
     runs = {name: _read(root / name, cells, f"{split}_flips" if flips else split) for name in variants}
+    if testimony:
+        runs |= {name: {cell: _joined(run) for cell, run in runs[name].items()} for name in variants[1:]}
     if flips:
         runs[f"{variants[0]} without flips"] = _read(root / variants[0], list(runs[variants[0]]), split)
     runs[f"mask of {variants[0]} alone"] = {cell: _mask_alone(run) for cell, run in runs[variants[0]].items()}
@@ -95,6 +101,15 @@ def _read(folder: Path, cells: list[tuple[int, int]], results: str) -> dict[tupl
             with np.load(path) as arrays:
                 found[fold, seed] = {name: arrays[name] for name in arrays.files}
     return found
+
+
+def _joined(run: Run) -> Run:
+    """The same run, had its mask testified as the default's does."""
+    images = run["images"].copy()
+    logits = torch.from_numpy(images["class_prob"].clip(1e-7)).log()
+    peak = torch.logit(torch.from_numpy(images["peak"].copy()), eps=1e-7)[:, None, None, None]
+    images["class_prob"] = joint_verdict(logits, peak).softmax(1).numpy()
+    return run | {"images": images}
 
 
 def _mask_alone(run: Run) -> Run:

@@ -63,6 +63,8 @@ def test_one_command_runs_the_folds_and_the_next_one_runs_nothing_again(tmp_path
     assert "| guided without flips | 1 | " in again.stdout
     chosen = subprocess.run([*command, "--split", "val"], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert chosen.returncode == 0 and chosen.stdout != first.stdout
+    joined = subprocess.run([*command, "--testimony"], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert joined.returncode == 0 and joined.stdout != first.stdout
     assert not list((tmp_path / "runs").rglob("*.pth")), "weights are left behind"
 
 
