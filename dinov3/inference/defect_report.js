@@ -67,7 +67,7 @@ function drawLimits() {
   VERDICTS.forEach((verdict, i) => {
     const zone = byId(`zone-${verdict}`);
     zone.style = `left: ${edges[i] / 10000}%; width: ${(edges[i + 1] - edges[i]) / 10000}%`;
-    zone.classList.toggle("narrow", edges[i + 1] - edges[i] < 0.11 * MILLION);
+    zone.classList.toggle("narrow", zone.firstElementChild.offsetWidth + 6 > zone.clientWidth);
     const change = now[i] - report.counts[verdict];
     byId(`then-${verdict}`).textContent = count(report.counts[verdict]);
     byId(`now-${verdict}`).textContent = count(now[i]);
