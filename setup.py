@@ -30,6 +30,12 @@ setup(
         "peers": ["segmentation-models-pytorch>=0.5,<1"],
         # drives a Chromium that is installed, to test the report
         "browser": ["playwright>=1.40,<2"],
-        "dev": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "hypothesis>=6.100,<7", "ruff==0.17.6", "scikit-learn>=1.4,<2"],
+        "dev": [
+            "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",
+            "hypothesis>=6.100,<7",
+            "ruff==0.17.6",
+            "scikit-learn>=1.4,<2",
+        ],
     },
 )

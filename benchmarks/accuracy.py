@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 from accuracy_folds import deal_folds, write_fold  # noqa: E402
 from accuracy_models import VARIANTS, Stage, Variant  # noqa: E402
 from accuracy_table import print_tables  # noqa: E402
+from weak_labels import masked_rows  # noqa: E402
 
 from dinov3.data.defect_dataset import DefectDataset, make_loader  # noqa: E402
 from dinov3.data.defect_demo import write_demo  # noqa: E402
@@ -53,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--folds", type=int, default=3, help="parts of the data that are tested in turn")
     add("--only_folds", type=int, nargs="+", help="run these folds alone (default: all)")
     add("--random_split", action="store_true", help="deal images, not parts: shows what twins in training add")
+    add("--masks", type=int, default=100, help="percent of each type's defect images that train with their mask")
     add("--backbone", default="efficientnet_lite0")
     add("--weights", default="default", help="default, none, or a local file")
     add("--image_size", type=int, default=224)
@@ -108,6 +110,14 @@ def strata_and_groups(args: argparse.Namespace, manifest: Manifest) -> tuple[lis
     if args.data == "demo":
         return ["surface"] * len(manifest), [name.split("/")[1] for name in columns["image"]]
     return columns["source"], columns["group"]
+
+
+def keep_masks(data: Manifest, percent: int, seed: int) -> Manifest:
+    """``data`` with masks for ``percent`` of the defect images in training; the others train the class alone."""
+    keep = masked_rows(data, percent, seed)
+    unmasked = [row not in keep for row in range(len(data))] & (data.columns["split"] == "train")
+    data.columns["mask"][unmasked] = ""
+    return data
 
 
 def split_epochs(stages: tuple[Stage, ...], total: int) -> list[int]:
@@ -213,6 +223,7 @@ def main() -> int:
     strata, groups = strata_and_groups(args, manifest)
     folds = deal_folds(strata, groups, args.folds, seed=0)
     setting = f"{args.backbone}_{Path(args.weights).stem}_{args.image_size}px_{args.epochs}epochs"
+    setting += f"_{args.masks}masks" if args.masks < 100 else ""
     root = args.work_dir / f"{Path(args.data).name}_{'random' if args.random_split else 'grouped'}" / setting
     numbers = args.only_folds or range(args.folds)
     for seed in args.seeds:
@@ -225,7 +236,8 @@ def main() -> int:
                 if args.table_only or (folder / "test.npz").is_file():
                     continue
                 print(f"{name}, fold {k}, seed {seed}", flush=True)
-                run(args, VARIANTS[name], read_manifest(data_folder), folder, seed)
+                data = keep_masks(read_manifest(data_folder), args.masks, seed)
+                run(args, VARIANTS[name], data, folder, seed)
     print_tables(root, args.variants, args.seeds, numbers, split=args.split, flips=args.flips, testimony=args.testimony)
     return 0
 

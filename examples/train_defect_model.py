@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--mask_evidence",
         action=argparse.BooleanOptionalAction,
-        help="the verdict is the mean of the classifier's and the mask's (default: if half of the defects have masks)",
+        help="the verdict is the mean of the classifier's and the mask's (default: if one defect in 20 has a mask)",
     )
     add("--dropout", type=fraction, default=0.2, help="in the classification head")
     add("--freeze_backbone", action=argparse.BooleanOptionalAction, default=False, help="train the heads alone")

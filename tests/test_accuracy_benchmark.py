@@ -14,10 +14,12 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed (extra dev)")
 
+from accuracy import keep_masks  # noqa: E402
 from accuracy_folds import deal_folds  # noqa: E402
 from accuracy_table import image_ap, mean_iou_defect, pixel_iou, pixel_miou  # noqa: E402
 
 from dinov3.data.defect_demo import write_demo  # noqa: E402
+from dinov3.data.defect_manifest import read_manifest  # noqa: E402
 from dinov3.defect_errors import DefectError  # noqa: E402
 
 
@@ -42,6 +44,18 @@ def test_metrics_of_a_run_by_hand() -> None:
     assert mean_iou_defect(run, once) == pytest.approx((6 / 8 + 0) / 2)
     assert image_ap(run, once) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
     assert mean_iou_defect(run, np.array([2.0, 1.0, 1.0])) == pytest.approx((2 * 6 / 8) / 3)
+
+
+def test_masks_can_be_kept_for_some_of_the_training_defects_alone(tmp_path: Path) -> None:
+    write_demo(tmp_path / "data", 80, seed=0)
+    whole, some = read_manifest(tmp_path / "data"), keep_masks(read_manifest(tmp_path / "data"), 25, seed=3)
+    assert (some.labels == whole.labels).all()
+    had, has = (manifest.columns["mask"] != "" for manifest in (whole, some))
+    train = whole.columns["split"] == "train"
+    assert (has == had)[~train].all() and not (has & ~had).any()
+    for source in set(whole.columns["source"][had]):
+        rows = train & had & (whole.columns["source"] == source)
+        assert has[rows].sum() == max(round(rows.sum() / 4), 1)
 
 
 def accuracy_command(folder: Path, *more: object) -> list[str]:

@@ -158,17 +158,21 @@ def test_a_broken_image_is_reported_and_the_rest_trains(tmp_path: Path, script) 
     assert line["unreadable"] == 1 and sum(map(sum, line["confusion"])) == 3
 
 
-def test_defect_images_without_masks_train_the_class(tmp_path: Path, script) -> None:
+@pytest.mark.parametrize("masks", [0, 1])
+def test_defect_images_without_masks_train_the_class(tmp_path: Path, script, masks: int) -> None:
     data = write_squares(tmp_path / "data", train=8, val=4)
     table = data.root / "manifest.csv"
     rows = table.read_text().splitlines()
-    table.write_text("\n".join(row.replace(row.split(",")[1], "", 1) if ",masks/train" in row else row for row in rows))
+    for number in [n for n, row in enumerate(rows) if ",masks/train" in row][masks:]:
+        rows[number] = rows[number].replace(rows[number].split(",")[1], "", 1)
+    table.write_text("\n".join(rows))
     status, out, _ = script("train_defect_model", *flags(data, tmp_path / "run", "--epochs", 1))
-    assert status == 0 and "4 defect images without a mask" in out
+    assert status == 0 and f"{4 - masks} defect images without a mask" in out
     content = load_checkpoint(tmp_path / "run/best_iou.pth")
-    assert not restore_model(content, "best_iou.pth").mask_evidence  # a mask that was not taught does not testify
+    # A mask that nobody taught does not testify; one that learned from some defects does.
+    assert restore_model(content, "best_iou.pth").mask_evidence is (masks > 0)
     line = log_lines(tmp_path / "run")[0]
-    assert (line["verdicts_seen"], line["masks_seen"]) == (8, 4)
+    assert (line["verdicts_seen"], line["masks_seen"]) == (8, 4 + masks)
 
 
 def test_images_without_verdict_train_the_mask(tmp_path: Path, script) -> None:
