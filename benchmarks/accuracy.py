@@ -39,6 +39,7 @@ from dinov3.models.defect_flips import FlipAveraged  # noqa: E402
 from dinov3.train.defect_checkpoint import load_checkpoint, load_model_state  # noqa: E402
 from dinov3.train.defect_finetune import backbone_rates  # noqa: E402
 from dinov3.train.defect_image_results import ImageResults  # noqa: E402
+from dinov3.train.defect_training_data import masks_can_testify  # noqa: E402
 from dinov3.train.train_defect_classifier import TrainingOptions, evaluate, fit  # noqa: E402
 
 TILE_TYPES = ("Blowhole", "Break", "Crack", "Fray", "Uneven")
@@ -132,6 +133,8 @@ def run(args: argparse.Namespace, variant: Variant, data: Manifest, folder: Path
     precision = resolve_precision(args.mixed_precision, resolve_device(args.device))
     torch.manual_seed(seed)
     model, normalization = variant.build(args.backbone, args.weights)
+    if not masks_can_testify(data.select("train")):  # as train_defect_model.py decides
+        model.mask_evidence = False
     model.to(precision.device, memory_format=torch.channels_last)
     content: dict[str, Any] = {}
     for number, epochs in enumerate(split_epochs(variant.stages, args.epochs)):
@@ -219,6 +222,8 @@ def train_stage(
 def main() -> int:
     """Run what is missing and print the tables."""
     args = build_parser().parse_args()
+    if not 0 <= args.masks <= 100:
+        raise DefectError(f"--masks is {args.masks}; expected 0 to 100, in percent")
     manifest = open_data(args)
     strata, groups = strata_and_groups(args, manifest)
     folds = deal_folds(strata, groups, args.folds, seed=0)

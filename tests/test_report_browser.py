@@ -279,6 +279,9 @@ def test_it_can_be_used_without_a_mouse_or_sight(show, report):
 def test_nothing_is_cut_off_sideways(show, report, width):
     page = show(report, size=(width, 900))
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.locator("#review-value").fill("0.12")  # little room for the band below it
+    fits = "e => getComputedStyle(e).visibility === 'hidden' || e.offsetWidth <= e.parentElement.clientWidth"
+    assert all(label.evaluate(fits) for label in page.locator(".zone span").all())
     page.locator("#grid a").first.click()
     assert page.locator("#full").evaluate("e => e.scrollWidth - e.clientWidth") <= 0
 

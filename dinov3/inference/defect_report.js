@@ -246,6 +246,7 @@ grid.addEventListener("keydown", (event) => {
 });
 addEventListener("scroll", () => drawGrid(), { passive: true });
 addEventListener("resize", () => drawGrid());
+addEventListener("resize", drawLimits); // which labels have room
 for (const kind of ["beforeprint", "afterprint"])
   addEventListener(kind, () => {
     printing = kind === "beforeprint";
