@@ -39,6 +39,7 @@ from dinov3.models.defect_flips import FlipAveraged  # noqa: E402
 from dinov3.train.defect_checkpoint import load_checkpoint, load_model_state  # noqa: E402
 from dinov3.train.defect_finetune import backbone_rates  # noqa: E402
 from dinov3.train.defect_image_results import ImageResults  # noqa: E402
+from dinov3.train.defect_novelty_fit import fit_novelty  # noqa: E402
 from dinov3.train.defect_training_data import masks_can_testify  # noqa: E402
 from dinov3.train.train_defect_classifier import TrainingOptions, evaluate, fit  # noqa: E402
 
@@ -56,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--only_folds", type=int, nargs="+", help="run these folds alone (default: all)")
     add("--random_split", action="store_true", help="deal images, not parts: shows what twins in training add")
     add("--masks", type=int, default=100, help="percent of each type's defect images that train with their mask")
+    add("--without", metavar="TYPE", help="leave this type of defect out of training and validation, e.g. MT_Break")
     add("--backbone", default="efficientnet_lite0")
     add("--weights", default="default", help="default, none, or a local file")
     add("--image_size", type=int, default=224)
@@ -66,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device", default="auto")
     add("--work_dir", type=Path, default=Path("runs/accuracy"))
     add("--flips", action="store_true", help="tables of answers averaged over mirror images")
+    add("--novelty", action="store_true", help="tables in which what is unlike good training images counts")
     add(
         "--testimony",
         action="store_true",
@@ -121,6 +124,12 @@ def keep_masks(data: Manifest, percent: int, seed: int) -> Manifest:
     return data
 
 
+def leave_out(data: Manifest, kind: str) -> Manifest:
+    """``data`` without a type of defect, but for its test images; the other types are not tested."""
+    is_kind, is_test = data.columns["source"] == kind, data.columns["split"] == "test"
+    return data.subset(np.where(is_test, is_kind | (data.labels == 0), ~is_kind))
+
+
 def split_epochs(stages: tuple[Stage, ...], total: int) -> list[int]:
     """Epochs of each stage, at least one, adding up to ``total``; the longest stage takes up what rounding leaves."""
     epochs = [max(round(stage.share * total), 1) for stage in stages]
@@ -143,28 +152,37 @@ def run(args: argparse.Namespace, variant: Variant, data: Manifest, folder: Path
         is_last = number + 1 == len(variant.stages)
         content = load_checkpoint(save_dir / ("best_accuracy.pth" if is_last else "best_iou.pth"))
         load_model_state(model, content["model"], save_dir)
-    for suffix, network in (("_flips", FlipAveraged(model)), ("", model)):
-        for split in ("val", "test"):
-            score(args, network, data.select(split), content, folder / f"{split}{suffix}.npz", precision, normalization)
+    score_all(args, FlipAveraged(model), data, content, folder, "_flips", precision, normalization)
+    if not variant.peer:
+        options = {"batch_size": args.batch_size, "num_workers": args.num_workers}
+        model.eval().novelty = fit_novelty(
+            model, data, args.image_size, precision=precision, normalization=normalization, **options
+        ).to(precision.device)
+        score_all(args, model, data, content, folder, "_novelty", precision, normalization)
+        model.novelty = None
+    score_all(args, model, data, content, folder, "", precision, normalization)
     for number in range(len(variant.stages)):
         shutil.rmtree(folder / f"stage{number + 1}")  # some 100 MB of weights
 
 
-def score(
+def score_all(
     args: argparse.Namespace,
     model: nn.Module,
-    rows: Manifest,
+    data: Manifest,
     content: dict[str, Any],
-    path: Path,
+    folder: Path,
+    suffix: str,
     precision: Precision,
     normalization: Normalization,
 ) -> None:
-    """Keep what ``model`` makes of every image of ``rows``; the file of the test images comes last."""
-    loader = make_loader(DefectDataset(rows, args.image_size), args.batch_size, num_workers=args.num_workers)
-    results = ImageResults(2, content["thresholds"]["mask"])
-    evaluate(model, loader, results, precision=precision, normalization=normalization, description=path.stem)
-    columns = {name: rows.columns[name] for name in ("image", "group", "source")}
-    np.savez_compressed(path, **columns, images=results.images, regions=results.regions)
+    """Keep what ``model`` makes of every validation and test image; the file of the test images comes last."""
+    for name in (f"val{suffix}", f"test{suffix}"):
+        rows = data.select(name.split("_")[0])
+        loader = make_loader(DefectDataset(rows, args.image_size), args.batch_size, num_workers=args.num_workers)
+        results = ImageResults(2, content["thresholds"]["mask"])
+        evaluate(model, loader, results, precision=precision, normalization=normalization, description=name)
+        columns = {column: rows.columns[column] for column in ("image", "group", "source")}
+        np.savez_compressed(folder / f"{name}.npz", **columns, images=results.images, regions=results.regions)
 
 
 def train_stage(
@@ -224,11 +242,19 @@ def main() -> int:
     args = build_parser().parse_args()
     if not 0 <= args.masks <= 100:
         raise DefectError(f"--masks is {args.masks}; expected 0 to 100, in percent")
+    if args.flips and args.novelty:
+        raise DefectError("--flips and --novelty: each has its own tables; give one")
     manifest = open_data(args)
+    bad_types = sorted(set(manifest.columns["source"][manifest.labels > 0].tolist()))
+    if args.without and args.without not in bad_types:
+        raise DefectError(
+            f"--without {args.without}: not a type of defect here; expected one of {', '.join(bad_types)}"
+        )
     strata, groups = strata_and_groups(args, manifest)
     folds = deal_folds(strata, groups, args.folds, seed=0)
     setting = f"{args.backbone}_{Path(args.weights).stem}_{args.image_size}px_{args.epochs}epochs"
     setting += f"_{args.masks}masks" if args.masks < 100 else ""
+    setting += f"_without_{args.without}" if args.without else ""
     root = args.work_dir / f"{Path(args.data).name}_{'random' if args.random_split else 'grouped'}" / setting
     numbers = args.only_folds or range(args.folds)
     for seed in args.seeds:
@@ -242,8 +268,11 @@ def main() -> int:
                     continue
                 print(f"{name}, fold {k}, seed {seed}", flush=True)
                 data = keep_masks(read_manifest(data_folder), args.masks, seed)
+                if args.without:
+                    data = leave_out(data, args.without)
                 run(args, VARIANTS[name], data, folder, seed)
-    print_tables(root, args.variants, args.seeds, numbers, split=args.split, flips=args.flips, testimony=args.testimony)
+    how = "_flips" if args.flips else "_novelty" if args.novelty else ""
+    print_tables(root, args.variants, args.seeds, numbers, split=args.split, how=how, testimony=args.testimony)
     return 0
 
 

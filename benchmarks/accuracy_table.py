@@ -72,18 +72,19 @@ def print_tables(
     folds: Iterable[int],
     *,
     split: str = "test",
-    flips: bool = False,
+    how: str = "",
     testimony: bool = False,
 ) -> None:
     """Print what is there of ``variants``; the first one is what the others are compared with, and its own mask without
-    its class head. With ``flips``, all answers are averaged over mirror images, and the first one without them is
+    its class head. ``how`` the answers came about, where not plainly: ``_flips``, averaged over mirror images, or
+    ``_novelty``, where what is unlike good images counts (the peers have none of it); the first one without that is
     compared, too. With ``testimony``, the verdict of each other variant, too, is joined with its mask's."""
     cells = [(fold, seed) for seed in seeds for fold in folds]
-    runs = {name: _read(root / name, cells, f"{split}_flips" if flips else split) for name in variants}
+    runs = {name: _read(root / name, cells, split + how) for name in variants}
     if testimony:
         runs |= {name: {cell: _joined(run) for cell, run in runs[name].items()} for name in variants[1:]}
-    if flips:
-        runs[f"{variants[0]} without flips"] = _read(root / variants[0], list(runs[variants[0]]), split)
+    if how:
+        runs[f"{variants[0]} without {how[1:]}"] = _read(root / variants[0], list(runs[variants[0]]), split)
     runs[f"mask of {variants[0]} alone"] = {cell: _mask_alone(run) for cell, run in runs[variants[0]].items()}
     runs = {name: found for name, found in runs.items() if found}
     _print_means(runs)

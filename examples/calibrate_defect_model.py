@@ -18,6 +18,7 @@ from dinov3.train.defect_calibrate_checkpoint import score_validation, store_cal
 from dinov3.train.defect_calibration import calibrate
 from dinov3.train.defect_checkpoint import load_checkpoint
 from dinov3.train.defect_config import non_negative_int, positive_int
+from dinov3.train.defect_novelty_fit import add_novelty
 from dinov3.train.defect_targets import add_target_flags, target_from_flags
 
 
@@ -45,6 +46,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="from now on, have this checkpoint answer with the mean over an image's mirror images, at four times the "
         "work (default: as it does now)",
     )
+    add(
+        "--novelty",
+        action=argparse.BooleanOptionalAction,
+        help="from now on, have what is unlike any good training image count in this checkpoint's verdicts, "
+        "for defects of kinds that were never in training (default: as it is now)",
+    )
     add_target_flags(parser)
     return parser
 
@@ -56,20 +63,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     content = load_checkpoint(args.checkpoint)
     if args.flips is not None:
         content["flips"] = args.flips
-    images = score_validation(
-        content,
-        args.checkpoint,
-        args.data_root,
-        precision=resolve_precision(args.mixed_precision, resolve_device(args.device)),
-        batch_size=args.batch_size,
-        num_workers=args.num_workers,
-        dinov3_repo=args.dinov3_repo,
-    )
+    options = {
+        "precision": resolve_precision(args.mixed_precision, resolve_device(args.device)),
+        "batch_size": args.batch_size,
+        "num_workers": args.num_workers,
+        "dinov3_repo": args.dinov3_repo,
+    }
+    if args.novelty:
+        add_novelty(content, args.checkpoint, args.data_root, **options)
+    elif args.novelty is not None:
+        content["novelty"] = None
+    images = score_validation(content, args.checkpoint, args.data_root, **options)
     calibration = calibrate(images.class_prob, images.labels, images.groups, target)
     store_calibration(args.checkpoint, content, calibration)
     print(f"{args.checkpoint}: calibrated on the validation images of {args.data_root}")
     if content.get("flips", False):
         print("  every answer, here and from now on, is the mean over four mirror images")
+    if content.get("novelty") is not None:
+        print("  what is unlike any good training image counts in every verdict")
     print(table(calibration))
     return 0
 

@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed (extra dev)")
 
-from accuracy import keep_masks  # noqa: E402
+from accuracy import keep_masks, leave_out  # noqa: E402
 from accuracy_folds import deal_folds  # noqa: E402
 from accuracy_table import image_ap, mean_iou_defect, pixel_iou, pixel_miou  # noqa: E402
 
@@ -58,9 +58,20 @@ def test_masks_can_be_kept_for_some_of_the_training_defects_alone(tmp_path: Path
         assert has[rows].sum() == max(round(rows.sum() / 4), 1)
 
 
+def test_a_type_of_defect_can_be_tested_without_having_been_in_training(tmp_path: Path) -> None:
+    write_demo(tmp_path / "data", 80, seed=0)
+    whole = read_manifest(tmp_path / "data")
+    kind = whole.columns["source"][whole.labels > 0][0]
+    rows = leave_out(whole, kind)
+    is_test, is_kind = rows.columns["split"] == "test", rows.columns["source"] == kind
+    assert is_kind[is_test & (rows.labels > 0)].all() and not is_kind[~is_test].any()
+    assert (rows.labels == 0).sum() == (whole.labels == 0).sum()
+    assert (rows.labels > 0)[~is_test].any()
+
+
 def accuracy_command(folder: Path, *more: object) -> list[str]:
     """The script on a small demo dataset in ``folder``: one fold, three epochs."""
-    write_demo(folder / "data", 40, seed=0)
+    write_demo(folder / "data", 120, seed=0)
     command = [sys.executable, "benchmarks/accuracy.py", "--data", folder / "data", "--work_dir", folder / "runs"]
     command += ["--seeds", 0, "--folds", 2, "--only_folds", 1, "--weights", "none", "--image_size", 32, "--epochs", 3]
     return [str(part) for part in (*command, "--num_workers", 0, "--device", "cpu", *more)]
@@ -75,6 +86,9 @@ def test_one_command_runs_the_folds_and_the_next_one_runs_nothing_again(tmp_path
     again = subprocess.run([*command, "--flips"], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert again.returncode == 0 and "fold 1, seed 0" not in again.stdout
     assert "| guided without flips | 1 | " in again.stdout
+    novel = subprocess.run([*command, "--novelty"], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert novel.returncode == 0 and "fold 1, seed 0" not in novel.stdout
+    assert "| guided without novelty | 1 | " in novel.stdout
     chosen = subprocess.run([*command, "--split", "val"], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert chosen.returncode == 0 and chosen.stdout != first.stdout
     joined = subprocess.run([*command, "--testimony"], cwd=ROOT, capture_output=True, text=True, timeout=100)

@@ -64,7 +64,10 @@ class Manifest:
 
     def select(self, split: str) -> Manifest:
         """The rows of one split."""
-        keep = self.columns["split"] == split
+        return self.subset(self.columns["split"] == split)
+
+    def subset(self, keep: np.ndarray) -> Manifest:
+        """The rows where ``keep`` (N,) is True."""
         return Manifest(self.root, self.classes, self.mask_classes, {k: v[keep] for k, v in self.columns.items()})
 
     def counts(self) -> dict[str, dict[str, int]]:

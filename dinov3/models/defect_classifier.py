@@ -18,6 +18,7 @@ from dinov3.data.defect_images import IGNORE_INDEX
 from dinov3.models import defect_layers
 from dinov3.models.defect_decoder import DecoderName, build_decoder, feature_levels
 from dinov3.models.defect_guidance import joint_verdict, pooling_weights, uniform_weights
+from dinov3.models.defect_novelty import Novelty, novelty_level
 
 GuidanceName = Literal["mask", "none"]
 
@@ -78,6 +79,7 @@ class AttentionGuidedDefectClassifier(nn.Module):
             nn.Linear(256, num_classes),
         )
         self.backbone_frozen, self.norms_rest = False, False
+        self.novelty: Novelty | None = None  # fitted after training, for eval mode
 
     def freeze_backbone(self, frozen: bool = True, unfreeze_last: int = 0) -> None:
         """Stop (or resume) training the backbone. Frozen, it stays in eval mode and runs without a graph.
@@ -119,6 +121,14 @@ class AttentionGuidedDefectClassifier(nn.Module):
         )
         return pairs[-1][1], [feature_map for feature_map, _ in pairs]
 
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Images, as for :meth:`forward`, padded; the backbone's class token (B, D), and its map for each level."""
+        height, width = images.shape[-2:]
+        pad = (0, -width % self.pad_multiple, 0, -height % self.pad_multiple)
+        padded = F.pad(images, pad, mode="replicate") if any(pad) else images
+        with torch.no_grad() if self.backbone_frozen else contextlib.nullcontext():
+            return padded, *self._backbone_features(padded)
+
     def forward(self, images: Tensor, return_attention: bool = False) -> dict[str, Tensor]:
         """Predict.
 
@@ -134,10 +144,7 @@ class AttentionGuidedDefectClassifier(nn.Module):
             ``attention_map`` (B, 1, h, w), only if asked for: the pooling weights, which add up to 1 per image.
         """
         height, width = images.shape[-2:]
-        pad = (0, -width % self.pad_multiple, 0, -height % self.pad_multiple)
-        padded = F.pad(images, pad, mode="replicate") if any(pad) else images
-        with torch.no_grad() if self.backbone_frozen else contextlib.nullcontext():
-            token, maps = self._backbone_features(padded)
+        padded, token, maps = self.encode(images)
         mask_logits, features = self.decoder(padded, maps)
         seg_prob = mask_logits.float().sigmoid()
         attention = pooling_weights(seg_prob) if self.guidance == "mask" else uniform_weights(seg_prob)
@@ -146,6 +153,8 @@ class AttentionGuidedDefectClassifier(nn.Module):
         segmentation = F.interpolate(mask_logits, padded.shape[-2:], mode="bilinear")[..., :height, :width]
         if self.mask_evidence and not self.training:  # each learns by itself: a mask that knows excuses the head
             logits = joint_verdict(logits, segmentation)
+        if self.novelty is not None and not self.training:
+            logits = self.novelty(logits, novelty_level(maps))
         outputs = {"classification": logits, "segmentation": segmentation, "seg_prob": seg_prob}
         if return_attention:
             outputs["attention_map"] = attention

@@ -17,6 +17,7 @@ from dinov3.defect_errors import DefectError
 from dinov3.models.defect_backbone import build_backbone
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
 from dinov3.models.defect_flips import FlipAveraged
+from dinov3.models.defect_novelty import Novelty
 
 FORMAT_VERSION = 1
 KIND = "dinov3-defect-classifier"
@@ -129,8 +130,8 @@ def load_model_state(model: nn.Module, state: dict[str, torch.Tensor], source: P
 
 
 def restore_model(content: dict[str, Any], source: Path | str, dinov3_repo: Path | None = None) -> nn.Module:
-    """The model of a checkpoint, in eval mode on the CPU; nothing is downloaded. If the checkpoint says so (``flips``),
-    it answers with the mean over an image's mirror images.
+    """The model of a checkpoint, in eval mode on the CPU; nothing is downloaded. If the checkpoint says so, what is
+    unlike any good part counts (``novelty``), and answers are the mean over an image's mirror images (``flips``).
 
     Args:
         content: from :func:`load_checkpoint`.
@@ -156,4 +157,7 @@ def restore_model(content: dict[str, Any], source: Path | str, dinov3_repo: Path
         mask_evidence=config.get("mask_evidence", False),  # older ones have the class head's verdict
     )
     load_model_state(model, content["model"], source)
+    if content.get("novelty") is not None:
+        model.novelty = Novelty(len(content["novelty"]["mean"]))
+        model.novelty.load_state_dict(content["novelty"])
     return (FlipAveraged(model) if content.get("flips", False) else model).eval()

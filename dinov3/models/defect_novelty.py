@@ -1,0 +1,72 @@
+"""How unlike any good part an image is: a witness for defects of kinds that were never in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Novelty(nn.Module):
+    """Adds to a verdict how far a place's features are from those of good images.
+
+    The distance is Mahalanobis', under one Gaussian over all places of all good training images (Lee et al. 2018,
+    arXiv 1807.03888; for images of parts, Rippel et al. 2021, arXiv 2005.14140); features are averaged over 3 x 3
+    places first, as in PatchCore (Roth et al. 2022, arXiv 2106.08265). The farthest place of an image counts: each
+    standard deviation of other good images' farthest places, beyond the first one over their mean, is worth one
+    log-odd. Being much like good parts says nothing for a part, as known defects may be small.
+
+    Args:
+        channels: C, of the feature map.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("whitening", torch.eye(channels))
+        self.register_buffer("usual", torch.tensor([0.0, 1.0]))  # mean and deviation of good images' farthest places
+
+    @classmethod
+    @torch.no_grad()
+    def fit(cls, train: Iterable[Tensor], held_out: Iterable[Tensor]) -> Novelty:
+        """From maps (B, C, h, w) of good images: those of training give the Gaussian, others what is usual.
+
+        A thousandth of the mean variance is added to each, so that channels that hardly vary don't decide.
+        """
+        count, total, products = 0, 0.0, 0.0
+        for maps in train:
+            places = _places(maps).flatten(0, 2).cpu().double()
+            count += len(places)
+            total, products = total + places.sum(0), products + places.T @ places
+        mean = total / count
+        covariance = products / count - torch.outer(mean, mean)
+        covariance.diagonal().add_(1e-3 * covariance.diagonal().mean() + 1e-12)
+        novelty = cls(len(mean))
+        novelty.mean.copy_(mean)
+        novelty.whitening.copy_(torch.linalg.inv(torch.linalg.cholesky(covariance)).T)
+        farthest = torch.cat([novelty.farthest(maps.cpu()) for maps in held_out])
+        novelty.usual.copy_(torch.stack([farthest.mean(), farthest.std(correction=0).clamp_min(1e-6)]))
+        return novelty
+
+    def farthest(self, maps: Tensor) -> Tensor:
+        """(B,) the largest distance in maps (B, C, h, w), as root of its mean square over the channels."""
+        with torch.autocast(maps.device.type, enabled=False):  # differences of large numbers
+            return ((_places(maps) - self.mean) @ self.whitening).square().mean(-1).amax((1, 2)).sqrt()
+
+    def forward(self, logits: Tensor, maps: Tensor) -> Tensor:
+        """Class logits (B, K) with the evidence of maps (B, C, h, w); which defect it is stays as it was."""
+        mean, deviation = self.usual
+        evidence = F.relu((self.farthest(maps) - mean) / deviation - 1)
+        return torch.cat([logits[:, :1], logits[:, 1:] + evidence[:, None]], dim=1)
+
+
+def novelty_level(maps: list[Tensor]) -> Tensor:
+    """The map (B, C, h, w) to judge by: the backbone's last but one, which knows surfaces, or its only one."""
+    return maps[-2:][0]
+
+
+def _places(maps: Tensor) -> Tensor:
+    """(B, h, w, C) float32, from (B, C, h, w)."""
+    return F.avg_pool2d(maps.float(), 3, stride=1, padding=1).permute(0, 2, 3, 1)

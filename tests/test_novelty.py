@@ -1,0 +1,98 @@
+"""What is unlike any good training image, as a witness of the verdict."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_squares
+
+from dinov3.data.defect_images import read_image
+from dinov3.data.defect_manifest import Manifest
+from dinov3.inference.defect_predictor import DefectPredictor
+from dinov3.models.defect_novelty import Novelty
+from dinov3.train.defect_checkpoint import load_checkpoint, save_checkpoint
+
+Script = Callable[..., tuple[int, str, str]]
+
+
+def test_the_evidence_is_the_mahalanobis_distance_beyond_what_is_usual() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(6, 6, generator=generator)
+
+    def good(count: int) -> torch.Tensor:
+        return torch.einsum("dc,bchw->bdhw", mixing, torch.randn(count, 6, 8, 8, generator=generator)) + 3
+
+    train, held_out = good(40), good(20)
+    novelty = Novelty.fit(train.split(16), held_out.split(8))
+    strange = good(4)
+    strange[:2, :, 3, 3] += 25 * mixing[:, 0]
+    average = torch.nn.functional.avg_pool2d
+
+    def direct(maps: torch.Tensor) -> np.ndarray:
+        places, seen = (average(m, 3, 1, 1).permute(0, 2, 3, 1).flatten(0, 2).double().numpy() for m in (maps, train))
+        difference = places - seen.mean(0)
+        squares = np.einsum("nc,cd,nd->n", difference, np.linalg.inv(np.cov(seen.T)), difference)
+        return np.sqrt(squares / 6).reshape(len(maps), -1).max(1)
+
+    usual = direct(held_out)
+    expected = np.maximum((direct(strange) - usual.mean()) / usual.std() - 1, 0)
+    logits = torch.tensor([[0.5, 1.0, -1.0]]).repeat(4, 1)
+    shift = novelty(logits, strange) - logits
+    assert (shift[:, 0] == 0).all() and torch.equal(shift[:, 1], shift[:, 2])
+    np.testing.assert_allclose(shift[:, 1], expected, rtol=0.03, atol=0.02)
+    assert (expected[:2] > 3).all() and (expected[2:] < 2).all()
+
+
+def test_a_checkpoint_calibrated_with_novelty_doubts_what_is_unlike_good_parts(
+    trained: Path, squares: Manifest, script: Script, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.pth"
+    shutil.copy(trained / "best_accuracy.pth", path)
+    flags = ["--checkpoint", path, "--data_root", squares.root, "--num_workers", 0, "--device", "cpu"]
+    strange = np.random.default_rng(0).normal(140, 12, (64, 64, 3)).clip(0, 255).astype(np.uint8)
+    strange[20:50, 10:60:2] = 255  # bright stripes; training shows dark squares alone
+    good = [read_image(squares.root / name) for name in squares.columns["image"][squares.labels == 0]]
+
+    def predict() -> np.ndarray:
+        """Defect log-odds at temperature 1: of the strange image, then of the good ones."""
+        content = load_checkpoint(path)
+        content["thresholds"]["temperature"] = 1.0
+        save_checkpoint(tmp_path / "plain.pth", content)
+        predictor = DefectPredictor.from_checkpoint(tmp_path / "plain.pth", "cpu")
+        probability = np.array([answer.defect_probability for answer in predictor([strange, *good])], np.float64)
+        return np.log(probability / (1 - probability))
+
+    script("calibrate_defect_model", *flags)
+    plain = predict()
+    status, out, err = script("calibrate_defect_model", *flags, "--novelty")
+    assert status == 0 and "unlike any good training image" in out, err
+    added = predict() - plain
+    assert added[0] > 2 and added[0] > added[1:].max()
+    assert np.median(added[1:]) == pytest.approx(0, abs=1e-3)
+    script("calibrate_defect_model", *flags, "--flips")  # novelty stays as it is
+    status, out, _ = script("evaluate_defect_model", *flags, "--split", "test")
+    assert status == 0 and "image_ap" in out
+    script("calibrate_defect_model", *flags, "--no-flips")
+    assert predict() - plain == pytest.approx(added, abs=1e-3)
+    script("calibrate_defect_model", *flags, "--no-novelty")
+    assert predict() == pytest.approx(plain, abs=1e-5)
+
+
+def test_what_novelty_cannot_do_is_said_and_the_checkpoint_stays(
+    trained: Path, squares: Manifest, script: Script, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.pth"
+    shutil.copy(trained / "best_accuracy.pth", path)
+    before = path.read_bytes()
+    few = write_squares(tmp_path / "few", val=8)
+    status, _, err = script("calibrate_defect_model", "--checkpoint", path, "--data_root", few.root, "--novelty")
+    assert status == 1 and "4 readable good images in the val split" in err and "Traceback" not in err
+    assert path.read_bytes() == before
+    save_checkpoint(path, load_checkpoint(path) | {"tile_size": 64, "tile_overlap": 0.25})
+    status, _, err = script("calibrate_defect_model", "--checkpoint", path, "--data_root", squares.root, "--novelty")
+    assert status == 1 and "trained on tiles" in err and "Traceback" not in err
