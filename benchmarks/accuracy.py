@@ -154,15 +154,32 @@ def run(args: argparse.Namespace, variant: Variant, data: Manifest, folder: Path
         load_model_state(model, content["model"], save_dir)
     score_all(args, FlipAveraged(model), data, content, folder, "_flips", precision, normalization)
     if not variant.peer:
-        options = {"batch_size": args.batch_size, "num_workers": args.num_workers}
-        model.eval().novelty = fit_novelty(
-            model, data, args.image_size, precision=precision, normalization=normalization, **options
-        ).to(precision.device)
-        score_all(args, model, data, content, folder, "_novelty", precision, normalization)
-        model.novelty = None
+        score_novelty(args, model, data, content, folder, precision, normalization)
     score_all(args, model, data, content, folder, "", precision, normalization)
     for number in range(len(variant.stages)):
         shutil.rmtree(folder / f"stage{number + 1}")  # some 100 MB of weights
+
+
+def score_novelty(
+    args: argparse.Namespace,
+    model: nn.Module,
+    data: Manifest,
+    content: dict[str, Any],
+    folder: Path,
+    precision: Precision,
+    normalization: Normalization,
+) -> None:
+    """As :func:`score_all`, with what is unlike good images; data with too few of them are said and do without."""
+    model.eval()
+    options = {"batch_size": args.batch_size, "num_workers": args.num_workers}
+    try:
+        novelty = fit_novelty(model, data, args.image_size, precision=precision, normalization=normalization, **options)
+    except DefectError as error:
+        print(f"no answers with novelty: {error}")
+        return
+    model.novelty = novelty.to(precision.device)
+    score_all(args, model, data, content, folder, "_novelty", precision, normalization)
+    model.novelty = None
 
 
 def score_all(

@@ -86,6 +86,8 @@ def print_tables(
     if how:
         runs[f"{variants[0]} without {how[1:]}"] = _read(root / variants[0], list(runs[variants[0]]), split)
     runs[f"mask of {variants[0]} alone"] = {cell: _mask_alone(run) for cell, run in runs[variants[0]].items()}
+    if how and len(runs[variants[0]]) < len(cells):
+        print(f"{variants[0]}: {len(runs[variants[0]])} of {len(cells)} runs have answers with {how[1:]}")
     runs = {name: found for name, found in runs.items() if found}
     _print_means(runs)
     if len(runs) > 1:

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.novelty:
         add_novelty(content, args.checkpoint, args.data_root, **options)
     elif args.novelty is not None:
-        content["novelty"] = None
+        content.pop("novelty", None)
     images = score_validation(content, args.checkpoint, args.data_root, **options)
     calibration = calibrate(images.class_prob, images.labels, images.groups, target)
     store_calibration(args.checkpoint, content, calibration)

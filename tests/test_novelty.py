@@ -88,10 +88,15 @@ def test_what_novelty_cannot_do_is_said_and_the_checkpoint_stays(
 ) -> None:
     path = tmp_path / "model.pth"
     shutil.copy(trained / "best_accuracy.pth", path)
+    status, _, err = script("calibrate_defect_model", "--checkpoint", path, "--data_root", squares.root, "--novelty")
+    assert status == 0, err
+    folders = ["--image_dir", squares.root / "images", "--output_dir", tmp_path / "out"]
+    status, _, err = script("inference_defect_model", "--checkpoint", path, *folders, "--tile_size", 32)
+    assert status == 1 and "learned from whole images" in err
     before = path.read_bytes()
     few = write_squares(tmp_path / "few", val=8)
     status, _, err = script("calibrate_defect_model", "--checkpoint", path, "--data_root", few.root, "--novelty")
-    assert status == 1 and "4 readable good images in the val split" in err and "Traceback" not in err
+    assert status == 1 and "good images of 4 parts in the val split" in err and "Traceback" not in err
     assert path.read_bytes() == before
     save_checkpoint(path, load_checkpoint(path) | {"tile_size": 64, "tile_overlap": 0.25})
     status, _, err = script("calibrate_defect_model", "--checkpoint", path, "--data_root", squares.root, "--novelty")

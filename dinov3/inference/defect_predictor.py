@@ -103,6 +103,11 @@ class DefectPredictor:
         self.normalization = Normalization(**checkpoint["normalization"])
         self.thresholds = Thresholds.of(checkpoint, threshold, mask_threshold)
         self.tiling = Tiling.of(checkpoint, tile_size, tile_overlap)
+        if self.tiling is not None and checkpoint.get("novelty") is not None:
+            raise DefectError(
+                f"--tile_size {self.tiling.size}: what counts as new to this checkpoint (--novelty) was learned from "
+                "whole images; leave the tiles out, or calibrate with --no-novelty"
+            )
         self.rules = Rules.from_yaml(rules, self.mask_classes) if isinstance(rules, (str, Path)) else rules
         if self.rules is not None:
             self.rules.check_scale(mm_per_pixel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
 import torch
@@ -47,12 +48,17 @@ class Novelty(nn.Module):
         novelty.mean.copy_(mean)
         novelty.whitening.copy_(torch.linalg.inv(torch.linalg.cholesky(covariance)).T)
         farthest = torch.cat([novelty.farthest(maps.cpu()) for maps in held_out])
-        novelty.usual.copy_(torch.stack([farthest.mean(), farthest.std(correction=0).clamp_min(1e-6)]))
+        mean = farthest.mean()
+        novelty.usual.copy_(torch.stack([mean, torch.maximum(farthest.std(correction=0), 0.01 * mean + 1e-6)]))
         return novelty
 
     def farthest(self, maps: Tensor) -> Tensor:
         """(B,) the largest distance in maps (B, C, h, w), as root of its mean square over the channels."""
-        with torch.autocast(maps.device.type, enabled=False):  # differences of large numbers
+        # Differences of large numbers need float32; there is no autocast on MPS to turn off.
+        exact = (
+            contextlib.nullcontext() if maps.device.type == "mps" else torch.autocast(maps.device.type, enabled=False)
+        )
+        with exact:
             return ((_places(maps) - self.mean) @ self.whitening).square().mean(-1).amax((1, 2)).sqrt()
 
     def forward(self, logits: Tensor, maps: Tensor) -> Tensor:

@@ -18,10 +18,11 @@ from dinov3.defect_errors import DefectError
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
 from dinov3.models.defect_device import Precision
 from dinov3.models.defect_novelty import Novelty, novelty_level
+from dinov3.train.defect_calibrate_checkpoint import parts
 from dinov3.train.defect_checkpoint import restore_model
 from dinov3.train.defect_evaluation import report_unreadable
 
-FEWEST = 5  # good images whose spread says what is usual
+FEWEST = 5  # parts whose spread says what is usual
 
 
 def fit_novelty(
@@ -42,25 +43,27 @@ def fit_novelty(
         model: in eval mode, on ``precision.device``; it stays as it is.
 
     Raises:
-        DefectError: fewer than 5 readable good images in one of the splits.
+        DefectError: readable good images of fewer than 5 parts in one of the splits.
     """
 
     def maps(split: str) -> Iterator[Tensor]:
         rows = manifest.select(split)
-        dataset = DefectDataset(rows.subset(rows.labels == 0), image_size)
-        seen, pin_memory = 0, precision.device.type == "cuda"
+        rows = rows.subset(rows.labels == 0)
+        part, seen = parts(rows), set()
+        dataset, pin_memory = DefectDataset(rows, image_size), precision.device.type == "cuda"
         loader = make_loader(dataset, batch_size, num_workers=num_workers, pin_memory=pin_memory)
         for batch in tqdm(loader, desc=f"good images of {split}", unit="batch", leave=False):
             report_unreadable(batch)
-            images = batch["image"][[not error for error in batch["error"]]]
-            seen += len(images)
+            readable = [not error for error in batch["error"]]
+            images = batch["image"][readable]
+            seen |= set(part[batch["index"].numpy()[readable]].tolist())
             if len(images):
                 with torch.inference_mode(), precision.autocast():
                     yield novelty_level(model.encode(normalization(images.to(precision.device)))[2])
-        if seen < FEWEST:
+        if len(seen) < FEWEST:
             raise DefectError(
-                f"{manifest.root}: {seen} readable good images in the {split} split; what is new is told from "
-                f"{FEWEST} or more"
+                f"{manifest.root}: readable good images of {len(seen)} parts in the {split} split; what is new to a "
+                f"model is told from {FEWEST} parts or more"
             )
 
     return Novelty.fit(maps("train"), maps("val"))
@@ -79,7 +82,7 @@ def add_novelty(
     """Have the checkpoint ``content``, read from ``source``, judge by novelty, too; in place of what it had of that.
 
     Raises:
-        DefectError: its model looks at tiles, or the dataset has too few good images.
+        DefectError: its model looks at tiles, or the dataset has too few good parts.
     """
     if Tiling.of(content):
         raise DefectError(f"{source}: trained on tiles; --novelty is for models that see whole images; leave it out")
