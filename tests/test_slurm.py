@@ -77,7 +77,7 @@ def test_near_the_time_limit_it_saves_and_queues_again(submit, tmp_path: Path, n
     training.write_text(
         "#!/usr/bin/env bash\n"
         'trap "sleep 0.5; touch $LOG/saved; exit 143" TERM\n'
-        "touch $LOG/started; echo $$ > $LOG/pid\nwhile true; do sleep 0.05; done\n"
+        "touch $LOG/started; echo $$ > $LOG/pid.new; mv $LOG/pid.new $LOG/pid\nwhile true; do sleep 0.05; done\n"
     )
     training.chmod(0o755)
     job = submit(f"exec {training}")
