@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_squares
+from conftest import square_image, write_squares
+from inspecting import FLAGS, records_of, rows_of
+from PIL import Image
 
 from dinov3.data.defect_images import read_image
 from dinov3.data.defect_manifest import Manifest
-from dinov3.inference.defect_predictor import DefectPredictor
+from dinov3.inference.defect_predictor import DefectPredictor, resize_image
 from dinov3.models.defect_novelty import Novelty
 from dinov3.train.defect_checkpoint import load_checkpoint, save_checkpoint
 
@@ -42,7 +44,11 @@ def test_the_evidence_is_the_mahalanobis_distance_beyond_what_is_usual() -> None
     usual = direct(held_out)
     expected = np.maximum((direct(strange) - usual.mean()) / usual.std() - 1, 0)
     logits = torch.tensor([[0.5, 1.0, -1.0]]).repeat(4, 1)
-    shift = novelty(logits, strange) - logits
+    raised, beyond = novelty(logits, strange)
+    shift = raised - logits
+    assert beyond.shape == (4, 1, 8, 8)
+    for place in beyond[:2].flatten(1).argmax(1).tolist():
+        assert place // 8 in (2, 3, 4) and place % 8 in (2, 3, 4)
     assert (shift[:, 0] == 0).all() and torch.equal(shift[:, 1], shift[:, 2])
     np.testing.assert_allclose(shift[:, 1], expected, rtol=0.03, atol=0.02)
     assert (expected[:2] > 3).all() and (expected[2:] < 2).all()
@@ -81,6 +87,47 @@ def test_a_checkpoint_calibrated_with_novelty_doubts_what_is_unlike_good_parts(
     assert predict() - plain == pytest.approx(added, abs=1e-3)
     script("calibrate_defect_model", *flags, "--no-novelty")
     assert predict() == pytest.approx(plain, abs=1e-5)
+
+
+def test_inspection_shows_where_an_image_is_unlike_good_parts(
+    trained: Path, squares: Manifest, script: Script, tmp_path: Path
+) -> None:
+    path, folder, out_dir = tmp_path / "model.pth", tmp_path / "images", tmp_path / "out"
+    shutil.copy(trained / "best_accuracy.pth", path)
+    status, _, err = script("calibrate_defect_model", "--checkpoint", path, "--data_root", squares.root, "--novelty")
+    assert status == 0, err
+    folder.mkdir()
+    good = squares.root / squares.columns["image"][np.flatnonzero(squares.labels == 0)[0]]
+    shutil.copy(good, folder / "good.png")
+    strange = square_image(np.random.default_rng(0), defect=False, size=100)[0][:80]
+    strange[44:76, 60:92:6] = strange[44:76, 61:92:6] = 255  # bright stripes; training shows dark squares alone
+    Image.fromarray(strange).save(folder / "strange.png")
+    flags = ["--image_dir", folder, "--output_dir", out_dir, "--threshold", 0.5, *FLAGS]
+    status, _, err = script("inference_defect_model", "--checkpoint", path, *flags)
+    assert status == 0, err
+    records, rows = {record["image"]: record for record in records_of(out_dir)}, rows_of(out_dir)
+    place = records["strange.png"]["novelty"]
+    predictor = DefectPredictor.from_checkpoint(path, "cpu")
+    with torch.inference_mode():
+        pixels = predictor.normalization(resize_image(predictor.resize, strange)[None])
+        beyond = predictor.model(pixels)["novelty"][0, 0].numpy()
+    row, column = (int(at[0]) for at in np.nonzero(beyond == beyond.max()))
+    assert (place["x"], place["y"]) == (int((column + 0.5) / 64 * 100), int((row + 0.5) / 64 * 80))
+    assert place["deviations"] == pytest.approx(beyond.max(), abs=0.02) and place["deviations"] > 2
+    assert float(rows["strange.png"]["novelty"]) == place["deviations"]
+    assert rows["strange.png"]["reason"].endswith(f", unlike good parts at ({place['x']},{place['y']})")
+    assert float(rows["good.png"]["novelty"]) < 2 and "unlike" not in rows["good.png"]["reason"]
+
+    def mask_panel(name: str) -> np.ndarray:
+        return read_image(out_dir / "visualizations" / f"{name}.png")[34:434, 432:832]
+
+    # The image is drawn four times as large, from 40 pixels below the panel's top.
+    left, top = 4 * place["x"] - 22, 40 + 4 * place["y"] - 22
+    assert (mask_panel("strange.png")[top, left + 3 : left + 40] == 255).all()
+    plain = tmp_path / "plain"
+    script("calibrate_defect_model", "--checkpoint", path, "--data_root", squares.root, "--no-novelty")
+    script("inference_defect_model", "--checkpoint", path, *flags, "--output_dir", plain)
+    assert records_of(plain)[0]["novelty"] is None and rows_of(plain)["strange.png"]["novelty"] == ""
 
 
 def test_what_novelty_cannot_do_is_said_and_the_checkpoint_stays(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dinov3.inference.defect_regions import Region
 from dinov3.inference.defect_rules import RuleOutcome
-from dinov3.inference.defect_verdict import OnDisagreement, Verdict, decide
+from dinov3.inference.defect_verdict import NovelPlace, OnDisagreement, Verdict, decide
 from dinov3.train.defect_thresholds import VERDICTS, Thresholds
 
 REGION = Region("crack", (0, 0, 9, 1), [(0, 0), (8, 0)], 9, 9.0, 1.0, 0.8, 0.9)
@@ -79,3 +79,13 @@ def test_nothing_makes_a_verdict_less_cautious_than_the_classifiers(
     assert verdict.reason and "\n" not in verdict.reason
     if policy == "classifier" and not fired:
         assert verdict.verdict == limits.verdict(probability)
+
+
+def test_a_verdict_that_comes_from_an_unusual_place_says_where() -> None:
+    def reason(probability: float, deviations: float) -> str:
+        return decide(probability, LIMITS, [], novel=NovelPlace(deviations, 120, 88)).reason
+
+    assert reason(0.93, 6.1) == "defect probability 0.93 >= 0.41, unlike good parts at (120,88)"
+    assert reason(0.3, 6.1) == "defect probability 0.30 >= 0.20 (review limit), unlike good parts at (120,88)"
+    assert reason(0.93, 1.9) == "defect probability 0.93 >= 0.41"
+    assert reason(0.05, 6.1) == "defect probability 0.05 < 0.20"

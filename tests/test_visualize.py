@@ -36,6 +36,7 @@ def prediction(mask: np.ndarray, classes: list[str], defect: float = 0.9, **chan
         "defect_probability": defect,
         "threshold": 0.4,
         "review_threshold": 0.2,
+        "novel": None,
         "reason": "defect probability 0.90 >= 0.40",
         "mask": mask,
         "attention": np.full((8, 8), 1 / 64, np.float32),

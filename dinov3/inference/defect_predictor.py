@@ -20,7 +20,7 @@ from dinov3.data.defect_transforms import Normalization, eval_transform
 from dinov3.defect_errors import DefectError
 from dinov3.inference.defect_regions import Region, find_regions
 from dinov3.inference.defect_rules import Rules
-from dinov3.inference.defect_verdict import OnDisagreement, decide
+from dinov3.inference.defect_verdict import NovelPlace, OnDisagreement, decide
 from dinov3.models.defect_device import resolve_device, resolve_precision
 from dinov3.models.defect_fold_norm import fold_batch_norms
 from dinov3.models.defect_sliding_window import slide_window
@@ -45,6 +45,7 @@ class Prediction:
     reason: str = ""  # what decided, such as "defect probability 0.93 >= 0.41"
     disagrees: bool = False  # whether the mask contradicts the classifier
     review_threshold: float | None = None  # from which on a person is to look; None: no such band
+    novel: NovelPlace | None = None  # of a model calibrated with --novelty
 
     @property
     def mask_area_fraction(self) -> float:
@@ -172,7 +173,10 @@ class DefectPredictor:
             outputs["segmentation"].float().sigmoid(),
             outputs["attention_map"].float(),
         )
-        return NetworkOutput(*(_to_host(value) for value in values), clock.stop(len(images)))
+        if "novelty" in outputs:  # (B, 2): the largest value, and its place in the flattened map
+            values += (torch.stack(outputs["novelty"].flatten(1).max(1), dim=1),)
+        on_host = [_to_host(value) for value in values]
+        return NetworkOutput(clock.stop(len(images)), *on_host)
 
     def finish(self, output: NetworkOutput, index: int, size: tuple[int, int]) -> Prediction:
         """What one image of a batch comes to, at its original ``size`` (height, width); for any thread."""
@@ -181,9 +185,11 @@ class DefectPredictor:
         found = self._enlarge(output.mask_prob[index].numpy(), size)
         mask, regions = (np.zeros(size, np.uint8), []) if found is None else self._mask_and_regions(*found)
         seconds = share + time.perf_counter() - start
-        return self._prediction(
-            output.class_prob[index].numpy(), mask, regions, output.attention[index, 0].numpy(), seconds
+        class_prob, attention = output.class_prob[index].numpy(), output.attention[index, 0].numpy()
+        novel = (
+            None if output.novelty is None else NovelPlace.of(*output.novelty[index].tolist(), self.image_size, size)
         )
+        return self._prediction(class_prob, mask, regions, attention, seconds, novel)
 
     def predict_tiles(self, image: np.ndarray, batch_size: int = 16) -> Prediction:
         """Predict an (H, W, 3) uint8 image of any size by ``batch_size`` tiles at a time."""
@@ -238,10 +244,11 @@ class DefectPredictor:
         regions: list[Region],
         attention: np.ndarray,
         seconds: float,
+        novel: NovelPlace | None = None,
     ) -> Prediction:
         defect_probability = float(1 - class_prob[0])
         outcome = None if self.rules is None else self.rules.apply(regions, mask, self.mm_per_pixel)
-        decision = decide(defect_probability, self.thresholds, regions, outcome, self.on_disagreement)
+        decision = decide(defect_probability, self.thresholds, regions, outcome, self.on_disagreement, novel)
         index = 0 if decision.verdict == "accept" else int(class_prob[1:].argmax()) + 1
         return Prediction(
             verdict=decision.verdict,
@@ -256,6 +263,7 @@ class DefectPredictor:
             reason=decision.reason,
             disagrees=decision.disagrees,
             review_threshold=self.thresholds.review,
+            novel=novel,
         )
 
 
@@ -263,10 +271,11 @@ class DefectPredictor:
 class NetworkOutput:
     """What the network says of a batch, on its way to the CPU: valid after ``clock.wait()``."""
 
+    clock: _Clock
     class_prob: Tensor  # (B, K), calibrated
     mask_prob: Tensor  # (B, S, h, w) at the network's input size
     attention: Tensor  # (B, 1, h', w')
-    clock: _Clock
+    novelty: Tensor | None = None  # (B, 2): the largest deviation, and where in the flattened (h, w)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def columns(classes: Sequence[str]) -> list[str]:
         "review_threshold",
         "mask_area_fraction",
         "num_regions",
+        "novelty",
         "reason",
         "disagreement",
         "milliseconds",
@@ -47,6 +49,7 @@ def make_record(name: str, result: Prediction, mm_per_pixel: float | None) -> Re
         "review_threshold": result.review_threshold,
         "mask_area_fraction": round(result.mask_area_fraction, 8),
         "num_regions": len(result.regions),
+        "novelty": None if result.novel is None else asdict(result.novel),
         "reason": result.reason,
         "disagreement": result.disagrees,
         "milliseconds": round(result.milliseconds, 2),
@@ -66,6 +69,8 @@ def table_row(record: Record) -> Record:
     row = {key: value for key, value in record.items() if key not in ("mask", "regions")}
     if "disagreement" in row:
         row["disagreement"] = "true" if row["disagreement"] else "false"
+    if row.get("novelty"):
+        row["novelty"] = row["novelty"]["deviations"]
     return row
 
 

@@ -20,6 +20,7 @@ HERE = Path(__file__).parent
 REASONS = {
     "defect probability": ("defect probability", "缺陷概率"),
     "mask and classifier disagree": ("mask and classifier disagree", "掩码与分类结果不一致"),
+    ", unlike good parts at ": (", unlike good parts at ", "，与良品不相似，位置 "),
     "no rule fired": ("no rule fired", "未触发任何规则"),
     "rule ": ("rule ", "规则 "),
     " region, but ": (" region, but ", " 个区域，但"),

@@ -15,6 +15,31 @@ OnDisagreement = Literal["classifier", "review", "reject"]
 
 
 @dataclass(frozen=True)
+class NovelPlace:
+    """Where an image is least like good parts, to a model that has learned what those look like.
+
+    Attributes:
+        deviations: how far beyond the farthest places of good images, in their standard deviations.
+        x, y: in pixels of the image.
+    """
+
+    deviations: float
+    x: int
+    y: int
+
+    @classmethod
+    def of(cls, deviations: float, place: float, side: int, size: tuple[int, int]) -> NovelPlace:
+        """At ``place`` in the flattened map, ``side`` squared, of an image of ``size`` (height, width)."""
+        row, column = divmod(int(place), side)
+        return cls(round(deviations, 2), int((column + 0.5) / side * size[1]), int((row + 0.5) / side * size[0]))
+
+    @property
+    def counts(self) -> bool:
+        """Whether it raised the log-odds of a defect by 1 or more."""
+        return self.deviations >= 2
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What becomes of an image.
 
@@ -35,6 +60,7 @@ def decide(
     regions: Sequence[Region],
     rules: RuleOutcome | None = None,
     on_disagreement: OnDisagreement = "classifier",
+    novel: NovelPlace | None = None,
 ) -> Verdict:
     """Reconcile the three opinions on an image.
 
@@ -62,10 +88,14 @@ def decide(
         regions: those that count, outside of ignore zones.
         rules: what they say of the image, if there are any.
         on_disagreement: the policy.
+        novel: behind the classifier's verdict, perhaps, and then in its reason.
     """
     classifier = thresholds.verdict(defect_probability)
     disagrees = classifier == ("accept" if regions else "reject")
-    opinions = [(classifier, _compare(defect_probability, thresholds, classifier))]
+    why = _compare(defect_probability, thresholds, classifier)
+    if classifier != "accept" and novel is not None and novel.counts:
+        why += f", unlike good parts at ({novel.x},{novel.y})"
+    opinions = [(classifier, why)]
     if disagrees and classifier == "accept" and on_disagreement != "classifier":
         count = f"{len(regions)} region{'' if len(regions) == 1 else 's'}"
         opinions.append((on_disagreement, f"mask and classifier disagree: {count}, but {opinions[0][1]}"))

@@ -22,6 +22,7 @@ NORMAL_COLOR, ACCEPT_COLOR, REVIEW_COLOR, REJECT_COLOR = (140, 146, 154), (0, 13
 VERDICT_COLORS = {"accept": ACCEPT_COLOR, "review": REVIEW_COLOR, "reject": REJECT_COLOR}
 HALOS = (16, 18, 22), (255, 255, 255)  # beside outlines, on lighter and on darker surfaces
 DARK = 100  # brightness, of 255, below which a surface is
+NOVEL_BOX = 22  # half of the side of the square around the place that is least like good parts
 MOST_RINGS = 40  # regions that are too small to see get a ring, unless there are too many
 MOST_BARS = 7
 
@@ -61,7 +62,7 @@ def draw_panels(image: np.ndarray, prediction: Prediction) -> np.ndarray:
     draw = ImageDraw.Draw(canvas)
     panels = [
         ("Image", image),
-        ("Defect mask", overlay_mask(image, prediction.mask)),
+        ("Defect mask", _mark_novel_place(overlay_mask(image, prediction.mask), prediction)),
         ("Attention of the classifier", overlay_attention(image, prediction.attention)),
     ]
     for number, (title, picture) in enumerate(panels):
@@ -70,6 +71,11 @@ def draw_panels(image: np.ndarray, prediction: Prediction) -> np.ndarray:
         draw.rectangle((left, TITLE, left + PANEL - 1, TITLE + PANEL - 1), (240, 242, 244))
         height, width = picture.shape[:2]
         canvas.paste(Image.fromarray(picture), (left + (PANEL - width) // 2, TITLE + (PANEL - height) // 2))
+    if prediction.novel is not None and prediction.novel.counts:
+        right = MARGIN + PANEL + MARGIN + PANEL
+        draw.text((right, TITLE / 2), "unlike good parts", SOFT_INK, font(13), anchor="rm")
+        left = right - round(draw.textlength("unlike good parts", font(13))) - 20
+        draw.rectangle((left, TITLE // 2 - 6, left + 12, TITLE // 2 + 6), outline=INK, width=2)
     _draw_heat_scale(canvas, draw, MARGIN + 2 * (PANEL + MARGIN) + PANEL)
     _draw_verdict(draw, MARGIN + 3 * (PANEL + MARGIN), prediction)
     return np.asarray(canvas)
@@ -118,6 +124,16 @@ def overlay_mask(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
             for center in rings:
                 cv2.circle(result, center, 17, line, thickness, cv2.LINE_AA)
     return result
+
+
+def _mark_novel_place(image: np.ndarray, prediction: Prediction) -> np.ndarray:
+    """A square in ``image`` around the place that is least like good parts, where that counts."""
+    if prediction.novel is not None and prediction.novel.counts:
+        scale = image.shape[0] / prediction.mask.shape[0]
+        x, y = round(prediction.novel.x * scale), round(prediction.novel.y * scale)
+        for line, thickness in zip(HALOS, (4, 2), strict=True):
+            cv2.rectangle(image, (x - NOVEL_BOX, y - NOVEL_BOX), (x + NOVEL_BOX, y + NOVEL_BOX), line, thickness)
+    return image
 
 
 def overlay_attention(image: np.ndarray, attention: np.ndarray) -> np.ndarray:

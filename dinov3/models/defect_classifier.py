@@ -142,6 +142,8 @@ class AttentionGuidedDefectClassifier(nn.Module):
             ``segmentation`` (B, S, H, W): mask logits at input size.
             ``seg_prob`` (B, S, h, w): mask probabilities on the decoder's grid (of the padded input).
             ``attention_map`` (B, 1, h, w), only if asked for: the pooling weights, which add up to 1 per image.
+            ``novelty`` (B, 1, H, W), only of a model that has learned what good parts look like, in eval mode: how
+            unlike them each place is, in standard deviations (:class:`~dinov3.models.defect_novelty.Novelty`).
         """
         height, width = images.shape[-2:]
         padded, token, maps = self.encode(images)
@@ -153,9 +155,11 @@ class AttentionGuidedDefectClassifier(nn.Module):
         segmentation = F.interpolate(mask_logits, padded.shape[-2:], mode="bilinear")[..., :height, :width]
         if self.mask_evidence and not self.training:  # each learns by itself: a mask that knows excuses the head
             logits = joint_verdict(logits, segmentation)
+        outputs = {"segmentation": segmentation, "seg_prob": seg_prob}
         if self.novelty is not None and not self.training:
-            logits = self.novelty(logits, novelty_level(maps))
-        outputs = {"classification": logits, "segmentation": segmentation, "seg_prob": seg_prob}
+            logits, beyond = self.novelty(logits, novelty_level(maps))
+            outputs["novelty"] = F.interpolate(beyond, padded.shape[-2:], mode="bilinear")[..., :height, :width]
+        outputs["classification"] = logits
         if return_attention:
             outputs["attention_map"] = attention
         return outputs

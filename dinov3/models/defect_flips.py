@@ -21,8 +21,8 @@ class FlipAveraged(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor, return_attention: bool = False) -> dict[str, Tensor]:
-        """As the model's. Class and mask logits are those of the mean probabilities; ``seg_prob`` and ``attention_map``
-        are of the image as it is."""
+        """As the model's. Class and mask logits are those of the mean probabilities; all else is of the image as it
+        is."""
         options = {"return_attention": True} if return_attention else {}
         outputs = self.model(torch.cat([images.flip(axes) for axes in FLIPS]), **options)
         parts = {name: values.chunk(len(FLIPS)) for name, values in outputs.items()}

@@ -47,25 +47,27 @@ class Novelty(nn.Module):
         novelty = cls(len(mean))
         novelty.mean.copy_(mean)
         novelty.whitening.copy_(torch.linalg.inv(torch.linalg.cholesky(covariance)).T)
-        farthest = torch.cat([novelty.farthest(maps.cpu()) for maps in held_out])
+        farthest = torch.cat([novelty.distances(maps.cpu()).amax((1, 2)) for maps in held_out])
         mean = farthest.mean()
         novelty.usual.copy_(torch.stack([mean, torch.maximum(farthest.std(correction=0), 0.01 * mean + 1e-6)]))
         return novelty
 
-    def farthest(self, maps: Tensor) -> Tensor:
-        """(B,) the largest distance in maps (B, C, h, w), as root of its mean square over the channels."""
+    def distances(self, maps: Tensor) -> Tensor:
+        """(B, h, w) distance of each place in maps (B, C, h, w), as root of its mean square over the channels."""
         # Differences of large numbers need float32; there is no autocast on MPS to turn off.
         exact = (
             contextlib.nullcontext() if maps.device.type == "mps" else torch.autocast(maps.device.type, enabled=False)
         )
         with exact:
-            return ((_places(maps) - self.mean) @ self.whitening).square().mean(-1).amax((1, 2)).sqrt()
+            return ((_places(maps) - self.mean) @ self.whitening).square().mean(-1).sqrt()
 
-    def forward(self, logits: Tensor, maps: Tensor) -> Tensor:
-        """Class logits (B, K) with the evidence of maps (B, C, h, w); which defect it is stays as it was."""
+    def forward(self, logits: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits (B, K) with the evidence of maps (B, C, h, w), which defect it is stays as it was; and how far
+        each place is (B, 1, h, w), in deviations beyond the mean of good images' farthest places."""
         mean, deviation = self.usual
-        evidence = F.relu((self.farthest(maps) - mean) / deviation - 1)
-        return torch.cat([logits[:, :1], logits[:, 1:] + evidence[:, None]], dim=1)
+        beyond = ((self.distances(maps) - mean) / deviation)[:, None]
+        evidence = F.relu(beyond.amax((1, 2, 3)) - 1)
+        return torch.cat([logits[:, :1], logits[:, 1:] + evidence[:, None]], dim=1), beyond
 
 
 def novelty_level(maps: list[Tensor]) -> Tensor:
