@@ -1,4 +1,4 @@
-"""What decoder and classifier add to the backbone's forward time, measured side by side.
+"""What decoder, classifier, the mask's testimony and novelty add to the backbone's forward time, measured side by side.
 
 python benchmarks/head_cost.py --backbone dinov3_vitb16 --image_size 512
 """
@@ -21,6 +21,7 @@ from dinov3.defect_errors import run_script  # noqa: E402
 from dinov3.models.defect_backbone import build_backbone  # noqa: E402
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier  # noqa: E402
 from dinov3.models.defect_device import resolve_device, resolve_precision  # noqa: E402
+from dinov3.models.defect_novelty import Novelty, novelty_level  # noqa: E402
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -30,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--backbone", default="dinov3_vitb16")
     add("--image_size", type=int, default=512)
     add("--batch_size", type=int, default=1)
-    add("--rounds", type=int, default=9, help="each times backbone and both models once; the median counts")
+    add("--rounds", type=int, default=9, help="each times backbone and all models once; the median counts")
     add("--device", default="auto")
     return parser
 
@@ -56,10 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     images = images.contiguous(memory_format=torch.channels_last)
     backbone = build_backbone(args.backbone, "none").to(device, memory_format=torch.channels_last).eval()
     calls = {"backbone": lambda: backbone.forward_features(images)}
-    for decoder in ("multiscale", "light"):
-        model = AttentionGuidedDefectClassifier(backbone, backbone.embed_dim, decoder=decoder)
+    heads = {"multiscale": {}, "no testimony": {"mask_evidence": False}, "novelty": {}, "light": {"decoder": "light"}}
+    for name, options in heads.items():
+        model = AttentionGuidedDefectClassifier(backbone, backbone.embed_dim, **options)
+        if name == "novelty":
+            model.novelty = Novelty(novelty_level(model.encode(images)[2]).shape[1])
         model = model.to(device, memory_format=torch.channels_last).eval()
-        calls[decoder] = lambda model=model: model(images)
+        calls[name] = lambda model=model: model(images)
     times: dict[str, list[float]] = {name: [] for name in calls}
     with precision.autocast():
         for call in calls.values():

@@ -62,6 +62,7 @@ def make_example(height: int, width: int, classes: int) -> tuple[np.ndarray, Sim
         attention=rng.random((32, 32), np.float32) / 512,
         regions=regions,
         mask_area_fraction=float((mask > 0).mean()),
+        novel=None,
     )
     return image, prediction
 

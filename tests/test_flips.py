@@ -22,7 +22,8 @@ class Corner(nn.Module):
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         score = images[:, 0, 0, 0]
-        return {"classification": torch.stack([-score, score], 1), "segmentation": images[:, :1]}
+        novelty = images[:, :1] + score[:, None, None, None]
+        return {"classification": torch.stack([-score, score], 1), "segmentation": images[:, :1], "novelty": novelty}
 
 
 def test_flips_average_probabilities_and_leave_masks_in_place() -> None:
@@ -33,6 +34,7 @@ def test_flips_average_probabilities_and_leave_masks_in_place() -> None:
     expected = (torch.tensor([-3.0, 3.0]).softmax(0) + 3 * even) / 4
     torch.testing.assert_close(outputs["classification"].softmax(1), torch.stack([expected, even]))
     torch.testing.assert_close(outputs["segmentation"], images[:, :1])
+    torch.testing.assert_close(outputs["novelty"], images[:, :1] + torch.tensor([0.75, 0.0])[:, None, None, None])
 
 
 def test_a_checkpoint_calibrated_with_flips_answers_alike_for_mirror_images(

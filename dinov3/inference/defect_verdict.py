@@ -35,7 +35,7 @@ class NovelPlace:
 
     @property
     def counts(self) -> bool:
-        """Whether it raised the log-odds of a defect by 1 or more."""
+        """Whether it raised the log-odds of a defect by about 1 or more."""
         return self.deviations >= 2
 
 

@@ -13,6 +13,7 @@ from dinov3.data.defect_images import class_color
 
 if TYPE_CHECKING:
     from dinov3.inference.defect_predictor import Prediction
+    from dinov3.inference.defect_verdict import NovelPlace
 
 Color = tuple[int, int, int]
 
@@ -62,20 +63,17 @@ def draw_panels(image: np.ndarray, prediction: Prediction) -> np.ndarray:
     draw = ImageDraw.Draw(canvas)
     panels = [
         ("Image", image),
-        ("Defect mask", _mark_novel_place(overlay_mask(image, prediction.mask), prediction)),
+        ("Defect mask", overlay_mask(image, prediction.mask)),
         ("Attention of the classifier", overlay_attention(image, prediction.attention)),
     ]
+    if prediction.novel is not None and prediction.novel.counts:
+        _mark_novel_place(draw, panels[1][1], prediction.novel, prediction.mask.shape)
     for number, (title, picture) in enumerate(panels):
         left = MARGIN + number * (PANEL + MARGIN)
         draw.text((left, TITLE / 2), title, INK, font(17), anchor="lm")
         draw.rectangle((left, TITLE, left + PANEL - 1, TITLE + PANEL - 1), (240, 242, 244))
         height, width = picture.shape[:2]
         canvas.paste(Image.fromarray(picture), (left + (PANEL - width) // 2, TITLE + (PANEL - height) // 2))
-    if prediction.novel is not None and prediction.novel.counts:
-        right = MARGIN + PANEL + MARGIN + PANEL
-        draw.text((right, TITLE / 2), "unlike good parts", SOFT_INK, font(13), anchor="rm")
-        left = right - round(draw.textlength("unlike good parts", font(13))) - 20
-        draw.rectangle((left, TITLE // 2 - 6, left + 12, TITLE // 2 + 6), outline=INK, width=2)
     _draw_heat_scale(canvas, draw, MARGIN + 2 * (PANEL + MARGIN) + PANEL)
     _draw_verdict(draw, MARGIN + 3 * (PANEL + MARGIN), prediction)
     return np.asarray(canvas)
@@ -126,14 +124,16 @@ def overlay_mask(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return result
 
 
-def _mark_novel_place(image: np.ndarray, prediction: Prediction) -> np.ndarray:
-    """A square in ``image`` around the place that is least like good parts, where that counts."""
-    if prediction.novel is not None and prediction.novel.counts:
-        scale = image.shape[0] / prediction.mask.shape[0]
-        x, y = round(prediction.novel.x * scale), round(prediction.novel.y * scale)
-        for line, thickness in zip(HALOS, (4, 2), strict=True):
-            cv2.rectangle(image, (x - NOVEL_BOX, y - NOVEL_BOX), (x + NOVEL_BOX, y + NOVEL_BOX), line, thickness)
-    return image
+def _mark_novel_place(draw: ImageDraw.ImageDraw, picture: np.ndarray, novel: NovelPlace, size: tuple[int, int]) -> None:
+    """A square in ``picture``, of an image of ``size`` (height, width), around the place that is least like good parts;
+    and what that means beside the panel's title."""
+    x, y = round(novel.x * picture.shape[1] / size[1]), round(novel.y * picture.shape[0] / size[0])
+    for line, thickness in zip(HALOS, (4, 2), strict=True):
+        cv2.rectangle(picture, (x - NOVEL_BOX, y - NOVEL_BOX), (x + NOVEL_BOX, y + NOVEL_BOX), line, thickness)
+    right = 2 * (MARGIN + PANEL)
+    draw.text((right, TITLE / 2), "unlike good parts", SOFT_INK, font(13), anchor="rm")
+    left = right - round(draw.textlength("unlike good parts", font(13))) - 20
+    draw.rectangle((left, TITLE // 2 - 6, left + 12, TITLE // 2 + 6), outline=INK, width=2)
 
 
 def overlay_attention(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
