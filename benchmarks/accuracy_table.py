@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score
+from torchmetrics.functional.classification import binary_average_precision
 
 from dinov3.models.defect_guidance import joint_verdict
 
 RESAMPLES = 1000
 Run = dict[str, np.ndarray]
+# A metric takes how often each image (N,) counts: once, or as often as its part is drawn.
 
 
 def image_ap(run: Run, weight: np.ndarray) -> float:
@@ -26,7 +27,9 @@ def mask_ap(run: Run, weight: np.ndarray) -> float:
 
 
 def _ap(run: Run, score: np.ndarray, weight: np.ndarray) -> float:
-    return float(average_precision_score(run["images"]["label"] > 0, score, sample_weight=weight))
+    drawn = np.repeat(np.arange(len(score)), weight.astype(int))
+    scores, labels = torch.from_numpy(score[drawn]), torch.from_numpy(_bad(run)[drawn]).long()
+    return float(binary_average_precision(scores, labels, validate_args=False))
 
 
 def accuracy(run: Run, weight: np.ndarray) -> float:

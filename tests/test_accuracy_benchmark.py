@@ -12,8 +12,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-pytest.importorskip("sklearn", reason="scikit-learn is not installed (extra dev)")
-
 from accuracy import keep_masks, leave_out  # noqa: E402
 from accuracy_folds import deal_folds  # noqa: E402
 from accuracy_table import image_ap, mean_iou_defect, pixel_iou, pixel_miou  # noqa: E402
@@ -43,6 +41,8 @@ def test_metrics_of_a_run_by_hand() -> None:
     assert pixel_miou(run, once) == pytest.approx((6 / 12 + 18 / 24) / 2)
     assert mean_iou_defect(run, once) == pytest.approx((6 / 8 + 0) / 2)
     assert image_ap(run, once) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    assert image_ap(run, np.array([2, 1, 0])) == pytest.approx(1)  # two of the first, none of the last
+    assert image_ap(run, np.array([0, 2, 1])) == pytest.approx(1 / 3)
     assert mean_iou_defect(run, np.array([2.0, 1.0, 1.0])) == pytest.approx((2 * 6 / 8) / 3)
 
 
