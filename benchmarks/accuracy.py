@@ -10,9 +10,12 @@ run again: stop at any time and give the same command, or add a variant, a seed 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +131,38 @@ def leave_out(data: Manifest, kind: str) -> Manifest:
     """``data`` without a type of defect, but for its test images; the other types are not tested."""
     is_kind, is_test = data.columns["source"] == kind, data.columns["split"] == "test"
     return data.subset(np.where(is_test, is_kind | (data.labels == 0), ~is_kind))
+
+
+def check_peers(names: Sequence[str]) -> None:
+    """
+    Raises:
+        DefectError: one is a network of a package that is missing; better known before the first one has trained.
+    """
+    peers = [name for name in names if VARIANTS[name].peer]
+    if peers and importlib.util.find_spec("segmentation_models_pytorch") is None:
+        raise DefectError(f"--variants {' '.join(peers)}: these need one package more: pip install -e '.[peers]'")
+
+
+def keep_setting(root: Path, args: argparse.Namespace) -> None:
+    """Write down what finished runs in ``root`` have in common beside its name.
+
+    Raises:
+        DefectError: those that are there had another.
+    """
+    weights = Path(args.weights)
+    setting = {
+        "data": args.data if args.data in ("tiles", "demo") else str(Path(args.data).resolve()),
+        "weights": str(weights.resolve()) if weights.is_file() else args.weights,
+        **{name: getattr(args, name) for name in ("folds", "batch_size", "mixed_precision")},
+    }
+    path = root / "setting.json"
+    if path.is_file():
+        other = json.loads(path.read_text(encoding="utf-8"))
+        changed = [f"{name} was {other[name]}, now {value}" for name, value in setting.items() if other[name] != value]
+        if changed:
+            raise DefectError(f"{root}: its runs had another setting ({'; '.join(changed)}); give another --work_dir")
+    root.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(setting, indent=2), encoding="utf-8")
 
 
 def split_epochs(stages: tuple[Stage, ...], total: int) -> list[int]:
@@ -261,6 +296,8 @@ def main() -> int:
         raise DefectError(f"--masks is {args.masks}; expected 0 to 100, in percent")
     if args.flips and args.novelty:
         raise DefectError("--flips and --novelty: each has its own tables; give one")
+    if not args.table_only:
+        check_peers(args.variants)
     manifest = open_data(args)
     bad_types = sorted(set(manifest.columns["source"][manifest.labels > 0].tolist()))
     if args.without and args.without not in bad_types:
@@ -273,6 +310,7 @@ def main() -> int:
     setting += f"_{args.masks}masks" if args.masks < 100 else ""
     setting += f"_without_{args.without}" if args.without else ""
     root = args.work_dir / f"{Path(args.data).name}_{'random' if args.random_split else 'grouped'}" / setting
+    keep_setting(root, args)
     numbers = args.only_folds or range(args.folds)
     for seed in args.seeds:
         for k in numbers:

@@ -104,12 +104,8 @@ class Peer(nn.Module):
 
     def __init__(self, architecture: str, backbone: nn.Module):
         super().__init__()
-        try:
-            import segmentation_models_pytorch as smp
-        except ModuleNotFoundError:
-            raise DefectError(
-                "peers need one package more: pip install 'segmentation-models-pytorch>=0.5,<1'"
-            ) from None
+        import segmentation_models_pytorch as smp
+
         timm_name = backbone.network.pretrained_cfg["architecture"]
         network = getattr(smp, architecture)(
             f"tu-{timm_name}", encoder_weights=None, classes=1, aux_params={"classes": 2, "dropout": 0.2}

@@ -39,11 +39,11 @@ def build_parser() -> argparse.ArgumentParser:
 def seconds(call: Callable[[], object], device: torch.device) -> float:
     """Wall time of one call."""
     if device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     start = time.perf_counter()
     call()
     if device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     return time.perf_counter() - start
 
 

@@ -33,7 +33,7 @@ from training_runs import (
 )
 
 from dinov3.defect_errors import DefectError, run_script
-from dinov3.models.defect_device import Precision, allow_tf32, resolve_device, resolve_precision
+from dinov3.models.defect_device import Precision, resolve_device, resolve_precision
 from dinov3.train.defect_config import non_negative_int, positive_int
 from dinov3.train.defect_memory import GIB, is_out_of_memory
 
@@ -251,8 +251,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.processor_time and device.type != "cpu":
         raise DefectError(f"--processor_time: does not count the work of {device.type}; leave it out")
     precision = resolve_precision(args.mixed_precision, device)
-    if device.type == "cuda":
-        allow_tf32(args.mixed_precision != "off")
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {device.type}"
     number = str(precision.dtype or torch.float32).removeprefix("torch.")
     print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}, {number}", end="")

@@ -13,7 +13,7 @@ from pathlib import Path
 import _bootstrap  # noqa: F401  puts the repository first on sys.path
 
 from dinov3.defect_errors import run_script
-from dinov3.models.defect_device import resolve_device, resolve_precision
+from dinov3.models.defect_device import add_device_flags, resolve_device, resolve_precision
 from dinov3.train.defect_calibrate_checkpoint import score_validation, store_calibration, table
 from dinov3.train.defect_calibration import calibrate
 from dinov3.train.defect_checkpoint import load_checkpoint
@@ -30,16 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--data_root", type=Path, required=True, help="dataset folder, whose val split is used")
     add("--batch_size", type=positive_int, default=16, help="images, or tiles of an image, at a time")
     add("--num_workers", type=non_negative_int, default=2, help="processes that read images")
-    add(
-        "--mixed_precision",
-        nargs="?",
-        const="auto",
-        choices=("auto", "bf16", "fp16", "tf32", "off"),
-        default="auto",
-        help="the one to predict with",
-    )
     add("--dinov3_repo", type=Path, help="official checkout, if the model was trained on one")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add_device_flags(add)
     add(
         "--flips",
         action=argparse.BooleanOptionalAction,

@@ -23,7 +23,7 @@ from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError, run_script
 from dinov3.inference.defect_evaluation_report import Evaluation, write_report
 from dinov3.inference.defect_predictor import DefectPredictor
-from dinov3.models.defect_device import resolve_device, resolve_precision
+from dinov3.models.defect_device import add_device_flags, resolve_device, resolve_precision
 from dinov3.train.defect_calibrate_checkpoint import parts
 from dinov3.train.defect_checkpoint import load_checkpoint, restore_model
 from dinov3.train.defect_config import fraction, non_negative_int, positive_int
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--batch_size", type=positive_int, default=16, help="images, or tiles of an image, at a time")
     add("--num_workers", type=non_negative_int, default=2, help="processes that read images")
     add("--dinov3_repo", type=Path, help="official checkout, if the model was trained on one")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add_device_flags(add)
     return parser
 
 
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = ImageResults(len(rows.classes), thresholds.mask, weights=weights)
     loader_options = {"num_workers": args.num_workers, "pin_memory": device.type == "cuda"}
     options = {
-        "precision": resolve_precision("off", device),
+        "precision": resolve_precision(args.mixed_precision, device),
         "normalization": Normalization(**content["normalization"]),
         "description": args.split,
     }
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "date": date.today().isoformat(),
         }
         limits = {"threshold": thresholds.classification, "mask_threshold": thresholds.mask}
-        predictor = DefectPredictor(model, content, device=args.device, mixed_precision="off", **limits)
+        predictor = DefectPredictor(model, content, device=args.device, mixed_precision=args.mixed_precision, **limits)
         evaluation = Evaluation(metrics, findings, facts, calibration)
         write_report(args.report_dir, evaluation, lambda path: predictor(path).mask)
         print(f"{args.report_dir / 'report.html'}: figures, misses and pictures")

@@ -24,6 +24,7 @@ from dinov3.inference.defect_predictor import DefectPredictor, Prediction
 from dinov3.inference.defect_report import ReportWriter
 from dinov3.inference.defect_run_record import check_same_run, describe_run, start_run
 from dinov3.inference.defect_watch import FolderWatcher, watch
+from dinov3.models.defect_device import add_device_flags
 from dinov3.train.defect_config import fraction, non_negative_int, positive_float, positive_int
 from dinov3.train.defect_interruption import StopSignals
 from dinov3.train.defect_thresholds import limit_text
@@ -69,15 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--no_report", action="store_true", help="no report.html")
     add("--num_workers", type=non_negative_int, default=2, help="processes that read images")
     add("--compile", action="store_true", help="compile the network first: worth it for thousands of images")
-    add(
-        "--mixed_precision",
-        nargs="?",
-        const="auto",
-        choices=("auto", "bf16", "fp16", "off"),
-        default="auto",
-        help="auto: bf16 or fp16 on CUDA, off elsewhere",
-    )
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add_device_flags(add)
     return parser
 
 

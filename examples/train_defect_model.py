@@ -24,7 +24,7 @@ from dinov3.models.defect_classifier import (
     DynamicWeightScheduler,
     MultiTaskLoss,
 )
-from dinov3.models.defect_device import allow_tf32, resolve_device, resolve_precision
+from dinov3.models.defect_device import add_device_flags, resolve_device, resolve_precision
 from dinov3.train.defect_calibrate_checkpoint import calibrate_best, score_validation
 from dinov3.train.defect_checkpoint import load_checkpoint, load_model_state
 from dinov3.train.defect_config import (
@@ -145,15 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_finetuning_flags(parser)
     run = parser.add_argument_group("run")
     add = run.add_argument
-    add(
-        "--mixed_precision",
-        nargs="?",
-        const="auto",
-        choices=("auto", "bf16", "fp16", "tf32", "off"),
-        default="auto",
-        help="auto: bf16 or fp16 on CUDA, off elsewhere; tf32: float32 in CUDA's fast rounding; off: exact float32",
-    )
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add_device_flags(add)
     add("--seed", type=non_negative_int, default=42, help="of weights, data order and augmentation")
     add(
         "--resume",
@@ -210,8 +202,6 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         raise DefectError("--use_dynamic_weights and --use_uncertainty_weighting both set the loss weights; choose one")
     torch.manual_seed(args.seed)
     precision = resolve_precision(args.mixed_precision, device)
-    if device.type == "cuda":
-        allow_tf32(args.mixed_precision != "off")
     sharded = is_to_shard(args, world, str(precision.dtype))
     manifest = read_manifest(args.data_root)
     train_rows, val_rows = usable_split(manifest, "train"), usable_split(manifest, "val")

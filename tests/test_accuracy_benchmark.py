@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from accuracy import keep_masks, leave_out  # noqa: E402
+from accuracy import check_peers, keep_masks, leave_out  # noqa: E402
 from accuracy_folds import deal_folds  # noqa: E402
 from accuracy_table import image_ap, mean_iou_defect, pixel_iou, pixel_miou  # noqa: E402
 
@@ -69,6 +69,14 @@ def test_a_type_of_defect_can_be_tested_without_having_been_in_training(tmp_path
     assert (rows.labels > 0)[~is_test].any()
 
 
+def test_a_missing_package_is_said_before_anything_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_peers(["guided", "dual_branch"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    check_peers(["guided", "dual_branch"])
+    with pytest.raises(DefectError, match="--variants unet fpn: these need one package more"):
+        check_peers(["guided", "unet", "fpn"])
+
+
 def accuracy_command(folder: Path, *more: object) -> list[str]:
     """The script on a small demo dataset in ``folder``: one fold, three epochs."""
     write_demo(folder / "data", 120, seed=0)
@@ -93,6 +101,8 @@ def test_one_command_runs_the_folds_and_the_next_one_runs_nothing_again(tmp_path
     assert chosen.returncode == 0 and chosen.stdout != first.stdout
     joined = subprocess.run([*command, "--testimony"], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert joined.returncode == 0 and joined.stdout != first.stdout
+    other = subprocess.run([*command, "--folds", "3"], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert other.returncode == 1 and "its runs had another setting (folds was 2, now 3)" in other.stderr
     assert not list((tmp_path / "runs").rglob("*.pth")), "weights are left behind"
 
 

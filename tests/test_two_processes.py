@@ -96,6 +96,14 @@ def test_two_processes_accumulate_and_average_what_one_does(launcher: Launcher, 
             assert other[name] == pytest.approx(line[name], rel=1e-4), (line["epoch"], name)
 
 
+def test_a_backbone_with_a_part_that_nothing_uses_trains_in_two(
+    launcher: Launcher, data: Manifest, tmp_path: Path
+) -> None:
+    backbone = ("--backbone", "timm:test_vit2")  # its last norm is for a head that it has not here
+    for child in start_two(launcher, flags(data, tmp_path / "two", 2, *backbone, "--epochs", 1)):
+        assert child.status(120) == 0, child.log.read_text()
+
+
 def test_a_signal_to_one_process_ends_both_and_the_run_goes_on(
     launcher: Launcher, data: Manifest, pair: Path, tmp_path: Path
 ) -> None:

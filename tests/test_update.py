@@ -13,8 +13,10 @@ from conftest import write_squares
 from torch import Tensor, nn
 
 import dinov3.train.train_defect_classifier as loop
+from dinov3.data.defect_dataset import DefectDataset, make_loader
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_transforms import Normalization
+from dinov3.defect_errors import DefectError
 from dinov3.models.defect_backbone import build_backbone
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
 from dinov3.models.defect_device import resolve_precision
@@ -22,8 +24,8 @@ from dinov3.train.defect_average import RunWeights
 from dinov3.train.defect_distributed import Agreement
 from dinov3.train.defect_guardrails import LossGuard
 from dinov3.train.defect_progress import EpochProgress
-from dinov3.train.defect_schedule import build_lr_scheduler, build_optimizer
-from dinov3.train.defect_update import Updater, UpdateRecord, taint
+from dinov3.train.defect_schedule import build_lr_scheduler, build_optimizer, restore_optimizer
+from dinov3.train.defect_update import MAX_OVERFLOWS, Updater, UpdateRecord, taint
 
 CPU = torch.device("cpu")
 
@@ -100,6 +102,40 @@ def test_a_loss_taints_its_gradient_only_if_it_is_not_finite() -> None:
         assert plain.isfinite()
         tainted = torch.autograd.grad(taint(loss), value)[0]
         assert torch.equal(tainted, plain) if is_finite else tainted.isnan()
+
+
+def test_a_run_begun_on_the_cpu_goes_on_with_a_fused_optimizer() -> None:
+    """Which wants its step counts beside the weights; the meta device stands for a GPU."""
+    parameter = torch.ones(3, requires_grad=True)
+    begun = torch.optim.AdamW([parameter])
+    parameter.sum().backward()
+    begun.step()
+    fused = torch.optim.AdamW([torch.empty(3, device="meta", requires_grad=True)])
+    fused.param_groups[0]["fused"] = True
+    restore_optimizer(fused, begun.state_dict())
+    (state,) = fused.state.values()
+    assert {name: value.device.type for name, value in state.items()} == dict.fromkeys(state, "meta")
+    assert begun.param_groups[0]["fused"] is None
+
+
+def test_overflows_are_forgiven_only_while_the_scale_can_fall(data: Manifest) -> None:
+    """fp16 overflows now and then; gradients that never are finite end the run as in any precision."""
+    loader = make_loader(DefectDataset(data.select("train"), 32), 1, num_workers=0)
+    one = torch.zeros(1, dtype=torch.long)
+    batch = {"losses": {"total_loss": torch.tensor(0.5)}, "place": "epoch 1", "index": one, "label": one}
+    texts: list[str] = []
+
+    def run(*norms: float) -> None:
+        record = UpdateRecord(LossGuard(2), EpochProgress(), loader, late=False, overflows=True, write=texts.append)
+        for norm in norms:
+            record.add([batch | {"has_mask": one == 0}], torch.tensor(norm))
+
+    overflows = [float("inf")] * MAX_OVERFLOWS
+    run(*overflows, 1.0, *overflows, 1.0)
+    assert not texts
+    with pytest.raises(DefectError, match="its gradient is not finite"):
+        run(*overflows, *overflows[:3])
+    assert len(texts) == 2
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,6 +13,19 @@ from torch import Tensor
 from dinov3.defect_errors import DefectError
 
 PrecisionName = Literal["auto", "bf16", "fp16", "tf32", "off"]
+
+
+def add_device_flags(add: Callable[..., object]) -> None:
+    """What :func:`resolve_device` and :func:`resolve_precision` read; ``add`` is a parser's ``add_argument``."""
+    add(
+        "--mixed_precision",
+        nargs="?",
+        const="auto",
+        choices=get_args(PrecisionName),
+        default="auto",
+        help="auto: bf16 or fp16 on CUDA, off elsewhere; tf32: float32 in CUDA's fast rounding; off: exact float32",
+    )
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -27,6 +41,8 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # what names no device, such as a wait for it, means this one
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise DefectError(f"--device {name}: not usable here ({reason}); use auto, cpu, cuda or mps") from None
@@ -54,8 +70,12 @@ class Precision:
 def resolve_precision(name: PrecisionName, device: torch.device) -> Precision:
     """``auto``: bf16 where a CUDA device computes in it, else fp16 with loss scaling, and none on other devices.
 
-    ``tf32`` and ``off`` are both float32; see :func:`allow_tf32`.
+    ``off`` holds CUDA devices to full float32 from now on. All others let them round what float32 products multiply to
+    10 bits of mantissa (TF32), which makes these several times faster; ``tf32`` does nothing else.
     """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("highest" if name == "off" else "high")
+        torch.backends.cudnn.allow_tf32 = name != "off"
     if name == "auto":
         if device.type != "cuda":
             return Precision(device, None)
@@ -65,13 +85,6 @@ def resolve_precision(name: PrecisionName, device: torch.device) -> Precision:
     if name == "tf32" and device.type != "cuda":
         raise DefectError(f"--mixed_precision tf32: only CUDA devices have it, not {device.type}; use auto or off")
     return Precision(device, {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": None, "off": None}[name])
-
-
-def allow_tf32(allowed: bool) -> None:
-    """Let CUDA devices round what float32 products multiply to 10 bits of mantissa, which makes them several times
-    faster; or hold them to full float32."""
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed
 
 
 class LateValue:
@@ -85,8 +98,7 @@ class LateValue:
         """Start copying ``value`` to the host."""
         self._copy = value.detach().to("cpu", non_blocking=True)
         if value.is_cuda:
-            self._copied = torch.cuda.Event()
-            self._copied.record()
+            self._copied = torch.cuda.current_stream(value.device).record_event()
 
     def take(self) -> Tensor | None:
         """What was put last, on the CPU; None if it was taken before. Waits until it has arrived."""

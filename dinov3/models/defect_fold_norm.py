@@ -30,14 +30,19 @@ def fold_batch_norms(model: nn.Module, image_size: int) -> int:
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
         # timm's norm layers hold the activation behind them.
-        model.set_submodule(norms[norm], getattr(norm, "act", None) or nn.Identity())
+        _replace(model, norms[norm], getattr(norm, "act", None) or nn.Identity())
     if _same(before, model(image)):
         return len(pairs)
     for conv, weight, bias in undo:
         conv.weight, conv.bias = weight, bias
     for _, norm in pairs:
-        model.set_submodule(norms[norm], norm)
+        _replace(model, norms[norm], norm)
     return 0
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)  # torch 2.4 has no set_submodule
 
 
 def _find_pairs(model: nn.Module, image: Tensor) -> tuple[list[tuple[nn.Conv2d, nn.BatchNorm2d]], dict[str, Tensor]]:

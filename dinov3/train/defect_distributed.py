@@ -38,13 +38,18 @@ def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
     """Join the processes that ``torchrun`` started, if it did: the world, and this process's own device.
 
     Raises:
-        DefectError: another process died, so that this one cannot go on.
+        DefectError: another process died, so that this one cannot go on; or the machine has fewer GPUs than processes.
     """
     if "WORLD_SIZE" not in os.environ:
         yield World(), device
         return
     world = World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda":
+        if world.local_rank >= torch.cuda.device_count():
+            raise DefectError(
+                f"process {world.local_rank + 1} of this machine finds {torch.cuda.device_count()} GPUs; start at most "
+                "one process for each (NUM_GPUS, or torchrun's --nproc_per_node)"
+            )
         device = torch.device("cuda", world.local_rank)
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo")

@@ -98,6 +98,9 @@ def restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
         DefectError: the state is of other parameter groups.
     """
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    # A fused optimizer's state lies on its device throughout, and torch goes by what the saved one was.
+    groups = [group | {"fused": settings[0].get("fused")} for group in state["param_groups"]]
+    state = state | {"param_groups": groups}
     try:
         optimizer.load_state_dict(spread_like(state, [p for group in optimizer.param_groups for p in group["params"]]))
     except ValueError as error:

@@ -7,6 +7,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dinov3.models.defect_backbone import list_backbones
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
 from dinov3.train.defect_cpu_norm import synchronize_batch_norm
 from dinov3.train.defect_distributed import World, batch_total
@@ -34,7 +35,10 @@ def across_processes(step: TrainStep, world: World, device: torch.device) -> nn.
     if world.size == 1 or any(map(is_sharded, step.model.parameters())):
         return step
     synced = common_norms(step, device)
-    return DistributedDataParallel(synced, device_ids=[device.index] if device.type == "cuda" else None)
+    devices = [device.index] if device.type == "cuda" else None
+    # Another network may have a head, or a mask token, that feature maps go without; looking for it takes some time.
+    is_known = getattr(step.model.backbone, "name", "") in list_backbones()
+    return DistributedDataParallel(synced, devices, find_unused_parameters=not is_known)
 
 
 def common_norms(module: nn.Module, device: torch.device) -> nn.Module:

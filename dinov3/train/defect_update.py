@@ -16,6 +16,9 @@ from dinov3.train.defect_guardrails import LossGuard, batch_files, describe
 from dinov3.train.defect_progress import EpochProgress
 from dinov3.train.defect_sharding import clip_gradient
 
+# The scale of fp16's losses starts at 2**16 and is halved with each overflow: by then it is not what overflows.
+MAX_OVERFLOWS = 20
+
 
 def taint(loss: Tensor) -> Tensor:
     """``loss``, whose gradient is NaN throughout if it is not finite, so that the norm of the gradient tells of it."""
@@ -91,6 +94,7 @@ class UpdateRecord:
         self.guard, self.state, self.loader = guard, state, loader
         self.late, self.overflows, self.write = late, overflows, write
         self._batches: list[dict[str, Any]] = []
+        self._overflowed = 0  # updates in a row
         self._values = LateValue()
 
     def add(self, batches: list[dict[str, Any]], norm: Tensor) -> None:
@@ -118,7 +122,8 @@ class UpdateRecord:
             return
         *losses, norm = values.tolist()
         bad = [batch for batch, loss in zip(self._batches, losses, strict=True) if not math.isfinite(loss)]
-        if bad or not (math.isfinite(norm) or self.overflows):
+        self._overflowed = 0 if math.isfinite(norm) else self._overflowed + 1
+        if bad or self._overflowed > (MAX_OVERFLOWS if self.overflows else 0):
             texts = (f"{describe(one, norm)}; files: {batch_files(one, self.loader)}" for one in bad or self._batches)
             self.write(self.guard.skip("\n".join(texts)))
             self.state.skipped += 1
