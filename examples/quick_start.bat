@@ -3,12 +3,17 @@ rem From nothing to a trained model and inspected images: environment, demo data
 rem Run again, it goes on where it stopped. Needs Python 3.10 to 3.13 (python.org) as 'py'.
 setlocal
 cd /d "%~dp0.."
-if not exist ".venv\installed-offline" (
-  .venv\Scripts\python -m pip --version >nul 2>&1 || py -3 -m venv --clear .venv || exit /b 1
-  echo Installing into .venv: some minutes
-  .venv\Scripts\python -m pip install --disable-pip-version-check -q --progress-bar on -e ".[offline]" || exit /b 1
-  type nul > ".venv\installed-offline"
-)
+if exist ".venv\installed-offline" goto installed
+set "FITS=import pip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))"
+.venv\Scripts\python -c "%FITS%" >nul 2>&1 && goto install
+for %%V in (3.13 3.12 3.11 3.10) do py -%%V -m venv --clear .venv >nul 2>&1 && goto install
+echo error: 'py' finds no Python 3.10 to 3.13; install one from python.org 1>&2
+exit /b 1
+:install
+echo Installing into .venv: some minutes
+.venv\Scripts\python -m pip install --disable-pip-version-check -q --progress-bar on -e ".[offline]" || exit /b 1
+type nul > ".venv\installed-offline"
+:installed
 set "PATH=%CD%\.venv\Scripts;%PATH%"
 
 set "DEMO=data/demo"
