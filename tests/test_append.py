@@ -120,6 +120,30 @@ def test_another_image_of_a_name_in_use_is_left_out_and_named(more, organize):
     assert content(more / "out")["images/good/03.png"] == old
 
 
+def test_an_image_is_known_whatever_folders_are_given_with_it(parts, organize):
+    for kind, first in (("scratch", 30), ("dent", 40)):
+        for i in range(first, first + 3):
+            save(parts / "t" / kind / "Imgs" / f"{i}.png", picture(i))
+            save(parts / "t" / kind / "Masks" / f"{i}.png", mask_of(i - first))
+    before, _ = organize(*FLAGS, bad="t/scratch/Imgs t/dent/Imgs", masks="t/scratch/Masks t/dent/Masks")
+    assert "images/dent/40.png" in before.columns["image"]
+    save(parts / "t" / "dent" / "Imgs" / "43.png", picture(43))
+    save(parts / "t" / "dent" / "Masks" / "43.png", mask_of(3))
+    after, out = organize("--append", bad="t/dent/Imgs", masks="t/dent/Masks", good="")
+    assert rows(after)[:-1] == rows(before)
+    assert after.columns["image"][-1] == "images/Imgs/43.png"
+    place = parts / "t" / "dent" / "Imgs" / "40.png"
+    assert f"3 x images that are in the dataset already; left as they are:\n    {place}: images/dent/40.png" in out
+    assert "1 images added to 26" in out
+    # The names that these would have are taken, by another image.
+    save(parts / "t" / "scratch" / "Imgs" / "43.png", picture(33))
+    (parts / "t" / "scratch" / "Imgs" / "32.png").rename(parts / "t" / "scratch" / "Imgs" / "43_b.png")
+    _, out = organize("--append", bad="t/scratch/Imgs", masks="t/scratch/Masks", good="")
+    assert "3 x images that are in the dataset already" in out
+    assert "1 x images left out, as another one in the dataset has their name" in out
+    assert "0 images added to 27" in out
+
+
 def test_new_classes_come_after_the_old_ones(parts, organize):
     for i in range(30, 40):
         save(parts / "scratch" / f"{i}.png", picture(i))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import filecmp
 import io
 import json
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 from dinov3.data.defect_groups import Grouping, find_groups
 from dinov3.data.defect_manifest import COLUMNS, SPLITS, UNKNOWN, DatasetWriter, Manifest, count_rows, read_manifest
 from dinov3.data.defect_organize import expect_apart, write_images
+from dinov3.data.defect_similar import ImageFile, digest_of
 from dinov3.data.defect_sources import NORMAL, ImportReport, SourceImage
 from dinov3.data.defect_splits import grouped_split
 from dinov3.defect_errors import DefectError
@@ -78,8 +78,8 @@ def append(
     """Add images to a dataset; those in it keep their files, rows and splits.
 
     A new image goes to the split of the images that show the same part. The other parts are dealt so that the shares
-    of the whole come out right. An image whose name is in the dataset is left out and reported. New classes come
-    after the old ones, whose numbers stay.
+    of the whole come out right. An image whose content or name is in the dataset is left out and reported. New
+    classes come after the old ones, whose numbers stay.
 
     Args:
         samples: with their final labels.
@@ -135,27 +135,43 @@ def _fractions(manifest: Manifest, val_split: float | None, test_split: float | 
 
 
 def _only_new(samples: list[SourceImage], manifest: Manifest, report: ImportReport) -> list[SourceImage]:
-    """Those whose name is not in the dataset, in capitals or not, as some file systems don't tell these apart."""
+    """Those whose content and name are not in the dataset; names in capitals or not, as some file systems don't tell
+    these apart. A name alone says too little: its first part depends on which folders are given together."""
     known = {image.removeprefix("images/").casefold(): image for image in manifest.columns["image"].tolist()}
+    contents = [_content(sample.image) for sample in samples]
+    stored = _stored_images(manifest, {size for size, _ in contents})
     new = []
-    for sample in samples:
-        image = known.get(sample.name.casefold())
-        if image is None:
+    for sample, (_, digest) in zip(samples, contents, strict=True):
+        image, copies = known.get(sample.name.casefold()), stored.get(digest, [])
+        if copies:
+            place = sample.place if image in copies else f"{sample.place}: {copies[0]}"
+            report.remarks["images that are in the dataset already; left as they are"].append(place)
+        elif image is None:
             new.append(sample)
-        elif _same_file(sample, manifest.root / image):
-            report.remarks["images that are in the dataset already; left as they are"].append(sample.place)
         else:
             kind = "images left out, as another one in the dataset has their name; rename them or their folder"
             report.remarks[kind].append(f"{sample.place}: {image}")
     return new
 
 
-def _same_file(sample: SourceImage, image: Path) -> bool:
-    if not image.is_file():
-        return False
-    if isinstance(sample.image, Path):
-        return filecmp.cmp(sample.image, image, shallow=False)
-    return sample.image() == image.read_bytes()
+def _stored_images(manifest: Manifest, sizes: set[int]) -> dict[bytes, list[str]]:
+    """{digest: images in the dataset}; files of other sizes than these are not read."""
+    found = defaultdict(list)
+    for image in manifest.columns["image"].tolist():
+        path = manifest.root / image
+        if os.path.isfile(path) and os.path.getsize(path) in sizes:
+            found[_content(path)[1]].append(image)
+    found.pop(b"", None)
+    return found
+
+
+def _content(image: ImageFile) -> tuple[int, bytes]:
+    """The size of a file and its digest, which is empty if it cannot be read."""
+    try:
+        data = image.read_bytes() if isinstance(image, Path) else image()
+    except (OSError, ValueError):
+        return 0, b""
+    return len(data), digest_of(data)
 
 
 def _splits_of(groups: list[str], columns: dict[str, list[str]], report: ImportReport) -> dict[str, str]:
