@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -126,6 +127,62 @@ def test_an_empty_output_folder_and_missing_parents_are_fine(parts, script):
     for output in ("empty", "deep/er/out"):
         assert script("prepare_defect_data", *arguments(parts, output=output))[0] == 0
         assert len(read_manifest(parts / output)) == 30
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(parts, organize):
+    other = parts / "other disk"
+    (other / "data").mkdir(parents=True)
+    (parts / "out").symlink_to(other / "data")
+    for flags, images in (((), 30), (("--overwrite",), 29), (("--append",), 30)):
+        assert len(organize(*flags)[0]) == images
+        assert (parts / "out").is_symlink()
+        assert len(read_manifest(other / "data")) == images
+        assert os.listdir(other) == ["data"]
+        assert sorted(os.listdir(parts)) == ["bad", "good", "masks", "other disk", "out"]
+        if images == 30:
+            (parts / "good" / "19.png").unlink(missing_ok=True)
+        else:
+            save(parts / "good" / "19.png", picture(119))
+
+
+@pytest.mark.parametrize(("here", "output"), [("empty", "."), ("empty", "../empty"), ("empty/deep", "..")])
+def test_the_current_folder_is_refused_before_any_work(parts, script, monkeypatch, here, output):
+    (parts / here).mkdir(parents=True)
+    monkeypatch.chdir(parts / here)
+    before = sorted(parts.rglob("*"))
+    line = arguments(parts)
+    line[2] = output
+    assert_refused(script("prepare_defect_data", *line), f"{output}: the current folder", "choose a folder in it")
+    assert sorted(parts.rglob("*")) == before
+    line[2] = "inner"
+    assert script("prepare_defect_data", *line)[0] == 0
+    assert len(read_manifest("inner")) == 30
+
+
+def test_a_mount_point_is_refused_before_any_work_and_can_be_appended_to(parts, organize):
+    organize()
+    shutil.move(parts / "out", parts / "data")
+    save(parts / "good" / "20.png", picture(120))
+    (parts / "out").mkdir()
+    script = shlex.quote(str(ROOT / "examples" / "prepare_defect_data.py"))
+    command = f"{shlex.quote(sys.executable)} {script} {shlex.join(arguments(parts))}"
+    mount = f"cd {shlex.quote(str(parts))} && mount -t tmpfs none out"
+    try:
+        subprocess.run(["unshare", "-rm", "sh", "-c", mount], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("a mount needs Linux, and the right to make one")
+
+    def run(line: str) -> tuple[int, str, str]:
+        done = subprocess.run(["unshare", "-rm", "sh", "-c", f"{mount} && {line}"], capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    result = run(command)
+    assert_refused(result, f"{parts / 'out'}: a mount point", f"such as {parts / 'out' / 'dataset'}")
+    assert "organize:" not in result[2]  # the bar of the images
+    status, out, err = run(f"cp -r data/. out && {command} --append && ls -A out")
+    assert status == 0, err
+    assert "1 images added to 30" in out
+    assert out.splitlines()[-4:] == ["dataset.json", "images", "manifest.csv", "masks"]
 
 
 def test_a_dataset_is_not_overwritten_by_its_own_images(parts, organize, script):

@@ -24,6 +24,7 @@ class DatasetAppender(DatasetWriter):
 
     def __init__(self, manifest: Manifest):
         self.output_dir = manifest.root
+        self.place = self.workplace = Path(os.path.realpath(manifest.root))  # on the same disk, be it a mount point
         self.manifest = manifest
         self.rows = []
 

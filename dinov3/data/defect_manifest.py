@@ -150,19 +150,23 @@ class DatasetWriter:
     """Writes a dataset folder in one go: it appears whole under its name, or not at all.
 
     Use as a context manager; call :meth:`add` per image and :meth:`finish` at the end. Everything goes to a
-    temporary folder beside ``output_dir``, which is renamed by ``finish`` and removed on an error.
+    temporary folder beside ``output_dir``, which is renamed by ``finish`` and removed on an error. Of a link, that is
+    beside its target.
 
     Raises:
-        DefectError: ``output_dir`` exists and is not empty (and ``overwrite`` is off, or it holds no dataset), or
-            cannot be written.
+        DefectError: ``output_dir`` exists and is not empty (and ``overwrite`` is off, or it holds no dataset), cannot
+            be replaced by another folder, or cannot be written.
     """
 
     def __init__(self, output_dir: Path | str, overwrite: bool = False):
         self.output_dir = Path(output_dir)
+        self.place = Path(os.path.realpath(output_dir))  # renaming a link would move the link, not the data
+        self.workplace = self.place.parent
         self.rows: list[dict[str, str]] = []
         if self.output_dir.exists():
             if not self.output_dir.is_dir():
                 raise DefectError(f"{self.output_dir}: a file; --output_dir expects a folder")
+            _expect_replaceable(self.output_dir, self.place)
             if any(self.output_dir.iterdir()):
                 if not overwrite:
                     raise DefectError(f"{self.output_dir}: exists and is not empty; choose another or add --overwrite")
@@ -173,10 +177,8 @@ class DatasetWriter:
 
     def __enter__(self) -> DatasetWriter:
         try:
-            self.output_dir.parent.mkdir(parents=True, exist_ok=True)
-            self.folder = Path(
-                tempfile.mkdtemp(prefix=f".{self.output_dir.name}-unfinished-", dir=self.output_dir.parent)
-            )
+            self.workplace.mkdir(parents=True, exist_ok=True)
+            self.folder = Path(tempfile.mkdtemp(prefix=f".{self.place.name}-unfinished-", dir=self.workplace))
             self.folder.chmod(0o755)
         except OSError as error:
             raise DefectError(
@@ -242,13 +244,28 @@ class DatasetWriter:
         info["counts"] = count_rows(self.rows, classes)
         (self.folder / "dataset.json").write_text(json.dumps(info, indent=2, ensure_ascii=False), encoding="utf-8")
         replaced = Path(f"{self.folder}-replaced")
-        if self.output_dir.exists():
-            self.output_dir.rename(replaced)
+        if self.place.exists():
+            self.place.rename(replaced)
         try:
-            self.folder.rename(self.output_dir)
+            self.folder.rename(self.place)
         except OSError:
             if replaced.exists():
-                replaced.rename(self.output_dir)
+                replaced.rename(self.place)
             raise
         shutil.rmtree(replaced, ignore_errors=True)
         return read_manifest(self.output_dir)
+
+
+def _expect_replaceable(folder: Path, place: Path) -> None:
+    """Raise DefectError for a folder that cannot be renamed; what it is really is ``place``."""
+    here = Path(os.path.realpath(os.curdir))
+    if os.path.ismount(place):
+        what = "a mount point"
+    elif place in (here, *here.parents):
+        what = "the current folder" if place == here else "the current folder lies in it"
+    else:
+        return
+    raise DefectError(
+        f"{folder}: {what}, and --output_dir is put in its place as a whole; choose a folder in it, such as "
+        f"{folder / 'dataset'}"
+    )
