@@ -144,6 +144,16 @@ def test_an_image_is_known_whatever_folders_are_given_with_it(parts, organize):
     assert "0 images added to 27" in out
 
 
+def test_a_name_with_its_accents_written_another_way_is_the_same_name(parts, organize):
+    save(parts / "good" / "\u00e9.png", picture(200))
+    organize(*FLAGS)
+    (parts / "good" / "\u00e9.png").unlink()
+    save(parts / "good" / "e\u0301.png", picture(201))
+    after, out = organize("--append")
+    assert len(after) == 31
+    assert "1 x images left out, as another one in the dataset has their name" in out
+
+
 def test_new_classes_come_after_the_old_ones(parts, organize):
     for i in range(30, 40):
         save(parts / "scratch" / f"{i}.png", picture(i))

@@ -177,6 +177,17 @@ def test_any_file_name_works(run, tmp_path, name, path):
     assert labels_by_image(run(source, *NORMAL)[0])[f"{name}/{name}.png"] == "dent"
 
 
+@pytest.mark.parametrize(("one", "other"), [("\u00e9", "e\u0301"), ("e\u0301", "\u00e9")])
+def test_accents_written_in_two_ways(run, tmp_path, one, other):
+    for day in (1, 2):
+        photo(tmp_path / "set" / f"d{one}{day}" / f"{one}.png", day)
+    names = [f"d{other}{day}/{other}.png" for day in (1, 2)]
+    images = [coco_image(day, name) for day, name in enumerate(names, 11)]
+    source = coco_set(tmp_path / "set", images, [coco_region(11, category=1), coco_region(12, category=2)])
+    found = labels_by_image(run(source, *NORMAL)[0])
+    assert found.items() >= {f"d{one}1/{one}.png": "scratch", f"d{one}2/{one}.png": "dent"}.items()
+
+
 def test_a_large_file(tmp_path):
     """A few megabytes in a second or two; 100 MB were measured once by hand."""
     rng = np.random.default_rng(0)

@@ -235,6 +235,16 @@ def test_a_renamed_pair_belongs_together(run, source):
     assert labels_by_image(manifest)["new.png"] == "scratch"
 
 
+@pytest.mark.parametrize(("one", "other"), [("\u00e9", "e\u0301"), ("e\u0301", "\u00e9")])
+def test_accents_written_in_two_ways(run, source, one, other):
+    photo(source / f"p{one}.png")
+    write_labelme(source / f"p{other}.json", labelme_shape("dent"), image="lost.png")
+    photo(source / "photos" / f"q{one}.png", 1)
+    write_labelme(source / "q.json", labelme_shape("dent"), image=f"photos\\q{other}.png")
+    found = labels_by_image(run()[0])
+    assert (found[f"p{one}.png"], found[f"photos/q{one}.png"]) == ("dent", "dent")
+
+
 def test_one_image_annotated_twice(run, source):
     write_labelme(source / "z.json", image="c.png")
     manifest, out = run()

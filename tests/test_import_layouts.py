@@ -64,6 +64,33 @@ def test_mvtec_root_of_several_categories(tmp_path, imported):
     assert_masks(manifest)
 
 
+@pytest.mark.parametrize(("one", "other"), [("\u00e9", "e\u0301"), ("e\u0301", "\u00e9")])
+def test_accents_written_in_two_ways(tmp_path, imported, one, other):
+    source = write_mvtec(tmp_path / "mvtec") / "bottle"
+    save(source / "test" / f"{one}clat" / f"p{one}.png", picture(20))
+    save(source / "ground_truth" / f"{other}clat" / f"p{other}_mask.png", mask_of(20))
+    manifest, out = imported("mvtec", source)
+    mask = masks_by_image(manifest)[f"images/bottle/test/{one}clat/p{one}.png"]
+    np.testing.assert_array_equal(mask > 0, mask_of(20) > 0)
+    assert " x " not in out
+
+
+@pytest.mark.parametrize(("one", "other"), [("\u00e9", "e\u0301"), ("e\u0301", "\u00e9")])
+def test_visa_with_accents_written_in_two_ways(tmp_path, imported, one, other):
+    source = write_visa(tmp_path / "visa", ("candle",))
+    image = "candle/Data/Images/Anomaly/{}.JPG"
+    (source / image.format("000")).rename(source / image.format(one))
+    (source / "candle" / "Data" / "Masks" / "Anomaly" / "000.png").rename(
+        source / "candle" / "Data" / "Masks" / "Anomaly" / f"{other}.png"
+    )
+    table = source / "split_csv" / "2cls_highshot.csv"
+    table.write_text(table.read_text().replace(image.format("000"), image.format(other)), encoding="utf-8")
+    manifest, out = imported("visa", source)
+    assert len(manifest) == 15
+    assert masks_by_image(manifest)[f"images/candle/Anomaly/{one}.JPG"].any()
+    assert "skipped" not in out
+
+
 def test_mvtec_labels_can_be_mapped(tmp_path, imported):
     source = write_mvtec(tmp_path / "mvtec")
     flags = "--map broken_large=defect contamination=dust --normal dust".split()

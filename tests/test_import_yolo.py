@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from import_layouts import SQUARE, assert_yolo_masks, importer, write_labels, write_yolo
-from organizing import SIZE, assert_refused, masks_by_image, picture, save
+from organizing import SIZE, assert_refused, mask_of, masks_by_image, picture, save
 from PIL import Image, ImageDraw
 
 
@@ -80,6 +80,20 @@ def test_images_apart(source, tmp_path, imported, flat):
     shutil.move(source / "images", tmp_path / "photos" / "images")
     manifest, _ = imported("yolo", source, "--images", tmp_path / "photos" / ("images" if flat else ""))
     assert_yolo_masks(manifest)
+
+
+@pytest.mark.parametrize(("one", "other"), [("\u00e9", "e\u0301"), ("e\u0301", "\u00e9")])
+def test_accents_written_in_two_ways(source, imported, one, other):
+    for folder, name, suffix in (("images", one, "png"), ("labels", other, "txt")):
+        place = source / folder / "train"
+        (place / f"d{name}").mkdir()
+        (place / f"bad00.{suffix}").rename(place / f"d{name}" / f"p{name}.{suffix}")
+    (source / "train.txt").write_text(
+        f"images/train/d{other}/p{other}.png\nimages/train/good00.png\n", encoding="utf-8"
+    )
+    (source / "data.yaml").write_text("train: train.txt\nval: images/val\nnames: [scratch, dent]")
+    mask = masks_by_image(imported("yolo", source)[0])[f"images/images/train/d{one}/p{one}.png"]
+    np.testing.assert_array_equal(mask > 0, mask_of(0) > 0)
 
 
 def test_labels_beside_the_images(source, imported):

@@ -44,6 +44,29 @@ def test_images_whose_own_names_end_like_masks(parts, organize):
     np.testing.assert_array_equal(masks["images/more/box_label.png"], mask_of(16) // 255)
 
 
+@pytest.mark.parametrize(("one", "other"), [("\u00e9", "e\u0301"), ("e\u0301", "\u00e9")])
+@pytest.mark.parametrize("mask", ["masks/p{}.png", "masks/p{}_mask.png", "bad/p{}_mask.png"])
+def test_accents_written_in_two_ways(parts, organize, one, other, mask):
+    """macOS takes an accent apart, other systems write it as one character."""
+    save(parts / "bad" / f"p{one}.png", picture(30))
+    save(parts / mask.format(other), mask_of(20))
+    manifest, out = organize()
+    np.testing.assert_array_equal(masks_by_image(manifest)[f"images/bad/p{one}.png"], mask_of(20) // 255)
+    assert len(manifest) == 31
+    assert " x " not in out
+
+
+@pytest.mark.parametrize(("one", "other"), [("\u00e9", "e\u0301"), ("e\u0301", "\u00e9")])
+def test_accents_of_folders_written_in_two_ways(parts, organize, one, other):
+    for kind, number in ((f"pi{one}ce_1", 15), (f"pi{other}ce_2", 16)):
+        save(parts / "imgs" / kind / "a.png", picture(number))
+    for kind, number in ((f"pi{other}ce_1", 15), (f"pi{one}ce_2", 16)):
+        save(parts / "drawn" / kind / "a.png", mask_of(number))
+    masks = masks_by_image(organize(bad="imgs", masks="drawn")[0])
+    np.testing.assert_array_equal(masks[f"images/imgs/pi{one}ce_1/a.png"], mask_of(15) // 255)
+    np.testing.assert_array_equal(masks[f"images/imgs/pi{other}ce_2/a.png"], mask_of(16) // 255)
+
+
 def test_a_file_named_like_a_mask_of_its_neighbor_is_no_image(parts, organize):
     save(parts / "bad" / "00_mask.png", mask_of(0))
     manifest, out = organize()

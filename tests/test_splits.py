@@ -157,6 +157,14 @@ def test_groups_written_on_any_system_are_found(tmp_path, listed):
     assert find_group(PureWindowsPath(r"C:\data\imgs\a.png"), groups) == "7"
 
 
+@pytest.mark.parametrize(("one", "other"), [("\u00e9", "e\u0301"), ("e\u0301", "\u00e9")])
+def test_accents_written_in_two_ways(tmp_path, one, other):
+    path = tmp_path / "groups.csv"
+    path.write_text(f"image,group\npi{one}ces/a{one}.png,7\n", encoding="utf-8")
+    assert find_group(PurePosixPath(f"/data/pi{other}ces/a{other}.png"), read_groups(path)) == "7"
+    assert match_group(f"good/pi{other}ce7_a.png", group_pattern(f"pi{one}ce([0-9]+)")) == "7"
+
+
 def test_more_columns_spaces_and_quotes_are_fine(tmp_path):
     path = tmp_path / "groups.csv"
     path.write_text('line, group, image\n1, 部件, "a, ""b"".png"\n', encoding="utf-8")

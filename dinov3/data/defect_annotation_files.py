@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
 from dinov3.data.defect_images import list_files, list_images
+from dinov3.data.defect_names import one_spelling
 from dinov3.data.defect_shapes import ShapeError
 from dinov3.data.defect_sources import ImportReport, Regions, SourceImage
 
@@ -137,13 +138,15 @@ class ImageFiles:
         self.folders = [Path(os.path.abspath(folder)) for folder in folders if folder]
         self.names: dict[Path, str] = {}
         self.owners: dict[Path, str] = {}
+        self._spelled: dict[str, Path] = {}
         self._by_stem: dict[str, list[Path]] = defaultdict(list)
         self._used: set[str] = set()
         for folder in self.folders:
             for path in list_images(folder):
                 if path not in self.names:
                     self.names[path] = self.unused(path.relative_to(folder).as_posix())
-                    self._by_stem[path.stem].append(path)
+                    self._spelled.setdefault(one_spelling(str(path)), path)
+                    self._by_stem[one_spelling(path.stem)].append(path)
 
     def unused(self, name: str) -> str:
         """``name``, or with a number if an image has it already."""
@@ -172,9 +175,11 @@ class ImageFiles:
         for base in (beside, *self.folders):
             for tail in (name, "/".join(parts)):
                 path = Path(os.path.normpath(base / tail))
-                if path in self.names:
-                    return path
-        rank = {path: self._rank(path, parts, beside, split) for path in self._by_stem.get(windows.stem, [])}
+                found = path if path in self.names else self._spelled.get(one_spelling(str(path)))
+                if found:
+                    return found
+        alike = self._by_stem.get(one_spelling(windows.stem), [])
+        rank = {path: self._rank(path, parts, beside, split) for path in alike}
         highest = max(rank.values(), default=None)
         best = [path for path in rank if rank[path][-1] and rank[path] == highest]
         if len(best) == 1:
@@ -189,12 +194,12 @@ class ImageFiles:
         splits = {split_of(part) for part in self.names[path].split("/")[:-1]} - {None}
         if split and splits and split not in splits:
             return False, False, 0
-        alike = (a == b for a, b in zip(reversed(path.parts), reversed(end), strict=False))
+        alike = (one_spelling(a) == one_spelling(b) for a, b in zip(reversed(path.parts), reversed(end), strict=False))
         return split in splits, path.is_relative_to(beside), sum(itertools.takewhile(bool, alike))
 
     def called_like(self, file: Path) -> list[Path]:
         """The images with the stem of a file: beside it, or if there is none, anywhere."""
-        alike = self._by_stem.get(file.stem, [])
+        alike = self._by_stem.get(one_spelling(file.stem), [])
         return [path for path in alike if path.parent == file.parent] or alike
 
     def take(self, path: Path, owner: str) -> str:

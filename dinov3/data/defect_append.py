@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dinov3.data.defect_groups import Grouping, find_groups
 from dinov3.data.defect_manifest import COLUMNS, SPLITS, UNKNOWN, DatasetWriter, Manifest, count_rows, read_manifest
+from dinov3.data.defect_names import one_spelling
 from dinov3.data.defect_organize import expect_apart, write_images
 from dinov3.data.defect_similar import ImageFile, digest_of
 from dinov3.data.defect_sources import NORMAL, ImportReport, SourceImage
@@ -136,14 +137,15 @@ def _fractions(manifest: Manifest, val_split: float | None, test_split: float | 
 
 
 def _only_new(samples: list[SourceImage], manifest: Manifest, report: ImportReport) -> list[SourceImage]:
-    """Those whose content and name are not in the dataset; names in capitals or not, as some file systems don't tell
-    these apart. A name alone says too little: its first part depends on which folders are given together."""
-    known = {image.removeprefix("images/").casefold(): image for image in manifest.columns["image"].tolist()}
+    """Those whose content and name are not in the dataset; names in capitals or not, and however accents are written,
+    as some file systems don't tell these apart. A name alone says too little: its first part depends on which folders
+    are given together."""
+    known = {_key(image.removeprefix("images/")): image for image in manifest.columns["image"].tolist()}
     contents = [_content(sample.image) for sample in samples]
     stored = _stored_images(manifest, {size for size, _ in contents})
     new = []
     for sample, (_, digest) in zip(samples, contents, strict=True):
-        image, copies = known.get(sample.name.casefold()), stored.get(digest, [])
+        image, copies = known.get(_key(sample.name)), stored.get(digest, [])
         if copies:
             place = sample.place if image in copies else f"{sample.place}: {copies[0]}"
             report.remarks["images that are in the dataset already; left as they are"].append(place)
@@ -153,6 +155,10 @@ def _only_new(samples: list[SourceImage], manifest: Manifest, report: ImportRepo
             kind = "images left out, as another one in the dataset has their name; rename them or their folder"
             report.remarks[kind].append(f"{sample.place}: {image}")
     return new
+
+
+def _key(name: str) -> str:
+    return one_spelling(name).casefold()
 
 
 def _stored_images(manifest: Manifest, sizes: set[int]) -> dict[bytes, list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -13,6 +12,7 @@ import numpy as np
 from dinov3.data.defect_check_files import PATCH, Facts
 from dinov3.data.defect_images import IMAGE_SUFFIXES
 from dinov3.data.defect_manifest import SPLITS, Manifest
+from dinov3.data.defect_names import one_spelling
 
 Finding = tuple[str, str]  # a file (or class), and what is the matter with it
 
@@ -88,8 +88,8 @@ def orphans(manifest: Manifest, folder: str) -> list[Finding]:
 
 
 def _key(name: str) -> str:
-    """One spelling per file: macOS takes apart the accents that others write as one character."""
-    return unicodedata.normalize("NFC", str(PurePosixPath(name)))
+    """One spelling per file."""
+    return one_spelling(str(PurePosixPath(name)))
 
 
 def odd_images(facts: list[Facts]) -> dict[str, list[Finding]]:

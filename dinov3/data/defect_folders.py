@@ -11,6 +11,7 @@ from dinov3.data.defect_annotation_files import SPLIT_NAMES, kept_splits
 from dinov3.data.defect_formats import wrong_layout
 from dinov3.data.defect_images import list_images
 from dinov3.data.defect_manifest import UNKNOWN
+from dinov3.data.defect_names import one_spelling
 from dinov3.data.defect_pairing import pair_masks, tell_masks
 from dinov3.data.defect_sources import NORMAL, ImportOptions, ImportReport, SourceImage
 from dinov3.defect_errors import DefectError
@@ -75,9 +76,9 @@ def _find_files(folders: list[Path], mask_folders: list[Path]) -> tuple[list[lis
 def _expect_masks_among(folder: Path, images: list[Path], masks: list[Path]) -> None:
     """A folder given for images and for masks must hold both, and none that could be either."""
     expected = "in one folder, expected mask a.png beside image a.jpg, or a_mask.png beside a.png"
-    first: dict[Path, Path] = {}
+    first: dict[str, Path] = {}
     for image in images:
-        twin = first.setdefault(image.with_suffix(""), image)
+        twin = first.setdefault(one_spelling(str(image.with_suffix(""))), image)
         if twin != image:
             raise DefectError(f"{twin} and {image.name}: which is the image, which the mask? {expected}")
     if not masks:

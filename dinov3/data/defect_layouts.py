@@ -15,6 +15,7 @@ from dinov3.data.defect_annotation_files import kept_splits, shown
 from dinov3.data.defect_folders import GOOD_FOLDERS, subfolders
 from dinov3.data.defect_formats import wrong_layout
 from dinov3.data.defect_images import ImageReadError, list_images, read_foreign_mask, read_image
+from dinov3.data.defect_names import one_spelling, spelled_as
 from dinov3.data.defect_shapes import Shape, ShapeError
 from dinov3.data.defect_sources import NORMAL, ImportOptions, ImportReport, SourceImage
 from dinov3.defect_errors import DefectError
@@ -73,10 +74,10 @@ def _read_category(folder: Path, truth: Path, report: ImportReport) -> list[Sour
         for kind in (path for path in subfolders(split_folder) if path.name != "ground_truth"):
             label = NORMAL if kind.name.lower() in GOOD_FOLDERS else kind.name
             places = ("ground_truth", f"ground_truth/{split_folder.name}", f"{split_folder.name}/ground_truth")
-            masks = _masks_by_stem([truth / place / kind.name for place in places])
+            masks = _masks_by_stem([spelled_as(truth / place / kind.name, truth) for place in places])
             for path in (path for path in list_images(kind) if path.parent == kind):
                 name = f"{category}/{path.relative_to(folder).as_posix()}"
-                own = masks.pop(path.stem, [])
+                own = masks.pop(one_spelling(path.stem), [])
                 taken |= {path, *own}
                 if not own and label != NORMAL:
                     report.remarks[WITHOUT_MASK].append(str(path))
@@ -94,13 +95,14 @@ def _read_category(folder: Path, truth: Path, report: ImportReport) -> list[Sour
     return samples
 
 
-def _masks_by_stem(folders: Sequence[Path]) -> dict[str, list[Path]]:
+def _masks_by_stem(folders: Sequence[Path | None]) -> dict[str, list[Path]]:
     """{stem of the image: its masks}, of ``STEM_mask.png`` or ``STEM.png``, or of all in a folder ``STEM`` (LOCO)."""
     found = defaultdict(list)
     for folder in folders:
-        for path in list_images(folder) if folder.is_dir() else ():
+        for path in list_images(folder) if folder and folder.is_dir() else ():
             inside = path.relative_to(folder).parts
-            found[path.stem.removesuffix("_mask") if len(inside) == 1 else inside[0]].append(path)
+            stem = path.stem.removesuffix("_mask") if len(inside) == 1 else inside[0]
+            found[one_spelling(stem)].append(path)
     return found
 
 
@@ -142,7 +144,7 @@ def read_visa(source: Path, options: ImportOptions, report: ImportReport) -> lis
         for kind, label in (("Normal", NORMAL), ("Anomaly", "defect")):
             images = folder / "Data" / "Images" / kind
             for path in list_images(images) if images.is_dir() else ():
-                mask = masks.pop(path.stem, [None])[0] if label != NORMAL else None
+                mask = masks.pop(one_spelling(path.stem), [None])[0] if label != NORMAL else None
                 if mask is None and label != NORMAL:
                     report.remarks[WITHOUT_MASK].append(str(path))
                 place = f"{name}/{path.relative_to(folder).as_posix()}"
@@ -164,11 +166,13 @@ def _split_table(source: Path, report: ImportReport) -> Path | None:
 
 def _with_splits(samples: dict[str, SourceImage], table: Path, report: ImportReport) -> list[SourceImage]:
     """The images that the table lists, each in its split."""
-    objects = {sample.source for sample in samples.values()}
+    objects = {one_spelling(sample.source) for sample in samples.values()}
+    spelled = {one_spelling(place): place for place in samples}
     absent: Counter[str] = Counter()
     found: dict[str, SourceImage] = {}
     for line, row in read_visa_table(table):
-        name, split, image = row["object"], row["split"], row["image"]
+        name, split = one_spelling(row["object"]), row["split"]
+        image = spelled.get(one_spelling(row["image"]), row["image"])
         sample = samples.get(image)
         if name not in objects:
             absent[name] += 1
@@ -221,7 +225,8 @@ def read_ksdd2(source: Path, options: ImportOptions, report: ImportReport) -> li
     """
     root = options.images or source
     truths = {split: list_images(source / split) for split in ("train", "test") if (source / split).is_dir()}
-    masks = {(split, p.stem[:-3]): p for split, paths in truths.items() for p in paths if p.stem.endswith("_GT")}
+    answers = [(split, p) for split, paths in truths.items() for p in paths if p.stem.endswith("_GT")]
+    masks = {(split, one_spelling(path.stem[:-3])): path for split, path in answers}
     if not masks:
         raise wrong_layout(source, "ksdd2", "train/ and test/ with pairs NAME.png and NAME_GT.png")
     samples = []
@@ -229,7 +234,7 @@ def read_ksdd2(source: Path, options: ImportOptions, report: ImportReport) -> li
         for path in list_images(root / split) if (root / split).is_dir() else ():
             if path.stem.endswith("_GT"):
                 continue
-            mask = masks.pop((split, path.stem), None)
+            mask = masks.pop((split, one_spelling(path.stem)), None)
             try:
                 label = None if mask is None else "defect" if read_image(mask).any() else NORMAL
             except ImageReadError as error:

@@ -9,28 +9,29 @@ from functools import lru_cache
 from pathlib import Path
 
 from dinov3.data.defect_images import JPEG_SUFFIXES
+from dinov3.data.defect_names import one_spelling
 
 _MASK_SUFFIX = re.compile(r"[_\-. ](mask|masks|gt|label|labels|seg|annotation|ground_?truth)$", re.IGNORECASE)
 
 
 def _stem(path: Path) -> str:
-    return path.stem
+    return one_spelling(path.stem)
 
 
 def _image_stem(path: Path) -> str:
     """The stem without ``_mask`` and the like: the name that the image has."""
-    return _MASK_SUFFIX.sub("", path.stem)
+    return _MASK_SUFFIX.sub("", _stem(path))
 
 
 def tell_masks(files: list[Path]) -> tuple[list[Path], list[Path]]:
     """Split files that may share folders into images and masks: a mask is named after an image in its folder
     (``a_mask.png``), or is the lossless file beside a JPEG of its stem."""
-    places = {(path.parent, path.stem) for path in files}
-    jpegs = {(path.parent, path.stem) for path in files if path.suffix.lower() in JPEG_SUFFIXES}
+    places = {(path.parent, _stem(path)) for path in files}
+    jpegs = {(path.parent, _stem(path)) for path in files if path.suffix.lower() in JPEG_SUFFIXES}
     images, masks = [], []
     for path in files:
-        named = _image_stem(path) != path.stem and (path.parent, _image_stem(path)) in places
-        beside = path.suffix.lower() not in JPEG_SUFFIXES and (path.parent, path.stem) in jpegs
+        named = _image_stem(path) != _stem(path) and (path.parent, _image_stem(path)) in places
+        beside = path.suffix.lower() not in JPEG_SUFFIXES and (path.parent, _stem(path)) in jpegs
         (masks if named or beside else images).append(path)
     return images, masks
 
@@ -59,16 +60,16 @@ def _pair_by(
 ) -> tuple[dict[Path, Path], list[Path]]:
     images_of, masks_of = defaultdict(list), defaultdict(list)
     for image in images:
-        images_of[image.stem].append(image)
+        images_of[_stem(image)].append(image)
     for mask in masks:
         masks_of[mask_name(mask)].append(mask)
     pairs, tied = {}, []
     for image in images:
-        candidates = masks_of.get(image.stem)
+        candidates = masks_of.get(_stem(image))
         if not candidates:
             continue
         mask = _nearest(image, candidates)
-        owner = mask and _nearest(mask, images_of[image.stem])
+        owner = mask and _nearest(mask, images_of[_stem(image)])
         if mask and owner == image:
             pairs[image] = mask
         elif owner is None:
@@ -89,4 +90,4 @@ def _nearest(path: Path, others: Sequence[Path]) -> Path | None:
 
 @lru_cache(maxsize=4096)
 def _words(folder: Path) -> frozenset[str]:
-    return frozenset(re.split(r"[\W_]+", str(folder.absolute()).lower()))
+    return frozenset(re.split(r"[\W_]+", one_spelling(str(folder.absolute())).lower()))

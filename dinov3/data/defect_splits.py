@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 
+from dinov3.data.defect_names import one_spelling
 from dinov3.defect_errors import DefectError
 
 
@@ -35,12 +36,13 @@ def read_groups(path: Path) -> dict[tuple[str, ...], str]:
 
 def _parts(text: str) -> tuple[str, ...]:
     """The parts of a path as written on any system, without drive and root."""
+    text = one_spelling(text)
     return tuple(part for part in text.replace("\\", "/").split("/") if part not in ("", ".") and part[-1] != ":")
 
 
 def find_group(image: PurePath, groups: dict[tuple[str, ...], str]) -> str | None:
     """The group whose CSV path is the longest end of ``image``'s path, or None."""
-    parts = image.parts
+    parts = tuple(map(one_spelling, image.parts))
     for start in range(len(parts)):
         if parts[start:] in groups:
             return groups[parts[start:]]
@@ -54,7 +56,7 @@ def group_pattern(text: str) -> re.Pattern[str]:
         DefectError: it is no regular expression, has several groups, or would match anything.
     """
     try:
-        pattern = re.compile(text)
+        pattern = re.compile(one_spelling(text))
     except re.error as error:
         raise DefectError(f"--group_regex {text!r}: no regular expression ({error})") from None
     if pattern.groups > 1:
@@ -69,7 +71,7 @@ def group_pattern(text: str) -> re.Pattern[str]:
 
 def match_group(name: str, pattern: re.Pattern[str]) -> str | None:
     """What ``pattern`` finds in a ``/``-separated name; None if nothing."""
-    found = pattern.search(name)
+    found = pattern.search(one_spelling(name))
     return found.group(pattern.groups) or None if found else None
 
 

@@ -13,6 +13,7 @@ import yaml
 from dinov3.data.defect_annotation_files import SPLIT_NAMES, AnnotationError, checked_label, kept_splits, shown
 from dinov3.data.defect_formats import wrong_layout
 from dinov3.data.defect_images import list_images
+from dinov3.data.defect_names import spelled_as
 from dinov3.data.defect_shapes import Shape, ShapeError, box, polygon
 from dinov3.data.defect_sources import ImportOptions, ImportReport, Regions, SourceImage
 from dinov3.defect_errors import DefectError
@@ -169,8 +170,10 @@ def _inside(text: str, bases: list[Path], roots: list[Path]) -> Path | None:
         parts = parts[1:]
     for base in bases:
         for path in (_absolute(base / given), _absolute(base.joinpath(*parts))):
-            if any(path.is_relative_to(root) for root in roots) and os.path.exists(path):
-                return path
+            root = next((root for root in roots if path.is_relative_to(root)), None)
+            found = spelled_as(path, root) if root else None
+            if found and os.path.exists(found):
+                return found
     return None
 
 
@@ -218,7 +221,7 @@ def _label_file(image: PurePosixPath, folder: Path) -> Path | None:
     if "images" in parts[:-1]:
         last = len(parts) - 2 - parts[:-1][::-1].index("images")
         places.insert(0, PurePosixPath(*parts[:last], "labels", *parts[last + 1 :]))
-    return next((folder / place for place in places if os.path.lexists(folder / place)), None)
+    return next(filter(None, (spelled_as(folder / place, folder) for place in places)), None)
 
 
 def _read_labels(path: Path, names: dict[int, str], report: ImportReport) -> Regions:
