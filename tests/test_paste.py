@@ -8,6 +8,7 @@ import torch
 from conftest import square_image, write_squares
 
 from dinov3.data.defect_dataset import DefectDataset
+from dinov3.data.defect_manifest import DatasetWriter
 from dinov3.data.defect_paste import paste_defect
 
 
@@ -80,6 +81,26 @@ def test_normal_training_images_become_defect_images(tmp_path) -> None:
     assert all(dataset[index, seed]["label"] == 1 for seed in range(3) for index in range(1, 40, 2))
     plain = DefectDataset(manifest, 64, augment=True)
     assert all(plain[index, seed]["label"] == 0 for seed in range(3) for index in range(0, 40, 2))
+
+
+@pytest.mark.parametrize("mask_classes", [["dent", "scratch"], ["dent", "flaw"], ["flaw"]])
+def test_the_class_is_that_of_the_pasted_defect(tmp_path, mask_classes) -> None:
+    """The one donor is an image of a scratch, with a small dark scratch or flaw, and a bright dent."""
+    image, mask = np.full((64, 64, 3), 120, np.uint8), np.zeros((64, 64), np.uint8)
+    image[5:15, 5:15], mask[5:15, 5:15] = 20, len(mask_classes)
+    image[40:50, 40:50], mask[40:50, 40:50] = 240, 1
+    with DatasetWriter(tmp_path / "data") as writer:
+        row = {"split": "train", "group": "", "source": "made"}
+        writer.add(image, "bad.png", mask, label="scratch", **row)
+        writer.add(np.full((64, 64, 3), 120, np.uint8), "good.png", None, label="normal", **row)
+        classes = ["normal", "dent", "scratch"]
+        manifest = writer.finish(classes=classes, mask_classes=mask_classes, seed=0, command="test")
+    dataset = DefectDataset(manifest, 64, paste_defects=1.0)
+    items = [dataset[1, seed] for seed in range(40)]
+    bright = [bool((item["image"] > 200).any()) for item in items]
+    assert 10 < sum(bright) < 30
+    dent = 1 if "dent" in mask_classes else 2  # a mask without types of defects leaves the image's own class
+    assert [item["label"] for item in items] == [dent if found else 2 for found in bright]
 
 
 def test_a_broken_donor_leaves_the_image_as_it_is(tmp_path) -> None:

@@ -24,8 +24,9 @@ from dinov3.data.defect_transforms import eval_transform, train_transform
 class DefectDataset(Dataset):
     """Images with class and mask, resized to ``image_size`` squared; ``augment`` adds the random transforms.
 
-    ``paste_defects`` is the share of normal images that get a defect of another image (:func:`paste_defect`), and its
-    class, when drawn with a seed; for training.
+    ``paste_defects`` is the share of normal images that get a defect of another image (:func:`paste_defect`), and the
+    class of that defect by its mask, when drawn with a seed; for training. Where no image is of the mask's class,
+    the other image's counts.
 
     An item is a dict: ``image`` (3, H, W) uint8, ``mask`` (H, W) uint8 class indices, ``label`` (class index),
     ``has_mask`` (a normal image's mask is all zero and counts as one; a defect image without a mask file has none),
@@ -42,6 +43,8 @@ class DefectDataset(Dataset):
         self.transform = train_transform(image_size) if augment else eval_transform(image_size)
         self.labels = manifest.labels
         self.paste_defects = paste_defects
+        names = enumerate(manifest.mask_classes, start=1)
+        self.label_of = {value: manifest.classes.index(name) for value, name in names if name in manifest.classes[1:]}
         self.donors = np.flatnonzero((self.labels > 0) & (manifest.columns["mask"] != ""))
 
     def __len__(self) -> int:
@@ -84,8 +87,9 @@ class DefectDataset(Dataset):
                 return pixels, mask, 0  # reported when its own turn comes
             pixels, mask = (array.numpy() for array in to_item(pixels, mask, resize, None).values())
             pixels = np.ascontiguousarray(pixels.transpose(1, 2, 0))
-            if paste_defect(pixels, mask, image.transpose(1, 2, 0), target, rng):
-                return pixels, mask, int(self.labels[donor])
+            value = paste_defect(pixels, mask, image.transpose(1, 2, 0), target, rng)
+            if value:  # of one type of the donor's defects, which need not be the one that names its class
+                return pixels, mask, self.label_of.get(value, int(self.labels[donor]))
         return pixels, mask, 0
 
     def sampler(self, seed: int, rank: int = 0, world_size: int = 1) -> EpochSampler:

@@ -15,7 +15,7 @@ LARGEST = 0.25  # share of the image; larger regions are part of their surface a
 
 def paste_defect(
     image: np.ndarray, mask: np.ndarray, donor: np.ndarray, donor_mask: np.ndarray, rng: np.random.Generator
-) -> bool:
+) -> int:
     """Paste one connected defect of ``donor`` into ``image``, in place.
 
     It is flipped at random and lands where it was or, as often, anywhere it fits. Its brightness is scaled by that of
@@ -29,7 +29,8 @@ def paste_defect(
         rng: decides region, flips and place.
 
     Returns:
-        Whether a defect was pasted; not so if the donor's region is too large or not there.
+        The class index that most of the pasted region has in the mask; 0 if nothing was pasted, as the donor's region
+        is too large or not there.
     """
     for axis in (0, 1):
         if rng.random() < 0.5:
@@ -37,12 +38,12 @@ def paste_defect(
     defect = np.ascontiguousarray((donor_mask > 0) & (donor_mask != IGNORE_INDEX)).astype(np.uint8)
     count, regions, stats, _ = cv2.connectedComponentsWithStats(defect)
     if count == 1:
-        return False
+        return 0
     number = int(rng.integers(1, count))
     x, y, w, h, area = stats[number].tolist()
     height, width = mask.shape
     if area > LARGEST * height * width:
-        return False
+        return 0
     moves = rng.random() < 0.5
     dy, dx = (int(rng.integers(-y, height - h - y + 1)), int(rng.integers(-x, width - w - x + 1))) if moves else (0, 0)
     rim = max(3, max(w, h) // 10)
@@ -57,10 +58,11 @@ def paste_defect(
     blend = cv2.GaussianBlur(wide.astype(np.float32), (0, 0), rim / 2, borderType=cv2.BORDER_REPLICATE)
     rest = (region == 0) & (wide > 0)
     if not rest.any():
-        return False
+        return 0
     old, new = image[here].astype(np.float32), donor[there].astype(np.float32)
     gain = np.clip((old[rest].mean() + 8) / (new[rest].mean() + 8), 0.3, 3.0)
     mixed = old + (np.minimum(new * gain, 255) - old) * blend[..., None]
     image[here] = mixed.round().astype(np.uint8)
-    mask[here][region > 0] = donor_mask[there][region > 0]
-    return True
+    pasted = donor_mask[there][region > 0]
+    mask[here][region > 0] = pasted
+    return int(np.bincount(pasted).argmax())
