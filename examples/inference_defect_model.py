@@ -144,7 +144,8 @@ def find_inputs(args: argparse.Namespace) -> tuple[Path, list[Path]]:
         return args.image_dir, []
     paths = list_images(args.image_dir)
     if output.is_relative_to(folder):
-        paths = [p for p in paths if not p.absolute().is_relative_to(output)]
+        results = args.image_dir / output.relative_to(folder)  # spelled as the files are: with .. and through links
+        paths = [p for p in paths if not p.is_relative_to(results)]
     if not paths:
         raise DefectError(f"--image_dir {args.image_dir}: no images in it; expected files such as .jpg or .png")
     return args.image_dir, paths

@@ -81,6 +81,21 @@ def test_results_inside_the_image_folder_are_not_inspected_again(trained: Path, 
     assert counts == [8, 8]
 
 
+def test_results_inside_are_known_however_the_image_folder_is_spelled(
+    tiny: Path, folder: Path, tmp_path: Path, script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    (folder / "linked.png").symlink_to(folder / "a.png")  # a link among the images is an image
+    monkeypatch.chdir(tmp_path / "sub")
+    for spelled in (f"../{folder.name}", "../link", tmp_path / "link"):
+        for output in (f"../{folder.name}/out", "../link/out"):
+            status, out, _ = script(
+                "inference_defect_model", "--checkpoint", tiny, "--image_dir", spelled, "--output_dir", output, *FLAGS
+            )
+            assert status == 3 and "9 images:" in out, (spelled, output)
+
+
 def test_one_image_thresholds_and_no_pictures(trained: Path, folder: Path, tmp_path: Path, script) -> None:
     base = ("--checkpoint", trained / "last.pth", "--image", folder / "a.png", *FLAGS, "--no_visualize")
     for threshold, verdict in ((0, "reject"), (1, "accept")):
