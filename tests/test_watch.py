@@ -91,6 +91,35 @@ def test_files_and_folders_come_and_go(folder: Path, image: Path, tmp_path: Path
     (tmp_path / "away").rename(folder)
 
 
+def test_a_folder_that_is_away_for_a_while_holds_no_new_images(
+    folder: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "line2").mkdir()
+    for name in ("resumed.png", "gone.png", "line2/deep.png", "line2/gone.png"):
+        shutil.copy(image, folder / name)
+    watcher = FolderWatcher(folder, settled=0, done=["resumed.png"])
+    assert all(watcher.settle(path, readable=True) for path in watcher.look())
+
+    def refuse(path: Path | str, scandir=os.scandir):
+        if Path(path) == folder / "line2":
+            raise PermissionError(path)
+        return scandir(path)
+
+    folder.rename(tmp_path / "away")  # all of it, then a part
+    assert watcher.look() == []
+    (tmp_path / "away").rename(folder)
+    monkeypatch.setattr(os, "scandir", refuse)
+    (folder / "gone.png").unlink()
+    (folder / "line2/gone.png").unlink()
+    assert watcher.look() == []
+    monkeypatch.undo()
+    assert watcher.look() == []
+    # What really went away is a new image when it is back.
+    for name in ("gone.png", "line2/gone.png"):
+        (folder / name).write_bytes(image.read_bytes())
+    assert watcher.look() == [folder / "gone.png", folder / "line2/gone.png"]
+
+
 def test_a_rewritten_or_replaced_file_is_a_new_image(folder: Path, image: Path) -> None:
     watcher, path = FolderWatcher(folder, settled=0), folder / "latest.png"
     shutil.copy(image, path)
@@ -166,3 +195,28 @@ def test_the_script_inspects_what_comes_and_ends_cleanly(tiny: Path, folder: Pat
     bad = {name for name in known if "bad" in name or "caf" in name}
     assert {name for name, row in rows.items() if row["error"]} == bad == set(rows_of(output, "errors.csv"))
     assert all("not valid UTF-8; rename" in row["error"] for name, row in rows.items() if "caf" in name)
+
+
+def test_a_share_that_is_away_for_a_moment_is_not_inspected_again(
+    tiny: Path, folder: Path, image: Path, tmp_path: Path, script
+) -> None:
+    output, known = tmp_path / "out", ["before.png", "watched.png", "after.png"]
+    base = ("--checkpoint", tiny, "--image_dir", folder, "--output_dir", output, *FLAGS, "--no_visualize", "--resume")
+    shutil.copy(image, folder / known[0])
+    assert script("inference_defect_model", *base)[0] == 0
+    command = [str(c) for c in (sys.executable, ROOT / "examples/inference_defect_model.py", *base, "--watch")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True)
+    try:
+        shutil.copy(image, folder / known[1])
+        wait_for_rows(output, known[:2], process)
+        folder.rename(tmp_path / "away")
+        time.sleep(1.5)  # three looks
+        (tmp_path / "away").rename(folder)
+        shutil.copy(image, folder / known[2])
+        wait_for_rows(output, known, process)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert "3 images:" in out and "before.png: " not in out

@@ -35,6 +35,7 @@ class FolderWatcher:
 
     Args:
         folder: searched with its subfolders, which may come and go; hidden files and links to folders are left out.
+            Images of a folder that cannot be listed for a while are no new ones when it is back.
         settled: seconds without a change after which a file is tried.
         patience: seconds without a change after which an unreadable file is taken as it is.
         done: names, relative to ``folder`` and ``/``-separated, that are inspected already.
@@ -59,8 +60,8 @@ class FolderWatcher:
     def look(self) -> list[Path]:
         """Images that are complete since the last look, oldest first."""
         now = time.time()
-        present, ready = set(), []
-        for name in self._names():
+        present, ready, unlisted = set(), [], []
+        for name in self._names(unlisted):
             present.add(name)
             if name in self._done:
                 continue
@@ -73,8 +74,9 @@ class FolderWatcher:
             complete = complete or now - seen.since >= self.settled
             if complete and (not seen.tried or now - seen.since >= self.patience):
                 ready.append((state[1], name))
-        for forgotten in (self._waiting, self._done):
-            for name in [name for name in forgotten if name not in present]:
+        # What is inspected stays so while its folder is away; what was still being written then rests anew after it.
+        for forgotten, kept in ((self._waiting, ()), (self._done, tuple(unlisted))):
+            for name in [name for name in forgotten if name not in present and not name.startswith(kept)]:
                 del forgotten[name]
         self._look_for_rewritten(now)
         return [self.folder / name for _, name in sorted(ready)]
@@ -93,7 +95,8 @@ class FolderWatcher:
         self._done[name] = seen.state
         return True
 
-    def _names(self) -> Iterator[str]:
+    def _names(self, unlisted: list[str]) -> Iterator[str]:
+        """Of all images, relative to the folder; folders that cannot be listed to their end go into ``unlisted``."""
         folders = [""]
         while folders:
             within = folders.pop()
@@ -108,7 +111,7 @@ class FolderWatcher:
                         elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
                             yield within + entry.name
             except OSError:
-                continue  # gone, or not there for the moment, as a network folder may be
+                unlisted.append(within)  # gone, or not there for the moment, as a network folder may be
 
     def _state(self, name: str, now: float) -> tuple[State | None, bool]:
         """What tells one image under this name from the next (None: there is none), and whether it is complete at
