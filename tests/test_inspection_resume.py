@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from inspecting import FLAGS, records_of, rows_of, write_images
+from test_report import Page
 
 from dinov3.inference.defect_outputs import Finished, OutputWriter
 
@@ -141,6 +142,20 @@ def test_without_resume_results_are_replaced_and_resume_may_begin(tiny, folder, 
     assert {row["threshold"] for row in rows_of(output).values() if not row["error"]} == {"0.0"}
     status, out, _ = script("inference_defect_model", *flags(tiny, folder, output, "--threshold", 0, "--resume"))
     assert status == 3 and "120 images were inspected before" in out
+
+
+def test_images_added_after_the_end_join_the_report_of_the_others(tiny, folder, tmp_path: Path, script) -> None:
+    output, images = tmp_path / "out", tmp_path / "in"
+    shutil.copytree(folder, images)
+    (late := images / "0119.png").rename(tmp_path / "late.png")
+    script("inference_defect_model", *flags(tiny, images, output))
+    (tmp_path / "late.png").rename(late)
+    for _ in range(2):  # the second has nothing to do
+        status, out, _ = script("inference_defect_model", *flags(tiny, images, output, "--resume"))
+        page = Page(output / "report.html")
+        assert status == 3 and f"{COUNT} images:" in out
+        assert len(page.json("rows")) == COUNT - 3 and all(photo for photo, _ in page.pictures())
+        assert not list(output.glob("*.spool*"))
 
 
 class Seen:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from inspecting import FLAGS, records_of, rows_of, write_images
+from test_report import Page
 
 from dinov3.inference.defect_watch import FolderWatcher, watch
 
@@ -195,6 +196,8 @@ def test_the_script_inspects_what_comes_and_ends_cleanly(tiny: Path, folder: Pat
     bad = {name for name in known if "bad" in name or "caf" in name}
     assert {name for name, row in rows.items() if row["error"]} == bad == set(rows_of(output, "errors.csv"))
     assert all("not valid UTF-8; rename" in row["error"] for name, row in rows.items() if "caf" in name)
+    page = Page(output / "report.html")
+    assert len(page.json("rows")) == len(set(known) - bad) and all(photo for photo, _ in page.pictures())
 
 
 def test_a_share_that_is_away_for_a_moment_is_not_inspected_again(

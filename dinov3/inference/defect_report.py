@@ -65,8 +65,9 @@ class ReportWriter:
         max_images: so many have a picture in the page: rejected ones and those for review first, then accepted ones
             whose mask disagrees, then those nearest the threshold. All images count in the numbers, the histogram
             and the sliders.
-        done: to go on with a stopped inspection, the records of the images that it finished. Those whose line in the
-            spool is lost are shown without picture.
+        done: to go on with an inspection, the records of the images that it finished. Their thumbnails are in the
+            spool if it was stopped, else in its page: what that left out, the next leaves out as well. Those that are
+            in neither are shown without picture.
 
     Raises:
         DefectError: the folder cannot be written.
@@ -88,7 +89,7 @@ class ReportWriter:
         self.path, self.classes, self.thresholds, self.max_images = path, list(classes), thresholds, max_images
         self._shown = {"title": title, "checkpoint": checkpoint, "source": source, "calibration": calibration}
         try:
-            self._spool = Spool(path.with_suffix(".spool"), done)
+            self._spool = Spool(path.with_suffix(".spool"), done, pictures_in(path))
         except OSError as error:
             raise DefectError(f"{path}: cannot be written ({error.strerror})") from None
 
@@ -205,6 +206,27 @@ class ReportWriter:
             "milliseconds": record["milliseconds"],
             "largest": regions,
         }
+
+
+def pictures_in(page: Path) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """What :meth:`ReportWriter.close` put into a page, if there is one: of each image shown what tells its record
+    from others, thumbnail and mask."""
+    try:
+        rows = (row for part in _parts(page, "rows") for row in part)
+        pictures = (pair for block in _parts(page, "pictures-") for pair in block)
+        for row, (photo, mask) in zip(rows, pictures, strict=False):
+            yield {"image": row["name"], "milliseconds": row["milliseconds"]}, photo, mask
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # none, or a page of something else, or damaged
+
+
+def _parts(page: Path, name: str) -> Iterator[Any]:
+    """The values in the ``data_script`` elements whose name begins so; each is a line of its own."""
+    start, end = f'<script type="application/json" id="{name}', "</script>\n"
+    with page.open(encoding="utf-8") as file:
+        for line in file:
+            if line.startswith(start) and line.endswith(end):
+                yield json.loads(line[line.index(">") + 1 : -len(end)])
 
 
 def millionths(probability: float) -> int:

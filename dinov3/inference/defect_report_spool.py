@@ -29,27 +29,40 @@ class Spool:
     Args:
         path: the file.
         done: records to go on behind, with the pictures that the file has of them; the rest of it is dropped.
+        shown: where there is no file, the pictures of records that are known from elsewhere, as base64 text.
     """
 
-    def __init__(self, path: Path, done: Iterable[dict[str, Any]] = ()):
+    def __init__(
+        self,
+        path: Path,
+        done: Iterable[dict[str, Any]] = (),
+        shown: Iterable[tuple[dict[str, Any], str, str]] = (),
+    ):
         self.path = path
+        self._new = path.with_name(path.name + ".new")
+        if not path.exists():
+            self._restore(shown)
         self._begin(done)
 
+    def _restore(self, shown: Iterable[tuple[dict[str, Any], str, str]]) -> None:
+        with self._new.open("wb") as self._file:
+            for record, photo, marks in shown:
+                self._write(record, photo.encode(), marks.encode())
+        self._new.replace(self.path)
+
     def _begin(self, done: Iterable[dict[str, Any]]) -> None:
-        new = self.path.with_name(self.path.name + ".new")
-        self._file: BinaryIO = new.open("w+b")
-        with self.path.open("a+b") as old:
-            old.seek(0)
-            places = {record["image"]: place for place, record in _read(old)}
+        self._file: BinaryIO = self._new.open("w+b")
+        with self.path.open("rb") as old:
+            places = {_key(record): place for place, record in _read(old)}
             for record in done:
-                place = places.get(record["image"])
+                place = places.get(_key(record))
                 if place is None:
-                    self.add(record, None, None)
+                    self._write(record, b"", b"")
                 else:
                     old.seek(place)
-                    self._file.write(old.readline())
+                    self._write(record, *old.readline().rstrip(b"\n").split(b"\t")[1:])
         self._file.close()
-        new.replace(self.path)
+        self._new.replace(self.path)
         self._file = self.path.open("ab")
 
     def add(self, record: dict[str, Any], display: np.ndarray | None, mask: np.ndarray | None) -> None:
@@ -60,8 +73,11 @@ class Spool:
             photo = base64.b64encode(encode_photo(thumbnail))
             if mask is not None and mask.any():
                 marks = base64.b64encode(encode_mask(mask, thumbnail.shape[:2]))
-        self._file.write(b"\t".join([json.dumps(record).encode(), photo, marks]) + b"\n")
+        self._write(record, photo, marks)
         self._file.flush()
+
+    def _write(self, record: dict[str, Any], photo: bytes, marks: bytes) -> None:
+        self._file.write(b"\t".join([json.dumps(record).encode(), photo, marks]) + b"\n")
 
     def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Where each line starts, and its record, in the order of :meth:`add`."""
@@ -82,6 +98,11 @@ class Spool:
         self._file.close()
         if delete:
             self.path.unlink(missing_ok=True)
+
+
+def _key(record: dict[str, Any]) -> tuple[str, float | None]:
+    """One inspection of an image: a watched file that is written again has one for each time."""
+    return record["image"], record.get("milliseconds")
 
 
 def _read(file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
