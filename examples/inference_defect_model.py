@@ -117,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             calibration=predictor.calibration,
             checkpoint=str(args.checkpoint),
             source=str(args.image or args.image_dir),
+            panels=not args.no_visualize,
             done=(record for record, _ in writer.stored()) if resume else (),
         )
     with StopSignals() as signals, writer:
@@ -128,12 +129,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def find_inputs(args: argparse.Namespace) -> tuple[Path, list[Path]]:
     """The folder that names are relative to, and the files."""
+    output = args.output_dir.resolve()
+    replaced = [output / "masks", output / "visualizations"]
     if args.image is not None:
         if not args.image.is_file():
             raise DefectError(f"--image {args.image}: no such file")
+        if any(args.image.resolve().is_relative_to(place) for place in replaced):
+            raise DefectError(
+                f"--image {args.image}: a mask or picture in --output_dir {args.output_dir}, where earlier results are "
+                "replaced; choose another --output_dir"
+            )
         return args.image.parent, [args.image]
-    output, folder = args.output_dir.resolve(), args.image_dir.resolve()
-    if folder == output or any(folder.is_relative_to(output / name) for name in ("masks", "visualizations")):
+    folder = args.image_dir.resolve()
+    if folder == output or any(folder.is_relative_to(place) for place in replaced):
         raise DefectError(
             f"--output_dir {args.output_dir}: masks and pictures would lie among the images of --image_dir "
             f"{args.image_dir}; choose another folder, or one below it such as {args.image_dir / 'results'}"

@@ -100,7 +100,7 @@ def test_a_limit_next_to_1_is_not_shown_as_1(inspect, tiny: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("more", [(), ("--watch",)])
-def test_results_do_not_go_among_the_images(inspect, tmp_path: Path, more: tuple) -> None:
+def test_results_do_not_go_among_the_images(inspect, tiny: Path, tmp_path: Path, script, more: tuple) -> None:
     """A watcher would take its own masks for new images, and never end."""
     before = sorted(tmp_path.rglob("*"))
     status, _, err = inspect("--output_dir", tmp_path / "in", *more)
@@ -108,6 +108,10 @@ def test_results_do_not_go_among_the_images(inspect, tmp_path: Path, more: tuple
     (tmp_path / "in").rename(tmp_path / "masks")
     status, _, err = inspect("--image_dir", tmp_path / "masks", "--output_dir", tmp_path, *more)
     assert status == 1 and "choose another folder" in err
+    if not more:
+        command = ("--checkpoint", tiny, "--image", tmp_path / "masks/0000.png", "--output_dir", tmp_path, *FLAGS)
+        status, _, err = script("inference_defect_model", *command)
+        assert status == 1 and "choose another --output_dir" in err
     (tmp_path / "masks").rename(tmp_path / "in")
     assert sorted(tmp_path.rglob("*")) == before
 

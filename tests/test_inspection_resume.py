@@ -158,6 +158,101 @@ def test_images_added_after_the_end_join_the_report_of_the_others(tiny, folder, 
         assert not list(output.glob("*.spool*"))
 
 
+def files_of(output: Path) -> set[str]:
+    """All but the tables, which every run writes."""
+    tables = {"predictions.csv", "predictions.json", "errors.csv", "run.json"}
+    return {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()} - tables
+
+
+@pytest.fixture
+def two_folders(tiny, tmp_path: Path, script):
+    """Runs the script on in1/ (a.png, line/b.png) or in2/ (c.png): -> the files in out/ after it."""
+    for number, name in enumerate(("in1/a.png", "in1/line/b.png", "in2/c.png")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_images(tmp_path / "made", number + 1)
+        shutil.copy(tmp_path / f"made/{number:04}.png", tmp_path / name)
+
+    def run(name: str, *more: object) -> set[str]:
+        base = ("--checkpoint", tiny, "--image_dir", tmp_path / name, "--output_dir", tmp_path / "out", *FLAGS)
+        assert script("inference_defect_model", *base, *more)[0] == 0
+        return files_of(tmp_path / "out")
+
+    return run
+
+
+def test_a_new_run_removes_what_the_last_one_wrote_and_nothing_else(two_folders, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    first, second = (
+        {"report.html", *(f"{kind}/{name}.png" for kind in ("masks", "visualizations") for name in names)}
+        for names in (("a.png", "line/b.png"), ("c.png",))
+    )
+    assert two_folders("in1") == first
+    assert two_folders("in2") == second and not (output / "masks/line").exists()
+    own = {"masks/line/mine.png", "masks/mine.png.png", "visualizations/notes.txt", "notes/a.png"}
+    for name in own:
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).write_text("mine")
+    assert two_folders("in1") == first | own
+    # Pictures of other verdicts don't stay for the report to show.
+    assert two_folders("in1", "--threshold", 1, "--no_visualize") == {n for n in first if n[0] != "v"} | own
+    assert Page(output / "report.html").json("report")["panels"] == ""
+    assert two_folders("in1") == first | own
+    assert Page(output / "report.html").json("report")["panels"] == "visualizations"
+    assert two_folders("in2", "--no_report") == second - {"report.html"} | own
+    (output / "report.html").write_text("<html>of the training\n")
+    assert two_folders("in2", "--no_report") == second | own
+
+
+@pytest.mark.parametrize("left", [None, b"[", b"[\n]\n"])
+def test_a_new_run_removes_what_a_stopped_one_had_not_noted(two_folders, tmp_path: Path, left: bytes | None) -> None:
+    output = tmp_path / "out"
+    (output / "masks").mkdir(parents=True)
+    mine = output / "masks/c.png.png"
+    mine.write_text("from before")
+    two_folders("in1")
+    (output / "predictions.json").unlink()
+    if left is not None:
+        (output / "predictions.json").write_bytes(left)
+    (output / "report.spool").touch()
+    (output / "masks/other.png.png").write_text("of no image")
+    shutil.copy(tmp_path / "in2/c.png", tmp_path / "in1/c.png")  # it was not inspected
+    expected = {"masks/a.png.png", "masks/c.png.png", "masks/other.png.png"}
+    (tmp_path / "in2/c.png").rename(tmp_path / "in2/a.png")
+    mine_before = mine.stat().st_mtime_ns
+    assert two_folders("in2", "--no_visualize", "--no_report") == expected
+    assert mine.stat().st_mtime_ns == mine_before and mine.read_text() == "from before"
+
+
+def test_a_killed_run_leaves_nothing_to_the_next(tiny, folder, two_folders, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    command = [sys.executable, str(ROOT / "examples/inference_defect_model.py"), *flags(tiny, folder, output)]
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not ((output / "masks").exists() and len(os.listdir(output / "masks")) > 20):
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert two_folders("in2") == {"masks/c.png.png", "visualizations/c.png.png", "report.html"}
+
+
+def test_a_removal_that_was_cut_off_is_not_gone_on_with(two_folders, tmp_path: Path, script, monkeypatch) -> None:
+    two_folders("in1")
+    unlink, removed = Path.unlink, []
+
+    def stop(path: Path, missing_ok: bool = False) -> None:
+        if path.parent.name == "line":
+            raise OSError(5, "Input/output error")
+        removed.append(path)
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch, pytest.raises(AssertionError):
+        patch.setattr(Path, "unlink", stop)
+        two_folders("in2")
+    assert any(path.parent.name == "masks" for path in removed)
+    with pytest.raises(AssertionError):
+        two_folders("in1", "--resume")
+    assert two_folders("in2") == {"masks/c.png.png", "visualizations/c.png.png", "report.html"}
+
+
 class Seen:
     """An observer that keeps what it is shown."""
 

@@ -225,7 +225,8 @@ def test_hostile_names_stay_text_and_find_their_four_panel_picture(show, tmp_pat
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(cv2.imencode(".png", np.zeros((45, 168, 3), np.uint8))[1].tobytes())
     entries = [record(n, 0.9 - i / 100, reason=n) for i, n in enumerate(names)]
-    test_report.write(tmp_path / "report.html", [*entries, *({"image": n, "error": n} for n in HOSTILE)])
+    entries += [{"image": n, "error": n} for n in HOSTILE]
+    test_report.write(tmp_path / "report.html", entries, panels=True)
     page = show(tmp_path / "report.html")
     assert page.locator("#grid bdi").evaluate_all("all => all.map(e => e.textContent)") == names
     for i, name in enumerate(names):

@@ -24,6 +24,7 @@ from dinov3.train.defect_thresholds import VERDICTS, Thresholds
 
 MILLION = 1_000_000  # probabilities are whole millionths here, as they are in predictions.csv
 BLOCK = 50  # pictures that the page unpacks at a time
+EVERYTHING = '<script type="text/plain" id="everything">'
 REGIONS = 8  # of an image, listed in its full view
 
 
@@ -56,12 +57,13 @@ class ReportWriter:
     memory holds 4 bytes per image and ``max_images`` records. Use as a context manager, or call :meth:`close`.
 
     Args:
-        path: of the page. The four-panel pictures are looked for in ``visualizations/`` beside it.
+        path: of the page.
         classes: of the model, index 0 is normal.
         thresholds: that gave the verdicts.
         calibration: of the checkpoint; what it says of these thresholds is shown.
         title: heading, in place of "Inspection report".
         checkpoint, source: shown as they are: which model, and where the images came from.
+        panels: the four-panel pictures are in ``visualizations/`` beside the page.
         max_images: so many have a picture in the page: rejected ones and those for review first, then accepted ones
             whose mask disagrees, then those nearest the threshold. All images count in the numbers, the histogram
             and the sliders.
@@ -83,11 +85,13 @@ class ReportWriter:
         title: str = "",
         checkpoint: str = "",
         source: str = "",
+        panels: bool = False,
         max_images: int = 5000,
         done: Iterable[dict[str, Any]] = (),
     ):
         self.path, self.classes, self.thresholds, self.max_images = path, list(classes), thresholds, max_images
         self._shown = {"title": title, "checkpoint": checkpoint, "source": source, "calibration": calibration}
+        self._shown["has_panels"] = panels
         try:
             self._spool = Spool(path.with_suffix(".spool"), done, pictures_in(path))
         except OSError as error:
@@ -122,7 +126,6 @@ class ReportWriter:
             bound=summary.bound,
             errors=summary.errors,
             images_shown=len(summary.chosen),
-            has_panels=(self.path.parent / "visualizations").is_dir(),
             block=BLOCK,
             **self._shown,
         ).split(DATA)
@@ -176,7 +179,7 @@ class ReportWriter:
     def _data(self, summary: Summary) -> Iterator[str]:
         """The elements with what the script reads: probabilities, rows, and blocks of pictures."""
         packed = np.frombuffer(summary.packed, np.uint32).astype("<u4").tobytes()
-        yield f'<script type="text/plain" id="everything">{base64.b64encode(packed).decode()}</script>'
+        yield f"{EVERYTHING}{base64.b64encode(packed).decode()}</script>"
         rows = []
         for start in range(0, len(summary.chosen), BLOCK):
             block = []
@@ -206,6 +209,15 @@ class ReportWriter:
             "milliseconds": record["milliseconds"],
             "largest": regions,
         }
+
+
+def is_report(path: Path) -> bool:
+    """Whether this is a page that :class:`ReportWriter` wrote."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return any(line.startswith(EVERYTHING) for line in file)
+    except OSError:
+        return False
 
 
 def pictures_in(page: Path) -> Iterator[tuple[dict[str, Any], str, str]]:
