@@ -29,6 +29,10 @@ class DefectError(Exception):
     """
 
 
+class NotFiniteError(DefectError):
+    """The network answers with NaN or infinity."""
+
+
 class StoppedError(Exception):
     """A signal ended the work after its state was saved; its text says how to go on, and is empty where another
     process says it. Scripts exit with 128 plus the number of the signal, as shells do."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from inspecting import FLAGS, records_of, rows_of, write_images
 from PIL import Image
 
@@ -22,6 +23,7 @@ import dinov3.inference.defect_pipeline as pipeline
 from dinov3.data.defect_images import ImageReadError, list_images, read_for_size, read_mask
 from dinov3.inference.defect_pipeline import predict_files
 from dinov3.inference.defect_predictor import DefectPredictor
+from dinov3.train.defect_checkpoint import load_checkpoint
 
 SHAPE = (40, 56)  # of the images here, but where they lie on their side
 GREY = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
@@ -275,6 +277,23 @@ def test_an_output_that_cannot_be_named_costs_one_row_alone(tmp_path: Path, insp
     rows = rows_of(tmp_path / "out")
     assert status == 3 and len(rows) == 3 and rows["z.png"]["error"] == ""
     assert sum("rename" in row["error"] for row in rows.values()) == 1
+
+
+def test_a_network_without_an_answer_accepts_nothing(tmp_path: Path, tiny: Path, script, squares) -> None:
+    """NaN is below every limit and above none."""
+    content = load_checkpoint(tiny)
+    content["model"]["classifier.4.bias"][0] = torch.nan
+    torch.save(content, tmp_path / "broken.pth")
+    write_images(tmp_path / "in", 3)
+    flags = ("--checkpoint", tmp_path / "broken.pth")
+    status, out, _ = script(
+        "inference_defect_model", *flags, "--image_dir", tmp_path / "in", "--output_dir", tmp_path / "out", *FLAGS
+    )
+    rows = rows_of(tmp_path / "out").values()
+    assert status == 3 and "0 accept" in out and len(rows) == 3
+    assert all("not finite" in row["error"] and row["verdict"] == "" for row in rows)
+    status, _, err = script("evaluate_defect_model", *flags, "--data_root", squares.root, *FLAGS)
+    assert status == 1 and "not finite" in err and "Traceback" not in err
 
 
 def test_an_unreadable_file_raises_for_a_library_user(tmp_path: Path, tiny: Path) -> None:

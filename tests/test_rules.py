@@ -105,6 +105,17 @@ def test_a_region_partly_in_an_ignore_zone_is_measured_on_the_rest(read, tmp_pat
     assert result.fired == ["max_area: 40 > 39", "max_count: 1 > 0"]
 
 
+@pytest.mark.parametrize("mode", ["grey", "colour", "alpha", "jpeg"])
+def test_all_of_a_zone_counts_however_dark_it_is_drawn(read, tmp_path: Path, mode: str) -> None:
+    drawn = np.zeros((100, 200), np.uint8)
+    drawn[:50], drawn[50:, :100] = 60, 200
+    name = "zone.jpg" if mode == "jpeg" else "zone.png"
+    color = {"colour": [drawn * 0, drawn, drawn * 0], "alpha": [drawn, drawn, drawn, (drawn > 0) * np.uint8(9)]}
+    Image.fromarray(np.dstack(color[mode]) if mode in color else drawn).save(tmp_path / name)
+    kept = read(f"regions_of_interest: [{name}]").keep((100, 200))
+    assert np.mean(kept == (drawn > 0)) > (0.99 if mode == "jpeg" else 0.99999)
+
+
 def test_only_regions_of_interest_count_less_the_ignored_part(read) -> None:
     text = (
         "regions_of_interest: [[[0, 0], [0.5, 0], [0.5, 1], [0, 1]], [[0.7, 0], [1, 0], [1, 0.5], [0.7, 0.5]]]\n"

@@ -172,6 +172,17 @@ def test_the_temperature_moves_the_verdicts() -> None:
     assert soft.estimates["image_recall"].value < plain.estimates["image_recall"].value
 
 
+def test_a_limit_between_two_neighbours_parts_them_as_in_inspection() -> None:
+    """Calibration puts limits halfway between scores, and those of a sure model are neighbours in float32."""
+    _, mask_prob, _, masks, has_mask = made_up(2)
+    class_prob = torch.tensor([[1.2e-7, 1 - 1.2e-7, 0], [6e-8, 1 - 6e-8, 0]])
+    low, high = sorted((1 - class_prob[:, 0]).tolist())
+    limits = Thresholds((low + high) / 2, 0.5)
+    assert low < high and [limits.verdict(score) for score in (low, high)] == ["accept", "reject"]
+    metrics = run((class_prob, mask_prob, torch.tensor([0, 1]), masks, has_mask), limits)
+    assert metrics.confusion.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+
+
 def test_a_part_is_drawn_as_a_whole() -> None:
     weights = resample_parts(np.array(["a", "b", "a", "c"]), 300)
     assert (weights[0] == 1).all()

@@ -24,11 +24,12 @@ from dinov3.data.defect_tiles import Tiling, cut_tile, walk_length, walk_step
 from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError
 from dinov3.inference.defect_predictor import DefectPredictor
+from dinov3.models.defect_classifier import MultiTaskLoss
 from dinov3.models.defect_device import resolve_device, resolve_precision
 from dinov3.models.defect_sliding_window import slide_window
 from dinov3.train.defect_checkpoint import load_checkpoint
 from dinov3.train.defect_metrics import DefectMetrics
-from dinov3.train.defect_tile_evaluation import evaluate_tiles
+from dinov3.train.defect_tile_evaluation import TileLosses, evaluate_tiles
 
 sides = st.integers(1, 400)
 
@@ -114,6 +115,14 @@ class Brightness(torch.nn.Module):
         }
 
 
+class OneMask(Brightness):
+    """The same with one mask channel."""
+
+    def forward(self, images: torch.Tensor, return_attention: bool = False) -> dict[str, torch.Tensor]:
+        outputs = super().forward(images, return_attention)
+        return outputs | {"segmentation": outputs["segmentation"][:, :1]}
+
+
 def slide(image: np.ndarray, tiling: Tiling, image_size: int, batch_size: int = 3, model=None):
     precision = resolve_precision("off", resolve_device("cpu"))
     plain = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -150,6 +159,39 @@ def test_one_defective_tile_decides_the_verdict_wherever_it_is() -> None:
             assert np.unravel_index(output.mask_prob.argmax().item(), SHAPE) == (y, x)
             cell = np.unravel_index(output.attention.argmax().item(), output.attention.shape)
             assert np.abs(np.array(cell) * 4 - (y, x)).max() <= 5
+
+
+class Overflowing(Brightness):
+    """NaN for a tile with a white pixel."""
+
+    def forward(self, images: torch.Tensor, return_attention: bool = False) -> dict[str, torch.Tensor]:
+        outputs = super().forward(images, return_attention)
+        outputs["classification"][(images.amax(dim=(1, 2, 3)) == 1)] = torch.nan
+        return outputs
+
+
+def test_a_tile_without_an_answer_is_not_hidden_by_others() -> None:
+    for y, x in ((0, 0), (149, 229), (75, 100)):
+        image = np.full((*SHAPE, 3), 20, np.uint8)
+        image[80, 120], image[y, x] = 250, 255
+        for batch_size in (1, 7):
+            assert slide(image, Tiling(TILE), TILE, batch_size, Overflowing()).class_prob.isnan().all()
+
+
+def test_validation_losses_do_not_depend_on_how_many_tiles_run_at_a_time() -> None:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[:40, :50], mask[100:, 100:] = 1, 255
+    image = {"mask": torch.from_numpy(mask), "label": 1, "has_mask": True}
+    found = []
+    for batch_size in (1, 4, 100):
+        losses = TileLosses(MultiTaskLoss(), Tiling(TILE), TILE, torch.device("cpu"))
+        pixels = np.random.default_rng(4).integers(0, 256, (*SHAPE, 3), dtype=np.uint8)
+        options = {"batch_size": batch_size, "precision": resolve_precision("off", torch.device("cpu"))}
+        plain = Normalization((0.0,) * 3, (1.0,) * 3)
+        slide_window(OneMask(), pixels, Tiling(TILE), TILE, normalization=plain, watch=losses.watch(image), **options)
+        found.append(losses.values())
+    assert found[0] == pytest.approx(found[1]) and found[1] == pytest.approx(found[2])
+    assert set(found[0]) == {"val_total_loss", "val_cls_loss", "val_seg_loss"} and min(found[0].values()) > 0
 
 
 @pytest.mark.parametrize("size", [64, 96])

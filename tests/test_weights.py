@@ -220,11 +220,18 @@ def test_a_convnext_file_for_a_vit(tmp_path):
             "12 missing: blocks.0.gamma_1, ",
         ),
         (lambda state: state.clear(), "missing: cls_token"),
+        (lambda state: state["norm.weight"].fill_(torch.nan), "1 not finite: norm.weight"),
+        (lambda state: state.update({"norm.bias": torch.ones(192, dtype=torch.int8)}), "1 of whole numbers: norm.bias"),
+        (
+            lambda state: state.update({"patch_embed.proj.weight": torch.ones(192, 3, 256)}),
+            "1 of another shape: patch_embed.proj.weight (192, 3, 256)",
+        ),
+        (lambda state: state.update({"module.norm.bias": torch.ones(192)}), "norm.bias is in it twice"),
     ],
-    ids=["missing", "surplus", "one bias", "many", "nothing"],
+    ids="missing,surplus,one bias,many,nothing,nan,int8,another rank,two sets".split(","),
 )
 def test_missing_and_surplus_tensors_are_named(tiny, tmp_path, change, expected):
-    state = dict(tiny.network.state_dict())
+    state = {key: value.clone() for key, value in tiny.network.state_dict().items()}
     change(state)
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(DefectError) as caught:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 
-GRID = 128  # cells along the longer side of a region, at most; larger ones are measured on a coarser grid
+# A region with a longer side of more cells, and more of them open, is measured on a coarser grid, which joins arms that
+# are closer together than its cells are wide. A thin crack has few open cells, so that its grid stays fine.
+GRID, CELLS = 128, 4096
 _SOLID = 0.9  # share of its convex hull that a region fills, from which on the way through it is a straight line
 
 # Steps to half of the 16 neighbours (dy, dx), and for a knight's step the two cells it passes between: it is open if
@@ -35,11 +39,14 @@ class RegionPaths:
         filled = cv2.contourArea(hull) + np.gcd(*edges.T).sum() / 2 + 1  # pixels in the hull, by Pick's theorem
         if area >= _SOLID * filled:
             return
-        scale = -(-max(inside.shape) // GRID)
-        if scale > 1:  # a cell is open if any of its pixels is, which keeps the region in one piece
-            inside = cv2.dilate(inside, np.ones((scale, scale), np.uint8), anchor=(0, 0))[::scale, ::scale]
+        coarsest = -(-max(inside.shape) // GRID)
+        scale = min(math.ceil((area / CELLS) ** 0.5), coarsest)
+        cells = _coarser(inside, scale)
+        while scale < coarsest and np.count_nonzero(cells) > CELLS:
+            scale += 1
+            cells = _coarser(inside, scale)
         x, y = hull[distances.argmax() // len(hull)] // scale
-        self._bent.append((len(self._lengths) - 1, np.pad(inside, 2), (y + 2, x + 2), scale))
+        self._bent.append((len(self._lengths) - 1, np.pad(cells, 2), (y + 2, x + 2), scale))
 
     def lengths(self) -> list[float]:
         """Pixels, in the order of adding: the longest of the shortest ways between two places of a region."""
@@ -48,6 +55,13 @@ class RegionPaths:
             for number, cells, scale in zip(numbers, _longest_ways(grids, ends), scales, strict=True):
                 self._lengths[number] = max(self._lengths[number], (float(cells) + 1) * scale)
         return self._lengths
+
+
+def _coarser(inside: np.ndarray, scale: int) -> np.ndarray:
+    """A cell is open if any of its ``scale`` x ``scale`` pixels is, which keeps the region in one piece."""
+    if scale == 1:
+        return inside
+    return cv2.dilate(inside, np.ones((scale, scale), np.uint8), anchor=(0, 0))[::scale, ::scale]
 
 
 def _longest_ways(grids: tuple[np.ndarray, ...], ends: tuple[tuple[int, int], ...]) -> np.ndarray:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from dinov3.data.defect_dataset import start_worker, usable_workers
 from dinov3.data.defect_images import ImageReadError, read_for_size
 from dinov3.data.defect_transforms import eval_transform
+from dinov3.defect_errors import NotFiniteError
 from dinov3.inference.defect_predictor import DefectPredictor, Prediction, resize_image
 
 DISPLAY_SIZE = 640  # longest side, in pixels, of the copy kept for pictures
@@ -106,7 +107,10 @@ class _Job:
         self.then, self.path, self.display, self.finish, self.arguments = then, path, display, finish, arguments
 
     def __call__(self) -> Any:
-        result = self.finish(*self.arguments) if self.finish is not None else self.arguments[0]
+        try:
+            result = self.finish(*self.arguments) if self.finish is not None else self.arguments[0]
+        except NotFiniteError as error:
+            result = ImageReadError(f"{self.path}: {error}")
         self.arguments = ()
         return self.then(self.path, result, self.display)
 

@@ -26,7 +26,7 @@ from dinov3.models.defect_fold_norm import fold_batch_norms
 from dinov3.models.defect_sliding_window import slide_window
 from dinov3.train.defect_checkpoint import load_checkpoint, restore_model
 from dinov3.train.defect_finetune import compile_model
-from dinov3.train.defect_thresholds import Thresholds
+from dinov3.train.defect_thresholds import Thresholds, expect_finite
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class DefectPredictor:
     ``ImageReadError``; :func:`~dinov3.inference.defect_pipeline.predict_files` reports it instead and goes on.
 
     A model trained on tiles slides its tile over each image; ``tile_size`` and ``tile_overlap`` ask for other tiles
-    than the checkpoint's, or with size 0 for none.
+    than the checkpoint's, or with size 0 for none. An answer that is not finite raises ``NotFiniteError``.
 
     Args:
         model: in eval mode.
@@ -182,6 +182,7 @@ class DefectPredictor:
         """What one image of a batch comes to, at its original ``size`` (height, width); for any thread."""
         share = output.clock.wait()
         start = time.perf_counter()
+        expect_finite(output.class_prob[index], output.mask_prob[index])
         found = self._enlarge(output.mask_prob[index].numpy(), size)
         mask, regions = (np.zeros(size, np.uint8), []) if found is None else self._mask_and_regions(*found)
         seconds = share + time.perf_counter() - start
@@ -214,6 +215,7 @@ class DefectPredictor:
     def finish_tiles(self, output: TilesOutput) -> Prediction:
         """What an image comes to; for any thread."""
         start = time.perf_counter()
+        expect_finite(output.class_prob, output.peak)
         mask, regions = self._mask_and_regions(output.peak, output.channel)
         seconds = output.seconds + time.perf_counter() - start
         return self._prediction(output.class_prob, mask, regions, output.attention, seconds)

@@ -25,7 +25,8 @@ class Region:
         length: the longest way through the region along its bends: a crack from end to end, the diameter of a disc,
             the diagonal of a rectangle (geodesic diameter; Lantuejoul and Maisonneuve 1984, Geodesic methods in
             quantitative image analysis). Of a crack that forks, its longest way. Within about 2 %, less about the
-            width at each sharp bend, whose corner the way cuts.
+            width at each sharp bend, whose corner the way cuts. Much less where a crack winds so tightly that its arms
+            lie closer than a 128th of its longer side, and covers so much that the finer grid would take too long.
         width: diameter of the largest disc that fits inside: a crack at its thickest.
         score: mean mask probability inside, 0 to 1.
         peak: highest mask probability inside, 0 to 1.
@@ -115,8 +116,8 @@ def _disc_diameters(flags: np.ndarray) -> np.ndarray:
     """(h, w) float32, at each pixel of regions the diameter of the largest disc inside around it, or, for even
     diameters, around its upper left corner; outside of regions at most 0."""
     padded = cv2.copyMakeBorder(flags, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
-    odd = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_5)
-    even = cv2.distanceTransform(cv2.erode(padded, np.ones((2, 2), np.uint8)), cv2.DIST_L2, cv2.DIST_MASK_5)
+    odd = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    even = cv2.distanceTransform(cv2.erode(padded, np.ones((2, 2), np.uint8)), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     odd *= 2  # in place: on a large image, fresh memory takes longer than the arithmetic
     odd -= 1
     even *= 2

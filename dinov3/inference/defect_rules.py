@@ -12,8 +12,9 @@ from typing import Any
 import cv2
 import numpy as np
 import yaml
+from PIL import Image
 
-from dinov3.data.defect_images import ImageReadError, foreground, open_image
+from dinov3.data.defect_images import JPEG_SUFFIXES, ImageReadError, open_image
 from dinov3.data.defect_shapes import ShapeError, polygon
 from dinov3.defect_errors import DefectError
 from dinov3.inference.defect_regions import Region, measure_regions
@@ -249,7 +250,7 @@ class _Reader:
     def _zone(self, place: str, found: object) -> Zone | None:
         if isinstance(found, str):
             try:
-                return foreground(open_image(self.path.parent / found), False, [])
+                return _not_zero(open_image(self.path.parent / found), found.lower().endswith(JPEG_SUFFIXES))
             except ImageReadError as error:
                 self._wrong(place, found, f"a mask image, not zero inside the zone ({error})")
                 return None
@@ -265,6 +266,15 @@ class _Reader:
             )
             self._wrong(place, found, expected)
             return None
+
+
+def _not_zero(image: Image.Image, lossy: bool) -> np.ndarray:
+    """(H, W) uint8, 1 where a zone's file is neither black nor transparent (nor nearly black in a JPEG), and, in a file
+    with a palette, not its first colour."""
+    if len(image.getbands()) == 1:
+        return (np.asarray(image) > (16 if lossy else 0)).astype(np.uint8)
+    values = np.asarray(image.convert("RGBA"))
+    return ((values[..., :3] > (16 if lossy else 0)).any(axis=2) & (values[..., 3] > 0)).astype(np.uint8)
 
 
 def _repeated_keys(node: yaml.Node | None) -> list[tuple[str, int]]:

@@ -114,9 +114,8 @@ class _Canvas:
 
     def add_class(self, class_prob: Tensor) -> None:
         """Add (B, K) probabilities."""
-        best = class_prob[class_prob[:, 0].argmin()].cpu()
-        if self.class_prob is None or best[0] < self.class_prob[0]:
-            self.class_prob = best
+        found = class_prob.cpu() if self.class_prob is None else torch.cat([self.class_prob[None], class_prob.cpu()])
+        self.class_prob = found[found[:, 0].argmin()]  # of the worst tile; NaN counts as the least, so it is not lost
 
     def add_attention(self, corner: tuple[int, int], attention: Tensor) -> None:
         """Add (h, w) weights; where tiles overlap, the larger counts."""

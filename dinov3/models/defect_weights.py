@@ -129,7 +129,7 @@ def load_weights(backbone: nn.Module, path: str | Path) -> str:
     """
     network = getattr(backbone, "network", backbone)
     target = {key: value for key, value in network.state_dict().items() if not _UNUSED.search(key)}
-    title, state = _to_layout_of(target, _flatten(_read(Path(path).expanduser())))
+    title, state = _to_layout_of(target, _flatten(_read(Path(path).expanduser()), path))
     notes = []
 
     biases = [key for key in target if _BIAS.search(key)]
@@ -140,7 +140,7 @@ def load_weights(backbone: nn.Module, path: str | Path) -> str:
     projection = "patch_embed.proj.weight"
     if projection in state and projection in target:
         size, wanted = state[projection].shape, target[projection].shape
-        if size != wanted and size[:2] == wanted[:2]:
+        if size != wanted and len(size) == 4 and size[:2] == wanted[:2]:
             state[projection] = resample_patch_embed(state[projection].float(), list(wanted[2:]))
             notes.append(f"patch embedding resampled from {size[-1]} to {wanted[-1]} pixels")
 
@@ -157,9 +157,14 @@ def _check_fit(target: Mapping[str, Tensor], state: Mapping[str, Tensor], file: 
         for key, value in state.items()
         if key in target and value.shape != target[key].shape
     ]
+    floats = [key for key in state if key in target and target[key].is_floating_point()]
+    whole = [key for key in floats if not state[key].is_floating_point()]
+    broken = [key for key in floats if key not in whole and not state[key].isfinite().all()]
+    found_wrong = {"missing": missing, "surplus": surplus, "of another shape": reshaped}
+    found_wrong |= {"of whole numbers": whole, "not finite": broken}
     problems = [
         f"{len(found)} {what}: {', '.join(found[:4])}{', ...' if len(found) > 4 else ''}"
-        for what, found in (("missing", missing), ("surplus", surplus), ("of another shape", reshaped))
+        for what, found in found_wrong.items()
         if found
     ]
     if problems:
@@ -182,14 +187,17 @@ def _count(keys: Iterable[str], pattern: str) -> int:
     return len({found[1] for key in keys if (found := re.match(pattern, key))})
 
 
-def _flatten(tree: Mapping, prefix: str = "") -> dict[str, Tensor]:
+def _flatten(tree: Mapping, path: str | Path, prefix: str = "") -> dict[str, Tensor]:
     """Nested dicts as one, keys joined by dots; whatever is no tensor is left out."""
     flat = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        elif isinstance(value, Tensor):
-            flat[_WRAPPER.sub("", f"{prefix}{key}")] = value
+            found = _flatten(value, path, f"{prefix}{key}.")
+        else:
+            found = {_WRAPPER.sub("", f"{prefix}{key}"): value} if isinstance(value, Tensor) else {}
+        if twice := flat.keys() & found.keys():
+            raise DefectError(f"weights file {path}: {min(twice)} is in it twice, the second time under {prefix}{key}")
+        flat |= found
     return flat
 
 

@@ -117,11 +117,11 @@ def calibrate_best(save_dir: Path, data_root: Path, **options: Any) -> ScoredIma
         if "calibration" in content:
             continue
         epoch = content["epoch"]
-        if epoch not in passes:
-            passes[epoch] = score_validation(content, path, data_root, **options)
-        images = passes[epoch]
-        of_best = images if path.name == "best_accuracy.pth" else of_best
         try:
+            if epoch not in passes:
+                passes[epoch] = score_validation(content, path, data_root, **options)
+            images = passes[epoch]
+            of_best = images if path.name == "best_accuracy.pth" else of_best
             calibration = calibrate(images.class_prob, images.labels, images.groups, Target())
         except DefectError as error:
             print(f"{path}: not calibrated; {error}")

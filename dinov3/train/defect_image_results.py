@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dinov3.data.defect_images import IGNORE_INDEX
 from dinov3.train.defect_metrics import pieces, probabilities
+from dinov3.train.defect_thresholds import expect_finite
 
 HIT_SHARE = 0.1  # of a true defect region's pixels that the mask must mark for it to count as found
 BLOCK = 64  # images whose histograms are added at once
@@ -117,6 +118,8 @@ class ImageResults:
         return {}
 
     def _add(self, class_prob: np.ndarray, mask_prob: Tensor, label: int, mask: Tensor, has_mask: bool) -> None:
+        if label >= 0:  # an unreadable file has none, and no answer
+            expect_finite(class_prob, mask_prob)
         image = np.zeros((), self._image_type)
         image["class_prob"], image["label"], image["has_mask"] = class_prob, label, has_mask
         image["size"], image["peak"] = tuple(mask.shape), mask_prob.max().item()

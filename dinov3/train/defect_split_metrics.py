@@ -82,7 +82,8 @@ def measure(results: ImageResults, thresholds: Thresholds, parts: np.ndarray) ->
     images = results.images
     class_prob = thresholds.calibrated(torch.from_numpy(images["class_prob"].copy())).numpy()
     known = images["label"] >= 0
-    score, label = 1 - class_prob[known, 0], images["label"][known].astype(np.int64)
+    # As inspection compares it: a limit halfway between two neighbours in float32 is neither's there.
+    score, label = (1 - class_prob[known, 0]).astype(np.float64), images["label"][known].astype(np.int64)
     predicted = np.where(score >= thresholds.classification, class_prob[known, 1:].argmax(1) + 1, 0)
     weights = np.ones((1, len(images)), np.uint8) if results.weights is None else results.weights
     step = max(MOST_VALUES // max(len(images), 1), 1)

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
+from dinov3.defect_errors import NotFiniteError
+
 VERDICTS = ("accept", "review", "reject")
+
+
+def expect_finite(class_prob: Tensor | np.ndarray, mask_prob: Tensor | np.ndarray) -> None:
+    """No limit tells NaN from a good image; it shows in the maximum of the probabilities.
+
+    Raises:
+        NotFiniteError: there is one.
+    """
+    if not (math.isfinite(class_prob.max()) and math.isfinite(mask_prob.max())):
+        raise NotFiniteError("the network's answer is not finite; try --mixed_precision off, or another checkpoint")
 
 
 def limit_text(limit: float) -> str:

@@ -17,7 +17,7 @@ from dinov3.data.defect_transforms import Normalization, eval_transform
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
 from dinov3.models.defect_device import Precision
 from dinov3.models.defect_sliding_window import Watcher, slide_window
-from dinov3.train.defect_distributed import means_over_ranks
+from dinov3.train.defect_distributed import sum_over_ranks
 from dinov3.train.defect_image_results import ImageResults
 from dinov3.train.defect_metrics import DefectMetrics
 
@@ -39,8 +39,8 @@ def evaluate_tiles(
 ) -> dict[str, Any]:
     """As ``evaluate``, over a loader of single ``WholeImages`` items.
 
-    Pixel metrics are taken at full resolution, losses (means over tiles) at ``image_size``. One image is held at a
-    time, beside those that the loader reads ahead.
+    Pixel metrics are taken at full resolution, losses (of all tiles as one batch) at ``image_size``. One image is held
+    at a time, beside those that the loader reads ahead.
     """
     model.eval()
     # MPS has no float64, which the counts of pixels need.
@@ -66,17 +66,16 @@ def evaluate_tiles(
         )
         values = (output.class_prob, output.mask_prob, *facts)
         metrics.update_probabilities(*(value[None].to(device) for value in values))
-    return metrics.compute() | (losses.means() if losses is not None else {})
+    return metrics.compute() | (losses.values() if losses is not None else {})
 
 
 class TileLosses:
-    """Means of the validation losses over all tiles of all images."""
+    """The validation losses of all tiles of all images, as if they were one batch."""
 
     def __init__(self, criterion: MultiTaskLoss, tiling: Tiling, image_size: int, device: torch.device):
         self.criterion, self.tiling, self.device = criterion, tiling, device
         self.resize = eval_transform(image_size)
-        self.totals: dict[str, Tensor] = {}
-        self.tiles = 0
+        self.sums: Tensor | int = 0
 
     def watch(self, item: dict[str, Any]) -> Watcher:
         """What to call with the outputs and corners of each batch of tiles of this image."""
@@ -88,13 +87,11 @@ class TileLosses:
             masks = torch.stack([self.resize(tv_tensors.Mask(target)) for target, _ in targets]).to(self.device)
             labels = torch.tensor([label for _, label in targets], device=self.device)
             known = torch.full_like(labels, has_mask, dtype=torch.bool)
-            for name, value in self.criterion(outputs, labels, masks, known).items():
-                if name.endswith("_loss"):
-                    self.totals[f"val_{name}"] = self.totals.get(f"val_{name}", 0.0) + value * len(corners)
-            self.tiles += len(corners)
+            self.sums = self.sums + self.criterion.sums(outputs, labels, masks, known)
 
         return add
 
-    def means(self) -> dict[str, float]:
+    def values(self) -> dict[str, float]:
         """``val_total_loss`` and its parts, over all processes."""
-        return means_over_ranks(self.totals, self.tiles)
+        losses = self.criterion.combine(sum_over_ranks(self.sums))
+        return {f"val_{name}": value.item() for name, value in losses.items() if name.endswith("_loss")}
