@@ -143,6 +143,18 @@ def test_the_largest_region_is_the_class_and_all_are_in_the_mask(source, importe
     assert set(np.unique(mask)) == {0, *values}  # the small one stays visible on the large one
 
 
+def test_parts_that_turn_in_opposite_directions_count_in_full(source, imported):
+    """As tools write a region in several parts: one outline, with a line there and back between the parts."""
+    there, back = "0.4 0.1 0.4 0.4 0.1 0.4 0.1 0.1 0.4 0.1", "0.6 0.1 0.6 0.4 0.9 0.4 0.9 0.1 0.6 0.1"
+    write_labels(source, f"0 {there} {back}", "1 0.2 0.2 0.3 0.2 0.3 0.3 0.2 0.3")
+    manifest, _ = imported("yolo", source)
+    row = manifest.columns["image"].tolist().index("images/images/train/bad00.png")
+    assert manifest.columns["label"][row] == "scratch"
+    mask = masks_by_image(manifest)["images/images/train/bad00.png"]
+    at = [mask[int(y * SIZE), int(x * SIZE)] for x, y in ((0.25, 0.25), (0.15, 0.35), (0.75, 0.25))]
+    assert [manifest.mask_classes[value - 1] for value in at] == ["dent", "scratch", "scratch"]
+
+
 def test_boxes_are_drawn_and_reported(source, imported):
     path = write_labels(source, "0 0.5 0.25 0.5 0.25")
     manifest, out = imported("yolo", source)

@@ -13,6 +13,7 @@ from pycocotools import mask as coco
 _SUBPIXEL_BITS = 4  # cv2 takes corners as integers; these bits are fractions of a pixel
 _FAR = 2**20  # pixels; corners beyond are no image coordinates, and would overflow cv2's integers
 _LONGEST_OUTLINE = 2**21  # pixels; pycocotools takes memory for each of them, and does not check whether it got it
+_ROWS, _CROSSINGS = 128, 2**20  # on which an area is measured, at most: outlines may go up and down a million times
 
 
 class ShapeError(ValueError):
@@ -54,7 +55,7 @@ def polygon(label: str, points: Sequence[Sequence[float]]) -> Shape:
     def draw(height: int, width: int) -> np.ndarray:
         return _fill([corners], height, width)
 
-    return Shape(label, area, draw)
+    return Shape(label, _area(corners), draw)
 
 
 def box(label: str, x0: float, y0: float, x1: float, y1: float) -> Shape:
@@ -171,6 +172,30 @@ def _fill(outlines: Sequence[np.ndarray], height: int, width: int) -> np.ndarray
     if not len(outlines):
         return np.zeros((height, width), bool)
     return coco.decode(coco.merge(coco.frPyObjects([o.ravel() for o in outlines], height, width))).astype(bool)
+
+
+def _area(corners: np.ndarray) -> float:
+    """What :func:`_fill` draws of an outline, about. Of two parts that turn in opposite directions, as tools write them
+    that join the parts of a region by a line there and back, cv2.contourArea gives the difference."""
+    return (_inside_rows(corners) + _inside_rows(corners[:, ::-1])) / 2
+
+
+def _inside_rows(corners: np.ndarray) -> float:
+    """The area inside by the lengths inside along the middles of equal rows: between every other two crossings."""
+    low, height = corners[:, 1].min(), np.ptp(corners[:, 1])
+    if height < 1e-9:
+        return 0.0
+    turns = np.abs(np.diff(corners[:, 1], append=corners[:1, 1])).sum() / height
+    rows = max(1, min(_ROWS, int(_CROSSINGS / turns)))
+    scaled = (corners - (0, low)) * (1, rows / height) - (0, 0.5)  # the rows' middles are whole numbers
+    after = np.roll(scaled, -1, axis=0)
+    first, last = np.sort(np.ceil([scaled[:, 1], after[:, 1]]).astype(int), axis=0)
+    edge = np.repeat(np.arange(len(corners)), last - first)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(last - first) - last, last - first)
+    (x, y), (dx, dy) = scaled[edge].T, (after - scaled)[edge].T
+    crossings = x + (row - y) / dy * dx
+    crossings = crossings[np.lexsort((crossings, row))]
+    return float((crossings[1::2] - crossings[::2]).sum() * height / rows)
 
 
 def _discs(centers: np.ndarray, diameter: int, height: int, width: int) -> np.ndarray:
