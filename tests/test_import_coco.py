@@ -140,6 +140,17 @@ def test_without_a_val_split_some_of_train_is_taken(run, tmp_path):
     assert manifest.counts() == {"train": one, "val": one, "test": two}
 
 
+def test_twins_without_a_split_go_where_the_source_has_their_part(run, tmp_path):
+    source = official(tmp_path / "set", "train", "val")
+    for place in (source / "val2017" / f"{10:012}.png", source / "more" / "twin.png"):
+        photo(place, 77)
+    write_coco(source / "annotations" / "instances_more.json", [coco_image(0, "twin.png")], [])
+    for share in (0.1, 0.9):
+        manifest, _ = run(source, *NORMAL, "--val_split", share, "--overwrite")
+        splits = dict(zip(labels_by_image(manifest), manifest.columns["split"].tolist(), strict=True))
+        assert splits["more/twin.png"] == "val"
+
+
 def test_a_val_file_alone_is_dealt_anew(run, tmp_path):
     source = official(tmp_path / "set", "val")
     manifest, out = run(

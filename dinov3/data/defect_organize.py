@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -135,15 +136,20 @@ def _as_file(sample: SourceImage, folder: Path) -> Path:
 def _splits(
     samples: list[SourceImage], groups: list[str], val_split: float, test_split: float, seed: int, own_splits: bool
 ) -> list[str]:
-    """The split of each image: the source's own where it is to be kept, else dealt by class and group."""
+    """The split of each image: the source's own where it is to be kept, else that which all of its group have that have
+    one, else dealt by class and group."""
     splits = [sample.split if own_splits else None for sample in samples]
+    given = defaultdict(set)
+    for group, split in zip(groups, splits, strict=True):
+        given[group] |= {split} - {None}
     if "train" in splits and "val" not in splits and val_split > 0:
         splits = [None if split == "train" else split for split in splits]
         test_split = test_split if "test" not in splits else 0.0
     free = [i for i, split in enumerate(splits) if split is None]
     strata = [NORMAL if s.label == NORMAL else f"{s.label}/{s.source}" for s in samples]
     fractions = {"train": 1 - val_split - test_split, "val": val_split, "test": test_split}
-    dealt = grouped_split([strata[i] for i in free], [groups[i] for i in free], fractions, seed)
+    fixed = {group: min(found) for group, found in given.items() if len(found) == 1 and found <= set(splits)}
+    dealt = grouped_split([strata[i] for i in free], [groups[i] for i in free], fractions, seed, fixed)
     for i, split in zip(free, dealt, strict=True):
         splits[i] = split
     return [split or "train" for split in splits]
