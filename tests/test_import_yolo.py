@@ -82,6 +82,14 @@ def test_images_apart(source, tmp_path, imported, flat):
     assert_yolo_masks(manifest)
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_description_apart_from_images_and_labels(source, tmp_path, imported, flat):
+    (tmp_path / "configs").mkdir()
+    description = shutil.move(source / "data.yaml", tmp_path / "configs")
+    manifest, _ = imported("yolo", description, "--images", source / ("images" if flat else ""))
+    assert_yolo_masks(manifest)
+
+
 @pytest.mark.parametrize(("one", "other"), [("\u00e9", "e\u0301"), ("e\u0301", "\u00e9")])
 def test_accents_written_in_two_ways(source, imported, one, other):
     for folder, name, suffix in (("images", one, "png"), ("labels", other, "txt")):

@@ -28,7 +28,8 @@ def read_yolo(source: Path, options: ImportOptions, report: ImportReport) -> lis
 
     ``source`` is the YAML file or its folder. Its train, val and test are folders, lists of folders, or text files of
     image paths. The labels of ``images/a.jpg`` are in ``labels/a.txt``; an empty file says that nothing is there, and
-    an image without a file is not annotated. Nothing outside of the folder and of ``options.images`` is read.
+    an image without a file is not annotated. Labels lie in the folder of the description, or else in
+    ``options.images``, or beside it if that is ``images`` itself. Nothing outside of these is read.
 
     Raises:
         DefectError: no readable ``data.yaml``, or no image is found by it.
@@ -39,6 +40,8 @@ def read_yolo(source: Path, options: ImportOptions, report: ImportReport) -> lis
     names = _class_names(description, data)
     roots = [folder] if options.images is None else [_absolute(options.images), folder]
     bases = _bases(description, data.get("path"), roots, report)
+    homes = [(folder, ""), *((root, "") for root in roots[:-1])]
+    homes += [(root.parent, root.name) for root in roots[:-1] if root.name == "images"]
     samples: dict[Path, SourceImage] = {}
     taken: dict[str, Path] = {}
     label_files: set[Path] = set()
@@ -52,7 +55,8 @@ def read_yolo(source: Path, options: ImportOptions, report: ImportReport) -> lis
             report.skipped.append(f"{path}: {taken[name]} has the same name")
             continue
         sample = SourceImage(path, name, folder.name, split=split)
-        labels = _label_file(PurePosixPath(name), folder)
+        found = (_label_file(PurePosixPath(below, name), home) for home, below in homes)
+        labels = next(filter(None, found), None)
         if labels is not None:
             label_files.add(labels)
             try:
