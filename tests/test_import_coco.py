@@ -180,6 +180,32 @@ def test_an_image_missing_from_its_split_is_not_taken_from_another(run, tmp_path
     assert manifest.counts()["val"] == {"normal": 2, "scratch": 2}
 
 
+@pytest.mark.parametrize("listed", [["A", "B"], ["B", "A"]])
+@pytest.mark.parametrize("root", ["line{}", "export/line{}", "C:\\data\\line{}"])
+def test_a_missing_image_does_not_take_that_of_another_entry(run, tmp_path, listed, root):
+    photo(tmp_path / "set" / "lineB" / "1.png", 7)
+    files = [tmp_path / "set" / f"line{line}.json" for line in listed]
+    for file in files:
+        name = f"{root.format(file.stem[-1])}/1.png"
+        write_coco(file, [coco_image(9, name)], [coco_region(9, category=2)] if file.stem == "lineA" else [])
+    manifest, out = run(coco_set(tmp_path / "set"), *NORMAL)
+    assert labels_by_image(manifest)["lineB/1.png"] == "normal"
+    assert f"lineA.json, image 1: its image is missing; {tmp_path / 'set' / 'lineB' / '1.png'} has the name of" in out
+
+
+@pytest.mark.parametrize("root", ["", "export/", "C:\\data\\", "/data/"])
+def test_a_missing_image_does_not_take_one_outside_of_its_folder(run, tmp_path, root):
+    """Where the others of its folder are, while a folder that none is found in may have another name now."""
+    for name in ("lineA/1.png", "lineA/deep/2.png", "lineB/3.png", "lineB/4.png"):
+        photo(tmp_path / "set" / name)
+    names = ["lineA/1.png", "lineA/2.png", "lineA/3.png", "lineC/4.png"]
+    images = [coco_image(i, f"{root}{name}") for i, name in enumerate(names, 11)]
+    manifest, out = run(coco_set(tmp_path / "set", images), *NORMAL)
+    found = [name for name in labels_by_image(manifest) if name.startswith("line")]
+    assert found == ["lineA/1.png", "lineA/deep/2.png", "lineB/4.png"]
+    assert "image 7: its image is missing" in out and "image files that no annotation file lists; left out" in out
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("path", ["{}", "data/set/{}", "C:\\data\\set\\{}", "/data/set/{}"])
 def test_any_file_name_works(run, tmp_path, name, path):

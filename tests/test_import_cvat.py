@@ -141,6 +141,14 @@ def test_images_without_annotation(run, tmp_path):
     assert f"image files that no annotation file lists; left out:\n    {source / 'images' / 'unlisted.png'}" in out
 
 
+def test_a_missing_image_does_not_take_that_of_another_entry(run, tmp_path):
+    photo(tmp_path / "set" / "images" / "lineB" / "1.png", 7)
+    images = [cvat_image("lineA/1.png", cvat_polygon()), cvat_image("lineB/1.png", element("tag", label="good"))]
+    manifest, out = run(cvat_set(tmp_path / "set", *images))
+    assert labels_by_image(manifest)["images/lineB/1.png"] == "normal"
+    assert len(manifest) == 5 and "1 x skipped" in out and "its image is missing" in out
+
+
 def test_subsets_are_splits(run, tmp_path):
     images = []
     for subset in ("Train", "Validation", "Test"):

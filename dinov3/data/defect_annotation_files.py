@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import re
 import reprlib
@@ -124,6 +125,21 @@ def kept_splits(samples: list[SourceImage], report: ImportReport) -> list[Source
     return [replace(sample, split=None) for sample in samples]
 
 
+_Fit = tuple[
+    float, bool, bool
+]  # how many last parts of a path fit; whether it is in the right split; below the right folder
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """The parts of a path as written on any system, without drive and root."""
+    windows = PureWindowsPath(name)
+    return windows.parts[1:] if windows.anchor else windows.parts
+
+
+def _folder(name: str) -> tuple[str, ...]:
+    return tuple(map(one_spelling, _parts(name)[:-1]))
+
+
 class ImageFiles:
     """The image files below some folders, to be found by the names that annotations give them.
 
@@ -141,6 +157,8 @@ class ImageFiles:
         self._spelled: dict[str, Path] = {}
         self._by_stem: dict[str, list[Path]] = defaultdict(list)
         self._used: set[str] = set()
+        self._fits: dict[Path, _Fit] = {}
+        self._homes: dict[tuple[Path, tuple[str, ...]], set[tuple[float, Path]]] = defaultdict(set)
         for folder in self.folders:
             for path in list_images(folder):
                 if path not in self.names:
@@ -158,32 +176,61 @@ class ImageFiles:
         self._used.add(name)
         return name
 
-    def find(self, name: object, beside: Path, split: str | None = None) -> Path:
-        """The file that an annotation in the folder ``beside`` means by ``name``.
+    def expect(self, name: object, beside: Path, split: str | None = None) -> None:
+        """Tell of an annotation beforehand: :meth:`find` gives its file to none that fits it less."""
+        try:
+            path, fit = self._reading(name, beside, split)
+        except AnnotationError:
+            return
+        self._fits[path] = max(fit, self._fits.get(path, fit))
+        self._homes[beside, _folder(name)].add((fit[0], path.parent))
 
-        That is the file at this path from there, or from one of the folders; else the one of its name, first below
-        ``beside``, whose path ends like it in most parts. With a ``split``, files in the folders of other splits are
-        none, and those in its own come first. Windows paths are understood.
-
-        Raises:
-            AnnotationError: there is none, or it is not clear which.
-        """
+    def exact(self, name: object, beside: Path) -> Path | None:
+        """The file at this path from ``beside``, or from one of the folders; Windows paths are understood."""
         if not isinstance(name, str):
-            raise AnnotationError(f"its image is {shown(name)}; expected a file name")
-        beside, windows = Path(os.path.abspath(beside)), PureWindowsPath(name)
-        parts = windows.parts[1:] if windows.anchor else windows.parts
-        for base in (beside, *self.folders):
-            for tail in (name, "/".join(parts)):
+            return None
+        for base in (Path(os.path.abspath(beside)), *self.folders):
+            for tail in (name, "/".join(_parts(name))):
                 path = Path(os.path.normpath(base / tail))
                 found = path if path in self.names else self._spelled.get(one_spelling(str(path)))
                 if found:
                     return found
-        alike = self._by_stem.get(one_spelling(windows.stem), [])
+        return None
+
+    def find(self, name: object, beside: Path, split: str | None = None) -> Path:
+        """The file that an annotation in the folder ``beside`` means by ``name``.
+
+        That is the one of :meth:`exact`; else the one of its name, first below ``beside``, whose path ends like it in
+        most parts. With a ``split``, files in the folders of other splits are none, and those in its own come first.
+        What an image is called that is missing, others may be called too: a file is not taken that an expected
+        annotation fits better, nor one outside of the folder where better fitting ones of the same folder are.
+
+        Raises:
+            AnnotationError: there is none, or it is not clear which.
+        """
+        path, fit = self._reading(name, beside, split)
+        if self._fits.get(path, fit) > fit:
+            raise AnnotationError(f"its image is missing; {path} has the name of {shown(name)}, but is another's")
+        homes = sorted(folder for parts, folder in self._homes[beside, _folder(name)] if parts > fit[0])
+        if homes and not any(map(path.is_relative_to, homes)):
+            reason = f"but others of that folder lie in {homes[0]}"
+            raise AnnotationError(f"its image is missing; {path} has the name of {shown(name)}, {reason}")
+        return path
+
+    def _reading(self, name: object, beside: Path, split: str | None) -> tuple[Path, _Fit]:
+        """The file for a name, and how well it fits. Raises AnnotationError if there is none, or several."""
+        if not isinstance(name, str):
+            raise AnnotationError(f"its image is {shown(name)}; expected a file name")
+        if found := self.exact(name, beside):
+            return found, (math.inf, True, True)
+        parts, beside = _parts(name), Path(os.path.abspath(beside))
+        alike = self._by_stem.get(one_spelling(PureWindowsPath(name).stem), [])
         rank = {path: self._rank(path, parts, beside, split) for path in alike}
         highest = max(rank.values(), default=None)
         best = [path for path in rank if rank[path][-1] and rank[path] == highest]
         if len(best) == 1:
-            return best[0]
+            in_split, below, fitting = highest
+            return best[0], (fitting, in_split, below)
         if best:
             raise AnnotationError(f"its image {shown(name)} could be {best[0]} or {best[1]}")
         places = " or ".join(map(str, self.folders))

@@ -44,6 +44,8 @@ def read_coco(source: Path, options: ImportOptions, report: ImportReport) -> lis
     if instances and len(instances) < len(files):
         others = [str(file) for file in files if file not in instances]
         report.remarks["files beside those called instances_*.json; not read"] += others
+    for file in instances or files:
+        _expect_images(file, root, images)
     samples: list[SourceImage] = []
     for file in instances or files:
         try:
@@ -57,14 +59,34 @@ def read_coco(source: Path, options: ImportOptions, report: ImportReport) -> lis
     return kept_splits(samples, report)
 
 
-def _read_file(file: Path, root: Path, images: ImageFiles, report: ImportReport) -> list[SourceImage]:
+def _expect_images(file: Path, root: Path, images: ImageFiles) -> None:
+    """Tell ``images`` what a file lists, so that no entry of another file takes that."""
+    try:
+        entries = _read_lists(file)["images"]
+    except AnnotationError:
+        return  # it is reported when its turn comes
+    for entry in entries:
+        if isinstance(entry, dict):
+            images.expect(entry.get("file_name"), file.parent, _split(file, root))
+
+
+def _read_lists(file: Path) -> dict:
     content = read_json(file)
     if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in _LISTS):
         raise AnnotationError("not a COCO file of regions; expected lists called images, annotations and categories")
+    return content
+
+
+def _split(file: Path, root: Path) -> str | None:
+    return split_of(file.stem) or (split_of(file.parent.name) if file.parent != root else None)
+
+
+def _read_file(file: Path, root: Path, images: ImageFiles, report: ImportReport) -> list[SourceImage]:
+    content = _read_lists(file)
     names = _category_names(file, content["categories"], report)
     entries, annotations = content["images"], _by_image(content.pop("annotations"))
     ids = Counter(_id(entry, "id") for entry in entries)
-    split = split_of(file.stem) or (split_of(file.parent.name) if file.parent != root else None)
+    split = _split(file, root)
     samples = []
     for number, entry in enumerate(entries, start=1):
         try:

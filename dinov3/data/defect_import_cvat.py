@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Callable
@@ -41,8 +42,16 @@ def read_cvat(source: Path, options: ImportOptions, report: ImportReport) -> lis
     source = Path(os.path.abspath(source))
     root = source if source.is_dir() else source.parent
     images = ImageFiles(options.images, root)
+    files = annotation_files(source, ".xml")
+    for file in files:
+
+        def expect(attributes: dict[str, str], elements: _Elements, line: int, file: Path = file) -> None:
+            images.expect(attributes.get("name"), file.parent, split_of(attributes.get("subset", "")))
+
+        with contextlib.suppress(AnnotationError):  # it is reported when its turn comes
+            _parse(file, expect)
     samples: list[SourceImage] = []
-    for file in annotation_files(source, ".xml"):
+    for file in files:
 
         def take(attributes: dict[str, str], elements: _Elements, line: int, file: Path = file) -> None:
             place = f"{file}, line {line}"
