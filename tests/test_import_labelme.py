@@ -180,6 +180,37 @@ def test_embedded_images(run, source):
     assert sorted(os.listdir(manifest.root)) == ["dataset.json", "images", "manifest.csv", "masks"]
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("path", ["e.png", "C:\\old\\e.png"])
+def test_an_embedded_image_is_not_mistaken_for_another_file_of_its_name(run, source, kind, path):
+    other = photo(source / "good" / "e.png", 50)
+    data = base64_of(np.full((HEIGHT, WIDTH, 3), 90, np.uint8), kind)
+    write_labelme(source / "defect" / "e.json", labelme_shape(), imageData=data, image=path)
+    manifest, _ = run("--unannotated", "normal")
+    labels = labels_by_image(manifest)
+    assert (labels["good/e.png"], labels[f"defect/e.{'jpg' if kind == 'JPEG' else 'png'}"]) == ("normal", "scratch")
+    assert (manifest.root / "images" / "good" / "e.png").read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_moved_file_is_known_by_its_embedded_copy(run, source, kind):
+    """Else the file would be there a second time, as one that nobody annotated."""
+    rows, columns = np.indices((200, 300), dtype=np.uint8)
+    picture = np.stack([rows, columns, 128 + 0 * rows], axis=-1)
+    (source / "images").mkdir()
+    Image.fromarray(picture).save(source / "images" / "e.png")
+    write_labelme(
+        source / "labels" / "e.json",
+        labelme_shape(),
+        imageData=base64_of(picture, kind),
+        image="C:\\old\\e.png",
+        imageHeight=200,
+        imageWidth=300,
+    )
+    labels = labels_by_image(run("--unannotated", "normal")[0])
+    assert labels["images/e.png"] == "scratch" and len(labels) == 5
+
+
 def test_embedded_images_are_read_one_by_one(source):
     """What an import keeps in memory does not grow with what the files embed."""
     import tracemalloc
@@ -227,6 +258,20 @@ def test_an_image_of_another_folder_is_not_mistaken_for_a_missing_one(run, sourc
     manifest, out = run()
     assert labels_by_image(manifest)["2/001.png"] == "normal"
     assert f"{source / '1' / '001.json'}: its image is missing" in out
+
+
+@pytest.mark.parametrize("claimed", [True, False])
+def test_a_missing_image_is_not_taken_from_another_folder(run, source, claimed):
+    """Neither one that another file names, nor any if the others of its folder are where they should be."""
+    photo(source / "good" / "e.png", 50)
+    write_labelme(source / "defect" / "e.json", labelme_shape())
+    if claimed:
+        write_labelme(source / "notes" / "e.json", image="../good/e.png")
+    else:
+        write_labelme(photo(source / "defect" / "f.png", 51).with_suffix(".json"), labelme_shape())
+    manifest, out = run("--unannotated", "normal")
+    assert labels_by_image(manifest).get("good/e.png") == ("normal" if claimed else None)  # unclaimed, it may be that
+    assert f"{source / 'defect' / 'e.json'}: its image is missing; {source / 'good' / 'e.png'} has the name" in out
 
 
 def test_a_renamed_pair_belongs_together(run, source):

@@ -11,10 +11,12 @@ import io
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dinov3.data.defect_annotation_files import (
     AnnotationError,
@@ -29,7 +31,7 @@ from dinov3.data.defect_annotation_files import (
     split_of,
 )
 from dinov3.data.defect_formats import expect_some
-from dinov3.data.defect_images import JPEG_SUFFIXES
+from dinov3.data.defect_images import JPEG_SUFFIXES, open_image, to_rgb
 from dinov3.data.defect_shapes import (
     Shape,
     ShapeError,
@@ -44,6 +46,7 @@ from dinov3.data.defect_shapes import (
 )
 from dinov3.data.defect_sources import ImportOptions, ImportReport, Regions, SourceImage
 
+_SAME = 4  # levels of grey, of 64 x 64; JPEG changes single pixels by more, but not areas
 _CORNERS = {"circle": 2, "line": 2, "rectangle": 2, "mask": 2}  # of the shapes that have a fixed number
 
 
@@ -62,10 +65,19 @@ def read_labelme(source: Path, options: ImportOptions, report: ImportReport) -> 
     images = ImageFiles(options.images, root)
     files = annotation_files(source, ".json")
     splits = _folder_splits(files, root)
-    samples, broken = [], []
+    samples, broken, found = [], [], {}
     for file in files:
         try:
-            samples.append(_read_file(file, root, images, splits, options, report))
+            sample, named = found[file] = _read_file(file, root, splits, options, report)
+            if named.suffix is None or images.exact(named.path, file.parent):
+                images.expect(named.path, file.parent)
+        except AnnotationError as error:
+            report.skipped.append(f"{file}: {error}")
+            broken.append(file)
+    for file, (sample, named) in found.items():
+        try:
+            image, name = _find_image(file, named, root, images)
+            samples.append(replace(sample, image=image, name=name))
         except AnnotationError as error:
             report.skipped.append(f"{file}: {error}")
             broken.append(file)
@@ -85,9 +97,22 @@ def _folder_splits(files: list[Path], root: Path) -> dict[str, str]:
     return {top: split for top, split in splits.items() if split} if all(map(splits.get, tops)) else {}
 
 
+class _Named(NamedTuple):
+    """What a file says of its image.
+
+    Attributes:
+        path: ``imagePath``, whatever that is.
+        suffix: of the image that it embeds; None if it embeds none.
+    """
+
+    path: object
+    suffix: str | None
+
+
 def _read_file(
-    file: Path, root: Path, images: ImageFiles, splits: dict[str, str], options: ImportOptions, report: ImportReport
-) -> SourceImage:
+    file: Path, root: Path, splits: dict[str, str], options: ImportOptions, report: ImportReport
+) -> tuple[SourceImage, _Named]:
+    """What a file says, with its own path in place of the image, which is looked for when all files are known."""
     content = read_json(file)
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise AnnotationError("not a labelme file, it has no list of shapes")
@@ -98,17 +123,17 @@ def _read_file(
         regions.add(_read_shape, shape, size, options.line_width)
     regions.place = str(file)
     label = one_label(_set_flags(content.get("flags")), regions, "flags")
-    image, name = _find_image(file, content, root, images)
     folder = file.relative_to(root).parent
-    return SourceImage(
-        image,
-        name,
+    sample = SourceImage(
+        file,
+        file.name,
         root.name if folder == Path() else folder.as_posix(),
         label,
         shapes=tuple(regions.shapes),
         split=splits.get(file.relative_to(root).parts[0]),
         whole=regions.whole,
     )
+    return sample, _Named(content.get("imagePath"), _embedded_suffix(content) if content.get("imageData") else None)
 
 
 def _set_flags(flags: object) -> list[str]:
@@ -122,22 +147,44 @@ def _set_flags(flags: object) -> list[str]:
         raise AnnotationError(f"its flags have {error}") from None
 
 
-def _find_image(file: Path, content: dict, root: Path, images: ImageFiles) -> tuple[Path | Callable[[], bytes], str]:
-    """The image that ``imagePath`` names; else the one beside the JSON file and called like it; else the embedded."""
-    beside = [path for path in images.called_like(file) if path.parent == file.parent]
-    try:
-        path = images.find(content.get("imagePath"), file.parent)
-        if path.parent != file.parent and path.with_suffix(".json").is_file():
-            raise AnnotationError(f"its image is missing; {path} belongs to the JSON file beside that")
-    except AnnotationError:
-        if len(beside) == 1:
-            path = beside[0]
-        elif content.get("imageData"):
-            suffix = _embedded_suffix(content)
-            return _embedded(file), images.unused(file.relative_to(root).with_suffix(suffix).as_posix())
-        else:
-            raise
+def _find_image(file: Path, named: _Named, root: Path, images: ImageFiles) -> tuple[Path | Callable[[], bytes], str]:
+    """The image at ``imagePath``; else the one beside the JSON file and called like it; else the embedded; else one
+    called like ``imagePath`` elsewhere, which comes before the embedded one only if it is the same picture."""
+    path = images.exact(named.path, file.parent)
+    if path is None or _of_another(path, file):
+        beside = [path for path in images.called_like(file) if path.parent == file.parent]
+        path = beside[0] if len(beside) == 1 else None
+    if path is None:
+        try:
+            path = images.find(named.path, file.parent)
+            if _of_another(path, file):
+                raise AnnotationError(f"its image is missing; {path} belongs to the JSON file beside that")
+        except AnnotationError:
+            if named.suffix is None:
+                raise
+            path = None
+        if named.suffix and (path is None or not _same_picture(path, _embedded(file))):
+            return _embedded(file), images.unused(file.relative_to(root).with_suffix(named.suffix).as_posix())
     return path, images.take(path, str(file))
+
+
+def _of_another(image: Path, file: Path) -> bool:
+    """Whether an image in another folder has a JSON file of its own."""
+    return image.parent != file.parent and image.with_suffix(".json").is_file()
+
+
+def _same_picture(image: Path, embedded: Callable[[], bytes]) -> bool:
+    """Whether an image file is what a JSON file embeds, which labelme writes anew; False if that cannot be told."""
+    try:
+        one = to_rgb(open_image(image))
+        with Image.open(io.BytesIO(embedded())) as other:
+            if set(other.size) != set(one.size):  # checked before its pixels take memory
+                return False
+            other = to_rgb(ImageOps.exif_transpose(other))
+    except Exception:  # Pillow raises many types on damaged files
+        return False
+    small = [np.asarray(picture.convert("L").resize((64, 64)), int) for picture in (one, other)]
+    return one.size == other.size and np.abs(small[0] - small[1]).max() <= _SAME
 
 
 def _embedded_suffix(content: dict) -> str:
