@@ -125,9 +125,8 @@ def kept_splits(samples: list[SourceImage], report: ImportReport) -> list[Source
     return [replace(sample, split=None) for sample in samples]
 
 
-_Fit = tuple[
-    float, bool, bool
-]  # how many last parts of a path fit; whether it is in the right split; below the right folder
+# How many last parts of a path fit; whether it is in the right split; whether it is below the right folder.
+_Fit = tuple[float, bool, bool]
 
 
 def _parts(name: str) -> tuple[str, ...]:
