@@ -272,6 +272,16 @@ def test_soft_edges_are_cut_at_half(tmp_path, dtype, full):
     assert remarks
 
 
+@pytest.mark.parametrize("full", [40, 100, 127])
+def test_a_dark_mask_is_cut_at_half_of_its_largest_value(tmp_path, blob, full):
+    soft = blob * np.uint8(full)
+    soft[20, 5:26] = full // 3  # a soft edge
+    soft[0, 0] = 1
+    mask, remarks = read_foreign_mask(save(tmp_path / "m.png", soft), blob.shape)
+    np.testing.assert_array_equal(mask, blob)
+    assert "cut at half" in remarks[0][0]
+
+
 @pytest.mark.parametrize("value", [0, 255])
 def test_masks_of_one_value(tmp_path, value):
     for suffix in (".png", ".jpg"):

@@ -30,7 +30,9 @@ from dinov3.data.defect_manifest import DatasetWriter, Manifest
 from dinov3.defect_errors import DefectError
 
 CHANGES = "changes.csv"
-MOST_INDICES = 32  # greys up to here are indices of classes; a grey picture goes further
+# Beside values of classes, others are taken for strays among indices if there are at most FEW of them, all below WHITE;
+# with several classes any number up to MOST_INDICES. A grey picture has more of them, or noise next to 255.
+MOST_INDICES, FEW, WHITE = 32, 4, 224
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,11 @@ def fix_dataset(
 ) -> tuple[Manifest, list[Change]]:
     """Write a repaired copy of a dataset, with ``changes.csv`` in it; the dataset itself is only read.
 
-    Masks become palette PNGs of class indices: greys are cut at half, masks of another size resized to the nearest
-    pixel, specks beside larger regions dropped. A mask that cannot be saved is left out, so that its image trains
-    the class alone. Images that cannot be read, exact copies within one split and label, and files that no row names
-    are left out. What needs a person's judgement (wrong labels, leaks, empty or inverted masks) stays as it is.
+    Masks become palette PNGs of class indices: greys are cut at half, stray values beside classes ignored, masks of
+    another size resized to the nearest pixel, specks beside larger regions dropped. A mask that cannot be saved, or
+    of whose defect nothing would be left, is left out, so that its image trains the class alone. Images that
+    cannot be read, exact copies within one split and label, and files that no row names are left out. What needs a
+    person's judgement (wrong labels, leaks, empty or inverted masks) stays as it is.
 
     Args:
         manifest: the dataset.
@@ -144,7 +147,11 @@ def _mask(manifest: Manifest, f: Facts, changes: list[Change]) -> np.ndarray | N
     if mask is None:
         return None
     if f.mask.size != f.image.size:
-        mask = np.asarray(Image.fromarray(mask).resize(f.image.size, Image.Resampling.NEAREST))
+        resized = np.asarray(Image.fromarray(mask).resize(f.image.size, Image.Resampling.NEAREST))
+        if (_defect(mask).any() and not _defect(resized).any()) or (mask.any() and not resized.any()):
+            note("size_mismatch", f"left out: resized from {found} to {wanted}, nothing of its defect would be left")
+            return None
+        mask = resized
         note("size_mismatch", f"resized from {found} to {wanted}, nearest pixel")
     mask, dropped = _without_specks(mask)
     if dropped:
@@ -161,10 +168,8 @@ def _class_indices(manifest: Manifest, f: Facts) -> tuple[np.ndarray | None, str
         indices = np.array(image, dtype=np.uint8)
         if reading == "classes":
             return indices, "", ""
-        known = indices <= len(classes)
-        strange = ~known & (indices != IGNORE_INDEX)
-        if len(classes) > 1 and indices[known].any() and indices[strange].max() <= MOST_INDICES:
-            indices[strange] = IGNORE_INDEX
+        if _are_indices(image, indices, len(classes), path.suffix.lower() in JPEG_SUFFIXES):
+            indices[indices > len(classes)] = IGNORE_INDEX
             return indices, "mask_values", f"values of no class ({f.mask.values}) set to {IGNORE_INDEX}, ignored"
     elif (indices := _by_colors(image, len(classes))) is not None:
         return indices, "unreadable_mask", f"was of mode {image.mode}, in the colours of the classes; made a palette"
@@ -174,7 +179,34 @@ def _class_indices(manifest: Manifest, f: Facts) -> tuple[np.ndarray | None, str
         return None, check, f"left out: it does not tell which of {', '.join(classes)} its defect is"
     defect = foreground(image, path.suffix.lower() in JPEG_SUFFIXES, [])
     what = {"unreadable_mask": f"mode {f.mask.mode}", "mask_values": f"values {f.mask.values}"}.get(check, "0 and 255")
+    pixels = np.asarray(image)
+    if not defect.any() and (pixels != pixels[0, 0]).any():
+        return None, check, f"left out: was of {what}, too faint to tell what of it is a defect"
     return defect * np.uint8(value), check, f"was of {what}; made a mask of 0 and {value}"
+
+
+def _are_indices(image: Image.Image, indices: np.ndarray, classes: int, lossy: bool) -> bool:
+    """Whether a mask, in which some values are no class, holds indices of classes all the same, and no picture."""
+    counts = np.bincount(indices.ravel(), minlength=IGNORE_INDEX + 1)
+    known, strange = counts[1 : classes + 1], counts[classes + 1 : IGNORE_INDEX]
+    if not known.any() or not strange.any():
+        return False
+    highest = classes + 1 + np.flatnonzero(strange)[-1]
+    if classes > 1 and highest <= MOST_INDICES:
+        return True
+    if lossy or np.count_nonzero(strange) > FEW:
+        return False
+    if image.mode == "P":
+        rgb = np.asarray(image.convert("RGB"))
+        if (rgb.max(axis=2) > rgb.min(axis=2)).any():
+            return True  # a picture in colours would hardly have so few
+        if classes == 1 and (rgb[..., 0] != indices).any():
+            return False  # greys in an order of their own: the numbers mean nothing
+    if highest < 128 and not counts[IGNORE_INDEX]:
+        return True
+    # Soft edges and noise of a bright picture make values of classes as well, but no areas of one.
+    flat = cv2.erode(indices, np.ones((3, 3))) == cv2.dilate(indices, np.ones((3, 3)))
+    return bool(highest < WHITE and (flat & (indices > 0) & (indices <= classes)).any())
 
 
 def _by_colors(image: Image.Image, classes: int) -> np.ndarray | None:
@@ -201,9 +233,13 @@ def _class_value(classes: list[str], f: Facts) -> int | None:
     return IGNORE_INDEX if f.verdict == "unknown" else None
 
 
+def _defect(mask: np.ndarray) -> np.ndarray:
+    return (mask > 0) & (mask != IGNORE_INDEX)
+
+
 def _without_specks(mask: np.ndarray) -> tuple[np.ndarray, int]:
     """The mask without regions of a few pixels, and their number; they stay if there is no larger one."""
-    defect = ((mask > 0) & (mask != IGNORE_INDEX)).astype(np.uint8)
+    defect = _defect(mask).astype(np.uint8)
     _, regions, stats, _ = cv2.connectedComponentsWithStats(defect, connectivity=8)
     speck = stats[:, cv2.CC_STAT_AREA] <= SPECK
     speck[0] = False  # the background

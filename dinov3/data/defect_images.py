@@ -197,8 +197,9 @@ def read_foreign_mask(
     """A mask of unknown origin as (H, W) uint8, 1 where defective, and what had to be repaired (kind, details).
 
     Takes 0/1, 0/255, any other two values, class indices, RGB, palette, an alpha channel, 16 bit, and masks saved as
-    JPEG or with soft edges (cut at half of the full value). A mask of another size but the same shape is
-    resized with nearest neighbour. A mask drawn on the image as stored, on its side, is turned upright with it.
+    JPEG or with soft edges (cut at half of the full value, which for a dark mask is its largest). A mask of another
+    size but the same shape is resized with nearest neighbour. A mask drawn on the image as stored, on its side, is
+    turned upright with it.
 
     Args:
         path: the mask file.
@@ -252,7 +253,8 @@ def foreground(image: Image.Image, lossy: bool, remarks: list[tuple[str, str]]) 
         return (values > levels[0]).astype(np.uint8)
     if len(levels) == 1 or (0 <= levels[0] and levels[-1] <= 32 and not lossy):
         return (values > 0).astype(np.uint8)  # all clean, all defective, or class indices
-    full = levels[-1] if levels[-1] > 255 else 255 if levels[-1] > 1 else 1
+    dark = 32 < levels[-1] < 128  # white is not white in it, so that half of 255 would cut all of it away
+    full = levels[-1] if levels[-1] > 255 or dark else 255 if levels[-1] > 1 else 1
     soft = float(((values > full * 0.1) & (values < full * 0.9)).mean())
     remarks.append(("mask with soft edges or noise; cut at half", f"{len(levels)} grey values, {soft:.2%} in between"))
     return (values > full / 2).astype(np.uint8)
