@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checking import edit_rows
 from organizing import SIZE, arguments, assert_refused, content, mask_of, masks_by_image, picture, save
 
 from dinov3.data import defect_append
@@ -87,6 +88,37 @@ def test_a_new_picture_of_an_old_part_joins_its_split(parts, organize):
     for i in range(20):
         assert split[f"images/new/{19 - i:02}_again.png"] == split[f"images/good/{i:02}.png"]
     assert rows(after)[:30] == rows(before)
+
+
+def test_an_old_image_without_a_group_is_a_part_of_its_own(parts, organize, script):
+    organize(*FLAGS)
+    edit_rows(parts / "out", lambda rows: [row.update(group="") for row in rows])
+    table = (parts / "out" / "manifest.csv").read_bytes()
+    for i in range(10):
+        save(parts / "new" / f"{i:02}.png", np.roll((picture(100 + i) * 0.6).astype(np.uint8), 1, axis=1))
+        save(parts / "back" / f"{i:02}.png", picture(300 + i))
+    lines = [f"good/{i:02}.png,p{i}\nback/{i:02}.png,p{i}\n" for i in range(10)]
+    (parts / "parts.csv").write_text("image,group\n" + "".join(lines))
+    _, out = organize("--append", bad="", masks="", good="new")
+    assert "very large groups" not in out and "parts that join" not in out
+    after, _ = organize("--append", "--group_csv", parts / "parts.csv", bad="", masks="", good="back")
+    assert len(after) == 50
+    assert (parts / "out" / "manifest.csv").read_bytes().startswith(table)
+    split = splits_of(after)
+    group = dict(zip(after.columns["image"].tolist(), after.columns["group"].tolist(), strict=True))
+    for i in range(10):
+        old = f"images/good/{i:02}.png"
+        assert split[f"images/new/{i:02}.png"] == split[f"images/back/{i:02}.png"] == split[old]
+        assert group[f"images/new/{i:02}.png"] == group[f"images/back/{i:02}.png"] == old
+    assert script("prepare_defect_data", "leaks", parts / "out")[0] == 0
+
+    old = "images/good/00.png"  # its looks don't tell what it shares with back/00.png, the group does
+    moved = {"split": {"train": "val"}.get(split[old], "train")}
+    edit_rows(parts / "out", lambda rows: [row.update(moved) for row in rows if row["image"] == old])
+    status, out, _ = script("prepare_defect_data", "leaks", parts / "out")
+    assert status == 1 and "images/back/00.png" in out
+    _, out, _ = script("prepare_defect_data", "check", parts / "out")
+    assert "split_leak: 1" in out
 
 
 def test_a_table_of_parts_ties_new_images_to_old_ones(parts, organize):

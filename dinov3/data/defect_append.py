@@ -79,7 +79,8 @@ def append(
 ) -> Manifest:
     """Add images to a dataset; those in it keep their files, rows and splits.
 
-    A new image goes to the split of the images that show the same part. The other parts are dealt so that the shares
+    A new image goes to the split of the images that show the same part, and takes over their group; where that is
+    empty, the image in the dataset names the part. The other parts are dealt so that the shares
     of the whole come out right. An image whose content or name is in the dataset is left out and reported. New
     classes come after the old ones, whose numbers stay.
 
@@ -100,6 +101,8 @@ def append(
     if not samples:
         return manifest
     columns = {name: values.tolist() for name, values in manifest.columns.items()}
+    # A row without a group is a part of its own, which new images join by its image's name: its line stays as it is.
+    columns["group"] = [group or image for group, image in zip(columns["group"], columns["image"], strict=True)]
     old = len(manifest)
     names = [*(image.removeprefix("images/") for image in columns["image"]), *(sample.name for sample in samples)]
     images = [*(manifest.root / image for image in columns["image"]), *(sample.image for sample in samples)]

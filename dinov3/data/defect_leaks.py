@@ -46,8 +46,7 @@ def find_leaks(manifest: Manifest) -> list[Leak]:
     told = {i for pair in leaks for i in pair}
     members: dict[str, list[int]] = defaultdict(list)
     for i, group in enumerate(groups):
-        if group:
-            members[group].append(i)
+        members[group or images[i]].append(i)  # as organize --append names the part of an image without a group
     for rows in members.values():
         first = {splits[i]: i for i in reversed(rows)}
         for i in rows:
