@@ -190,6 +190,24 @@ def test_a_csv_that_cannot_be_used_is_named(tmp_path, content, message):
     assert "--group_csv" in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"), [("a.png", "a.png"), ("dent/a.png", r".\dent\a.png"), ("\u00e9.png", "e\u0301.png")]
+)
+def test_an_image_in_two_groups_is_refused(tmp_path, first, second):
+    path = tmp_path / "groups.csv"
+    path.write_text(f"image,group\n{first},p0\nb.png,p1\n\n{second},q5\n", encoding="utf-8")
+    with pytest.raises(DefectError) as raised:
+        read_groups(path)
+    for text in (str(path), second, "p0 (line 2)", "q5 (line 5)", "more of their paths"):
+        assert text in str(raised.value)
+
+
+def test_a_row_given_twice_and_one_name_in_two_folders_are_fine(tmp_path):
+    path = tmp_path / "groups.csv"
+    path.write_text("image,group\na.png,1\ndent/a.png,2\na.png,1\ncrack/a.png,3\ndent/a.png,\n")
+    assert read_groups(path) == {("a.png",): "1", ("dent", "a.png"): "2", ("crack", "a.png"): "3"}
+
+
 def test_a_folder_is_no_csv(tmp_path):
     with pytest.raises(DefectError, match="--group_csv cannot be read"):
         read_groups(tmp_path)

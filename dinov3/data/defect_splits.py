@@ -15,7 +15,11 @@ from dinov3.defect_errors import DefectError
 
 
 def read_groups(path: Path) -> dict[tuple[str, ...], str]:
-    """A ``--group_csv`` file (columns ``image,group``) as {path parts: group}."""
+    """A ``--group_csv`` file (columns ``image,group``) as {path parts: group}.
+
+    Raises:
+        DefectError: missing, unreadable, of other columns, or one image is in two groups.
+    """
     try:
         data = path.read_bytes()
         try:
@@ -23,7 +27,7 @@ def read_groups(path: Path) -> dict[tuple[str, ...], str]:
         except UnicodeDecodeError:
             text = data.decode("gb18030")  # what Excel saves on a Chinese system
         reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
-        rows = list(reader)
+        rows = [(reader.line_num, row) for row in reader]
         fields = reader.fieldnames or []
     except FileNotFoundError:
         raise DefectError(f"{path}: no such file (--group_csv)") from None
@@ -31,7 +35,21 @@ def read_groups(path: Path) -> dict[tuple[str, ...], str]:
         raise DefectError(f"{path}: --group_csv cannot be read; expected a CSV file saved as UTF-8 ({error})") from None
     if "image" not in fields or "group" not in fields:
         raise DefectError(f"{path}: columns are {','.join(fields) or 'missing'}; --group_csv expects image,group")
-    return {_parts(r["image"]): r["group"] for r in rows if r["image"] and r["group"]}
+    groups: dict[tuple[str, ...], str] = {}
+    lines: dict[tuple[str, ...], int] = {}
+    for line, row in rows:
+        image, group = row["image"], row["group"]
+        if not image or not group:
+            continue
+        parts = _parts(image)
+        if groups.setdefault(parts, group) != group:
+            raise DefectError(
+                f"{path}: {image} is in group {groups[parts]} (line {lines[parts]}) and in {group} (line {line}); "
+                "--group_csv expects one group per image: correct one line, or, if these are images of one name in "
+                "several folders, write more of their paths, such as folder/name.png"
+            )
+        lines.setdefault(parts, line)
+    return groups
 
 
 def _parts(text: str) -> tuple[str, ...]:
