@@ -137,27 +137,43 @@ def _print_means(runs: dict[str, dict[tuple[int, int], Run]]) -> None:
 
 
 def _print_differences(runs: dict[str, dict[tuple[int, int], Run]]) -> None:
-    """Differences within the same fold and seed; the interval comes from drawing the test parts of each fold anew, the
-    same for both, so it says what other parts could have given, averaged over the seeds that were run."""
+    """Differences within the same fold and seed, and what other parts and other luck in training could have given."""
     first, *others = runs
-    print(f"\n{first} minus the variant, over the runs both have (95% interval over parts)\n")
+    print(f"\n{first} minus the variant, over the runs both have (95% interval over parts and runs)\n")
     print("| variant | pairs | " + " | ".join(METRICS) + " |\n|---|---|" + "---|" * len(METRICS))
     for name in others:
         shared = sorted(set(runs[first]) & set(runs[name]))
         if not shared:
             continue
-        weights = {fold: _resamples(runs[first][fold, seed]["group"], fold) for fold, seed in shared}
+        pairs = [(fold, runs[first][fold, seed], runs[name][fold, seed]) for fold, seed in shared]
         row = []
         for metric in METRICS.values():
-            draws = np.zeros(RESAMPLES + 1)
-            for fold, seed in shared:
-                pair = runs[first][fold, seed], runs[name][fold, seed]
-                bad = _bad(pair[0])
-                draws += [metric(pair[0], w) - metric(pair[1], w) if w[bad].any() else np.nan for w in weights[fold]]
-            draws /= len(shared)
-            low, high = np.nanpercentile(draws[1:], [2.5, 97.5])
-            row.append(f"{draws[0]:+.3f} ({low:+.3f} to {high:+.3f})")
+            mean, low, high = mean_difference(pairs, metric)
+            row.append(f"{mean:+.3f} ({low:+.3f} to {high:+.3f})")
         print(f"| {name} | {len(shared)} | " + " | ".join(row) + " |")
+
+
+def mean_difference(
+    pairs: Sequence[tuple[int, Run, Run]], metric: Callable[[Run, np.ndarray], float]
+) -> tuple[float, float, float]:
+    """The first run's ``metric`` minus the second's, averaged over ``pairs`` (fold, first, second); its 95% interval.
+
+    The interval draws the test parts of each fold anew, the same for all its runs, and the runs of each fold: the same
+    training with other seeds, or on a machine that rounds differently, gives other models, whose figures differ by as
+    much as those of other parts. One run per fold can't tell, and its interval is over parts alone.
+    """
+    draws = np.zeros(RESAMPLES + 1)
+    for fold in sorted({fold for fold, _, _ in pairs}):
+        mine = [(one, other) for number, one, other in pairs if number == fold]
+        bad, counts = _bad(mine[0][0]), _resamples(mine[0][0]["group"], fold)
+        differences = np.array(
+            [[metric(one, w) - metric(other, w) if w[bad].any() else np.nan for w in counts] for one, other in mine]
+        )
+        drawn = np.random.default_rng((fold, 1)).integers(len(mine), size=differences.shape)
+        drawn[:, 0] = range(len(mine))
+        draws += np.take_along_axis(differences, drawn, axis=0).sum(0)
+    draws /= len(pairs)
+    return float(draws[0]), *np.nanpercentile(draws[1:], [2.5, 97.5]).tolist()
 
 
 def _resamples(groups: np.ndarray, seed: int) -> np.ndarray:

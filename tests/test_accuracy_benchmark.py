@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from accuracy import check_peers, keep_masks, leave_out  # noqa: E402
 from accuracy_folds import deal_folds  # noqa: E402
-from accuracy_table import image_ap, mean_iou_defect, pixel_iou, pixel_miou  # noqa: E402
+from accuracy_table import image_ap, mean_difference, mean_iou_defect, pixel_iou, pixel_miou  # noqa: E402
 
 from dinov3.data.defect_demo import write_demo  # noqa: E402
 from dinov3.data.defect_manifest import read_manifest  # noqa: E402
@@ -44,6 +44,24 @@ def test_metrics_of_a_run_by_hand() -> None:
     assert image_ap(run, np.array([2, 1, 0])) == pytest.approx(1)  # two of the first, none of the last
     assert image_ap(run, np.array([0, 2, 1])) == pytest.approx(1 / 3)
     assert mean_iou_defect(run, np.array([2.0, 1.0, 1.0])) == pytest.approx((2 * 6 / 8) / 3)
+
+
+def run_with_iou(iou: float) -> dict[str, np.ndarray]:
+    """Sixteen defect images of eight parts, all outlined equally well."""
+    images = np.zeros(16, [("label", "i4")] + [(n, "i8") for n in ("tp", "fp", "fn")])
+    images["label"], images["tp"], images["fn"] = 1, round(100 * iou), 100 - round(100 * iou)
+    return {"images": images, "group": np.repeat(np.arange(8), 2)}
+
+
+def test_a_difference_is_only_as_sure_as_the_runs_agree() -> None:
+    """Every part says the same here, so the whole interval is that of training's luck."""
+    agree = [(fold, run_with_iou(0.5), run_with_iou(0.4)) for fold in (0, 1, 2) for _ in range(3)]
+    assert mean_difference(agree, pixel_iou) == pytest.approx((0.1, 0.1, 0.1))
+    differ = [(fold, run_with_iou(0.5), run_with_iou(iou)) for fold in (0, 1, 2) for iou in (0.3, 0.4, 0.5)]
+    mean, low, high = mean_difference(differ, pixel_iou)
+    assert mean == pytest.approx(0.1)
+    # The mean of nine draws, three per fold, from 0.2, 0.1 and 0: deviation 0.082 / 3 = 0.027, and 1.96 of it each side
+    assert low == pytest.approx(0.047, abs=0.015) and high == pytest.approx(0.153, abs=0.015)
 
 
 def test_masks_can_be_kept_for_some_of_the_training_defects_alone(tmp_path: Path) -> None:
