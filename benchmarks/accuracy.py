@@ -3,8 +3,9 @@
 python benchmarks/accuracy.py --data tiles --variants guided dual_branch unet fpn --seeds 0 1 2
 
 Cross-validation: the parts are dealt into folds, each image is tested once per seed, and a fifth of the parts of the
-other folds is validation, which alone chooses checkpoint and thresholds. Finished runs are kept in --work_dir and not
-run again: stop at any time and give the same command, or add a variant, a seed or a fold.
+other folds is validation, which alone chooses the mask's threshold; each run is tested at its last epoch. Finished runs
+are kept in --work_dir and not run again: stop at any time and give the same command, or add a variant, a seed or a
+fold.
 """
 
 from __future__ import annotations
@@ -184,8 +185,7 @@ def run(args: argparse.Namespace, variant: Variant, data: Manifest, folder: Path
     for number, epochs in enumerate(split_epochs(variant.stages, args.epochs)):
         save_dir = folder / f"stage{number + 1}"
         train_stage(args, variant, number, epochs, model, data, save_dir, seed, precision, normalization)
-        is_last = number + 1 == len(variant.stages)
-        content = load_checkpoint(save_dir / ("best_accuracy.pth" if is_last else "best_iou.pth"))
+        content = load_checkpoint(save_dir / "last.pth")  # what is best on a few parts is partly luck
         load_model_state(model, content["model"], save_dir)
     score_all(args, FlipAveraged(model), data, content, folder, "_flips", precision, normalization)
     if not variant.peer:

@@ -27,13 +27,13 @@ echo Stage 1 of 3: frozen backbone, %STAGE1_EPOCHS% epochs
 %LAUNCH% examples/train_defect_model.py %COMMON% --epochs "%STAGE1_EPOCHS%" --freeze_backbone --lr 1e-3 --save_dir "%SAVE_DIR%/stage1_frozen"
 if %errorlevel% neq 0 exit /b %errorlevel%
 
-rem Each stage starts from the best masks of the one before: accuracy alone is often best in an early, lucky epoch.
+rem Each stage starts from the last epoch of the one before: the best one on a few validation parts may be an early, lucky one.
 echo Stage 2 of 3: fine-tuning, %STAGE2_EPOCHS% epochs
-%LAUNCH% examples/train_defect_model.py %COMMON% --epochs "%STAGE2_EPOCHS%" --use_dynamic_weights --lr 1e-3 --init_from "%SAVE_DIR%/stage1_frozen/best_iou.pth" --save_dir "%SAVE_DIR%/stage2_finetune"
+%LAUNCH% examples/train_defect_model.py %COMMON% --epochs "%STAGE2_EPOCHS%" --use_dynamic_weights --lr 1e-3 --init_from "%SAVE_DIR%/stage1_frozen/last.pth" --save_dir "%SAVE_DIR%/stage2_finetune"
 if %errorlevel% neq 0 exit /b %errorlevel%
 
 echo Stage 3 of 3: uncertainty weighting, %STAGE3_EPOCHS% epochs
-%LAUNCH% examples/train_defect_model.py %COMMON% --epochs "%STAGE3_EPOCHS%" --use_uncertainty_weighting --lr 5e-5 --init_from "%SAVE_DIR%/stage2_finetune/best_iou.pth" --save_dir "%SAVE_DIR%/stage3_uncertainty"
+%LAUNCH% examples/train_defect_model.py %COMMON% --epochs "%STAGE3_EPOCHS%" --use_uncertainty_weighting --lr 5e-5 --init_from "%SAVE_DIR%/stage2_finetune/last.pth" --save_dir "%SAVE_DIR%/stage3_uncertainty"
 if %errorlevel% neq 0 exit /b %errorlevel%
 
 if not defined TEST_IMAGES exit /b 0

@@ -28,12 +28,12 @@ common=(--data_root "$DATA_ROOT" --backbone "$BACKBONE" --weights "$WEIGHTS" --i
 echo "Stage 1 of 3: frozen backbone, $STAGE1_EPOCHS epochs"
 "${launch[@]}" examples/train_defect_model.py "${common[@]}" --epochs "$STAGE1_EPOCHS" --freeze_backbone --lr 1e-3 --save_dir "$SAVE_DIR/stage1_frozen"
 
-# Each stage starts from the best masks of the one before: accuracy alone is often best in an early, lucky epoch.
+# Each stage starts from the last epoch of the one before: the best one on a few validation parts may be an early, lucky one.
 echo "Stage 2 of 3: fine-tuning, $STAGE2_EPOCHS epochs"
-"${launch[@]}" examples/train_defect_model.py "${common[@]}" --epochs "$STAGE2_EPOCHS" --use_dynamic_weights --lr 1e-3 --init_from "$SAVE_DIR/stage1_frozen/best_iou.pth" --save_dir "$SAVE_DIR/stage2_finetune"
+"${launch[@]}" examples/train_defect_model.py "${common[@]}" --epochs "$STAGE2_EPOCHS" --use_dynamic_weights --lr 1e-3 --init_from "$SAVE_DIR/stage1_frozen/last.pth" --save_dir "$SAVE_DIR/stage2_finetune"
 
 echo "Stage 3 of 3: uncertainty weighting, $STAGE3_EPOCHS epochs"
-"${launch[@]}" examples/train_defect_model.py "${common[@]}" --epochs "$STAGE3_EPOCHS" --use_uncertainty_weighting --lr 5e-5 --init_from "$SAVE_DIR/stage2_finetune/best_iou.pth" --save_dir "$SAVE_DIR/stage3_uncertainty"
+"${launch[@]}" examples/train_defect_model.py "${common[@]}" --epochs "$STAGE3_EPOCHS" --use_uncertainty_weighting --lr 5e-5 --init_from "$SAVE_DIR/stage2_finetune/last.pth" --save_dir "$SAVE_DIR/stage3_uncertainty"
 
 if [ -n "$TEST_IMAGES" ]; then
   echo "Inspecting $TEST_IMAGES"

@@ -36,7 +36,7 @@ def test_three_stages_follow_each_other_and_a_second_run_has_nothing_to_do(squar
     assert [stage["config"]["freeze_backbone"] for stage in stages] == [True, False, False]
     assert [stage["config"]["use_dynamic_weights"] for stage in stages] == [False, True, False]
     assert "log_vars" in stages[2]["criterion"]
-    assert stages[1]["config"]["init_from"].endswith("stage1_frozen/best_iou.pth")
+    assert stages[1]["config"]["init_from"].endswith("stage1_frozen/last.pth")
     assert len(list((tmp_path / "ck/results/masks").rglob("*.png"))) == 12
     # stage 2 was killed before its end: it alone is done again
     (tmp_path / "ck/stage2_finetune/last.pth").unlink()
