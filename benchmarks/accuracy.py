@@ -40,7 +40,7 @@ from dinov3.defect_errors import DefectError, run_script  # noqa: E402
 from dinov3.models.defect_classifier import DynamicWeightScheduler, MultiTaskLoss  # noqa: E402
 from dinov3.models.defect_device import Precision, resolve_device, resolve_precision  # noqa: E402
 from dinov3.models.defect_flips import FlipAveraged  # noqa: E402
-from dinov3.train.defect_checkpoint import load_checkpoint, load_model_state  # noqa: E402
+from dinov3.train.defect_checkpoint import load_checkpoint  # noqa: E402
 from dinov3.train.defect_finetune import backbone_rates  # noqa: E402
 from dinov3.train.defect_image_results import ImageResults  # noqa: E402
 from dinov3.train.defect_novelty_fit import fit_novelty  # noqa: E402
@@ -76,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--testimony",
         action="store_true",
-        help="tables in which the other variants' masks testify as the default's does",
+        help="tables in which the masks of all variants testify as the default's does",
     )
     add("--split", choices=("test", "val"), default="test", help="of the tables; choose by val, report test")
     add("--table_only", action="store_true", help="print the tables of what has been run")
@@ -86,7 +86,12 @@ def build_parser() -> argparse.ArgumentParser:
 def open_data(args: argparse.Namespace) -> Manifest:
     """The dataset, made first if need be."""
     if args.data not in ("tiles", "demo"):
-        return read_manifest(args.data)
+        manifest = read_manifest(args.data)
+        if len(manifest.classes) != 2:
+            raise DefectError(
+                f"--data {args.data}: has the classes {', '.join(manifest.classes)}; expected good and bad"
+            )
+        return manifest.subset(manifest.labels >= 0)  # what nobody judged can't be tested
     folder = args.work_dir / args.data
     if not (folder / "dataset.json").is_file():
         if args.data == "demo":
@@ -155,10 +160,12 @@ def keep_setting(root: Path, args: argparse.Namespace) -> None:
         "data": args.data if args.data in ("tiles", "demo") else str(Path(args.data).resolve()),
         "weights": str(weights.resolve()) if weights.is_file() else args.weights,
         **{name: getattr(args, name) for name in ("folds", "batch_size", "mixed_precision")},
+        "tested": "last epoch",
     }
     path = root / "setting.json"
     if path.is_file():
         other = json.loads(path.read_text(encoding="utf-8"))
+        other = {"tested": "best epoch"} | other  # before it was written down
         changed = [f"{name} was {other[name]}, now {value}" for name, value in setting.items() if other[name] != value]
         if changed:
             raise DefectError(f"{root}: its runs had another setting ({'; '.join(changed)}); give another --work_dir")
@@ -181,12 +188,10 @@ def run(args: argparse.Namespace, variant: Variant, data: Manifest, folder: Path
     if not masks_can_testify(data.select("train")):  # as train_defect_model.py decides
         model.mask_evidence = False
     model.to(precision.device, memory_format=torch.channels_last)
-    content: dict[str, Any] = {}
     for number, epochs in enumerate(split_epochs(variant.stages, args.epochs)):
         save_dir = folder / f"stage{number + 1}"
         train_stage(args, variant, number, epochs, model, data, save_dir, seed, precision, normalization)
-        content = load_checkpoint(save_dir / "last.pth")  # what is best on a few parts is partly luck
-        load_model_state(model, content["model"], save_dir)
+    content = load_checkpoint(save_dir / "last.pth")  # the model as it now is: what is best on few parts is partly luck
     score_all(args, FlipAveraged(model), data, content, folder, "_flips", precision, normalization)
     if not variant.peer:
         score_novelty(args, model, data, content, folder, precision, normalization)
@@ -234,7 +239,9 @@ def score_all(
         results = ImageResults(2, content["thresholds"]["mask"])
         evaluate(model, loader, results, precision=precision, normalization=normalization, description=name)
         columns = {column: rows.columns[column] for column in ("image", "group", "source")}
-        np.savez_compressed(folder / f"{name}.npz", **columns, images=results.images, regions=results.regions)
+        unfinished = folder / f"{name}.tmp.npz"  # what is called test.npz is a finished run
+        np.savez_compressed(unfinished, **columns, images=results.images, regions=results.regions)
+        unfinished.replace(folder / f"{name}.npz")
 
 
 def train_stage(
@@ -294,6 +301,11 @@ def main() -> int:
     args = build_parser().parse_args()
     if not 0 <= args.masks <= 100:
         raise DefectError(f"--masks is {args.masks}; expected 0 to 100, in percent")
+    if wrong := [fold for fold in args.only_folds or () if not 0 <= fold < args.folds]:
+        raise DefectError(f"--only_folds {wrong[0]}: expected 0 to {args.folds - 1}, as --folds is {args.folds}")
+    stages = max(len(VARIANTS[name].stages) for name in args.variants)
+    if args.epochs < stages:
+        raise DefectError(f"--epochs is {args.epochs}; expected at least {stages}, one for each stage")
     if args.flips and args.novelty:
         raise DefectError("--flips and --novelty: each has its own tables; give one")
     if not args.table_only:
@@ -327,7 +339,8 @@ def main() -> int:
                     data = leave_out(data, args.without)
                 run(args, VARIANTS[name], data, folder, seed)
     how = "_flips" if args.flips else "_novelty" if args.novelty else ""
-    print_tables(root, args.variants, args.seeds, numbers, split=args.split, how=how, testimony=args.testimony)
+    silent = [name for name in args.variants if args.testimony and not VARIANTS[name].mask_testifies]
+    print_tables(root, args.variants, args.seeds, numbers, split=args.split, how=how, silent=silent)
     return 0
 
 

@@ -46,6 +46,11 @@ class Variant:
     rest_norms: bool = True  # the backbone's BatchNorms keep their pretrained statistics
     peer: str = ""  # a network of segmentation_models_pytorch
 
+    @property
+    def mask_testifies(self) -> bool:
+        """Whether the verdict is the mask's, too, where masks are many enough."""
+        return not self.peer and self.options.get("mask_evidence", True) and self.options.get("guidance") != "none"
+
     def build(self, backbone: str, weights: str) -> tuple[nn.Module, Normalization]:
         """The model, with the backbone's weights, and how its input is normalised."""
         network = build_backbone(backbone, weights)

@@ -218,6 +218,11 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
     source = last if resume else args.init_from
     if resume is not None and args.auto_batch:  # what was found then
         args.batch_size, args.accumulate = resume["config"]["batch_size"], resume["config"].get("accumulate", 1)
+    if start is not None and resume is None and start.get("progress") is not None:
+        raise DefectError(
+            f"--init_from {source}: that run was interrupted in epoch {start['epoch'] + 1} of "
+            f"{start['config']['epochs']}; let it go on with --resume first, or start from its best_iou.pth"
+        )
     if start is not None:
         defaults = vars(build_parser().parse_args(["--data_root", "x"]))
         check_same(start, source, manifest, args, defaults, same_run=resume is not None)
@@ -272,6 +277,8 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         compile_model(model, device)
     config = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     del config["config"]  # what it held is resolved into the others
+    if resume is not None:
+        config["init_from"] = resume["config"].get("init_from")  # where it did start, whatever is given now
     description = {
         "config": config,
         "backbone": args.backbone,

@@ -153,16 +153,16 @@ def test_an_unusable_report_dir_says_so(squares: Manifest, trained: Path, tmp_pa
     assert status == 1 and str(tmp_path / "file") in err and "Traceback" not in err
 
 
-def findings(tmp_path: Path) -> Findings:
+def findings(tmp_path: Path, dent: int = 2) -> Findings:
     """Two defect images of 128 x 64 pixels seen at 32 x 32: one region found, one not; and a normal one."""
-    with DatasetWriter(tmp_path / "data") as writer:
+    with DatasetWriter(tmp_path / f"data{dent}") as writer:
         for i, label in enumerate(("scratch", "dent", "normal")):
             row = {"label": label, "split": "test", "group": "", "source": f"line{i}"}
             writer.add(np.zeros((64, 128, 3), np.uint8), f"{i}.png", None, **row)
         classes = ["normal", "scratch", "dent"]
         rows = writer.finish(classes=classes, mask_classes=classes[1:], seed=0, command="test")
     masks = torch.zeros(3, 32, 32, dtype=torch.uint8)
-    masks[0, :10, :10], masks[1, 4:8, 8:10] = 1, 2
+    masks[0, :10, :10], masks[1, 4:8, 8:10] = 1, dent
     prob = torch.zeros(3, 32, 32)
     prob[0, 0] = 0.9  # a tenth of the first region
     results = ImageResults(3)
@@ -181,6 +181,8 @@ def test_hits_and_misses_by_size_class_and_source(tmp_path: Path) -> None:
     missed = list(found.region_rows(np.flatnonzero(~found.found)))
     assert [(row["image"], row["mask_class"], row["found"]) for row in missed] == [("images/1.png", "dent", "no")]
     assert [missed[0][name] for name in ("x", "y", "width", "height", "area")] == [32, 8, 8, 8, 64]
+    grey = list(findings(tmp_path, dent=128).region_rows())  # in a mask, but no class
+    assert [row["mask_class"] for row in grey] == ["scratch", ""]
 
 
 def test_outcomes_and_what_to_look_at(tmp_path: Path) -> None:

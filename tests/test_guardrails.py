@@ -142,6 +142,7 @@ def test_early_stopping_ends_a_standstill_and_more_patience_goes_on(data: Manife
     [
         ("pixel_iou", [0.1, 0.3, 0.3, 0.2, 0.4], 4),
         ("pixel_iou", [float("nan"), 0.1, float("nan"), 0.0, 0.5], 4),
+        ("pixel_iou", [float("nan")] * 5, None),
         ("val_total_loss", [3.0, 2.0, 1.5, 1.0, 0.9], None),
         ("val_total_loss", [1.0, 1.1, 1.2], 3),
     ],
@@ -187,3 +188,8 @@ def test_a_stage_that_learned_is_not_warned_about(trained: Path, tmp_path: Path)
         "".join(json.dumps(record | {"epoch": e, "pixel_iou": 0.3, "pixel_miou": 0.6}) + "\n" for e in (1, 2))
     )
     assert learned_nothing(content["best"], log, content["config"]) == ""
+    lost = {"epoch": 3, "pixel_iou": 0.0, "pixel_miou": 0.48}  # the next stage would start from it
+    with log.open("a") as file:
+        file.write(json.dumps(record | lost) + "\n")
+    warning = learned_nothing(content["best"], log, content["config"])
+    assert "the masks of the last epoch" in warning and "the verdicts" not in warning and "--lr" in warning

@@ -192,6 +192,8 @@ def test_validation_losses_do_not_depend_on_how_many_tiles_run_at_a_time() -> No
         found.append(losses.values())
     assert found[0] == pytest.approx(found[1]) and found[1] == pytest.approx(found[2])
     assert set(found[0]) == {"val_total_loss", "val_cls_loss", "val_seg_loss"} and min(found[0].values()) > 0
+    nothing = TileLosses(MultiTaskLoss(), Tiling(TILE), TILE, torch.device("cpu"))  # no image could be read
+    assert nothing.values() == dict.fromkeys(found[0], 0.0)
 
 
 @pytest.mark.parametrize("size", [64, 96])

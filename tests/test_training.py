@@ -107,6 +107,17 @@ def test_init_from_takes_the_weights_over_and_refuses_others(
     status, _, err = script("train_defect_model", *arguments)
     assert status == 1 and "efficientnet_lite0" in err and "dinov3_vitt16" in err
     assert not (tmp_path / "other").exists()
+    config = tmp_path / "next/config.yaml"  # resumed with another start, it says where it did start
+    more = ("--epochs", 2, "--init_from", trained / "best_iou.pth", "--lr", 0, "--freeze_backbone", "--resume")
+    assert script("train_defect_model", *flags(squares, tmp_path / "next", *more))[0] == 0
+    assert yaml.safe_load(config.read_text())["init_from"] == str(start)
+
+
+def test_an_interrupted_stage_is_nothing_to_start_the_next_from(squares, trained: Path, tmp_path, script) -> None:
+    torch.save(load_checkpoint(trained / "last.pth") | {"progress": [{"batches": 1}]}, tmp_path / "last.pth")
+    arguments = flags(squares, tmp_path / "next", "--init_from", tmp_path / "last.pth")
+    status, _, err = script("train_defect_model", *arguments)
+    assert status == 1 and "last.pth: that run was interrupted in epoch 3 of 2" in err and "--resume" in err
 
 
 @pytest.mark.parametrize(
@@ -284,6 +295,10 @@ def test_config_sets_defaults_flags_win_and_mistakes_are_all_named(squares: Mani
     assert script("train_defect_model", *again)[0] == 0
     config.write_text(f"data_root: {squares.root}\nepochs: 1\nmixed_precision: off\nclass_weights: none\n")
     assert script("train_defect_model", "--config", config, *TRAIN_FLAGS, "--save_dir", tmp_path / "off")[0] == 0
+    config.write_text(f"data_root: {squares.root}\nepochs: 1\nweight_decay:\nearly_stop_patience: null\n")
+    assert script("train_defect_model", "--config", config, *TRAIN_FLAGS, "--save_dir", tmp_path / "empty")[0] == 0
+    resolved = yaml.safe_load((tmp_path / "empty/config.yaml").read_text())
+    assert (resolved["weight_decay"], resolved["early_stop_patience"]) == (0.05, 0)  # an empty line changes nothing
     config.write_text("epoch: 3\nlr: quick\nresume: 1\ndecoder: heavy\n")
     status, _, err = script("train_defect_model", "--config", config, *rest)
     assert status == 1 and all(word in err for word in ("epoch:", "lr:", "resume:", "decoder:", "4 problems"))

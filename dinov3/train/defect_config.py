@@ -101,8 +101,8 @@ def _read_config(path: Path, parser: argparse.ArgumentParser) -> dict[str, objec
 
 def _convert(action: argparse.Action, value: object) -> object:
     """The value as the flag itself would have read it from the command line."""
-    if value is None:
-        return None
+    if value is None:  # a line left empty: as if it were not there
+        return action.default
     if isinstance(action, argparse.BooleanOptionalAction) or action.nargs == 0:
         if not isinstance(value, bool):
             raise ValueError("expected true or false")

@@ -170,7 +170,7 @@ class Findings:
 
     def region_rows(self, numbers: np.ndarray | None = None) -> Iterator[dict[str, Any]]:
         """One row per true defect region (of those in ``numbers``), lengths in pixels of the original image."""
-        columns = self.rows.columns
+        columns, names = self.rows.columns, dict(enumerate(self.rows.mask_classes, start=1))
         for m in range(len(self.regions)) if numbers is None else numbers.tolist():
             region = self.regions[m]
             n, (across, down) = region["image"], self.scale[m]
@@ -179,7 +179,7 @@ class Findings:
                 "image": columns["image"][n],
                 "label": columns["label"][n],
                 "source": columns["source"][n],
-                "mask_class": self.rows.mask_classes[region["mask_class"] - 1],
+                "mask_class": names.get(int(region["mask_class"]), ""),  # a value that is no class has no name
                 "x": x, "y": y, "width": width, "height": height,
                 "area": round(float(region["area"] * across * down)),
                 "coverage": f"{region['coverage']:.4f}",

@@ -78,7 +78,8 @@ def batch_files(batch: dict[str, Any], loader: DataLoader) -> str:
 
 
 class EarlyStopping:
-    """Ends a run when ``metric`` has not improved for ``patience`` epochs; a patience of 0 never does."""
+    """Ends a run when ``metric`` has not improved for ``patience`` epochs; never with a patience of 0, or while it is
+    NaN from the start."""
 
     def __init__(self, metric: str, patience: int):
         self.metric, self.patience = metric, patience
@@ -93,7 +94,7 @@ class EarlyStopping:
 
     def is_over(self, epochs_done: int) -> bool:
         """Whether it is time to end."""
-        return 0 < self.patience <= epochs_done - self.best_epoch
+        return not math.isnan(self.best) and 0 < self.patience <= epochs_done - self.best_epoch
 
     def __str__(self) -> str:
         return f"{self.metric} has not improved since epoch {self.best_epoch} ({self.best:.4f})"
@@ -110,8 +111,8 @@ class EarlyStopping:
 
 
 def learned_nothing(best: dict[str, dict[str, Any]], log: Path, config: dict[str, Any]) -> str:
-    """A line of warning if the best of a run is no better than a constant answer, with likely reasons; else an empty
-    text.
+    """A line of warning if the best of a run, or its last epoch, from which the next stage starts, is no better than a
+    constant answer, with likely reasons; else an empty text.
 
     Args:
         best: as ``fit`` returns it, with the epoch of each best file.
@@ -121,11 +122,15 @@ def learned_nothing(best: dict[str, dict[str, Any]], log: Path, config: dict[str
     history = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     by_epoch = {record["epoch"]: record for record in history}
     verdict, mask = (by_epoch.get(best[file]["epoch"]) for file in ("best_accuracy.pth", "best_iou.pth"))
-    constant = ["the verdicts"] if verdict and is_constant_verdict(verdict) else []
-    constant += ["the masks"] if mask and is_constant_mask(mask) else []
+    constant, record = constant_answers(verdict, mask), history[-1]
     if not constant:
-        return ""
-    record = history[-1]
+        lost = constant_answers(record, record)
+        if not lost:
+            return ""
+        return (
+            f"warning: {' and '.join(lost)} of the last epoch, from which the next stage starts, are no better than "
+            "the same answer for every image, though they were before: lower --lr\n"
+        )
     reasons = {
         "the backbone is frozen and its weights are random: give --weights, or drop --freeze_backbone": (
             config["freeze_backbone"] and config["weights"] == "none" and not config["init_from"]
@@ -148,6 +153,12 @@ def learned_nothing(best: dict[str, dict[str, Any]], log: Path, config: dict[str
         f"warning: this stage learned nothing: {' and '.join(constant)} are no better than the same answer for every "
         f"image. {'; '.join(likely)}\n"
     )
+
+
+def constant_answers(verdict: dict[str, Any] | None, mask: dict[str, Any] | None) -> list[str]:
+    """What of these epochs' metrics is that of a constant answer."""
+    constant = ["the verdicts"] if verdict and is_constant_verdict(verdict) else []
+    return constant + (["the masks"] if mask and is_constant_mask(mask) else [])
 
 
 def is_constant_verdict(metrics: dict[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from dinov3.data.defect_transforms import Normalization, eval_transform
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
 from dinov3.models.defect_device import Precision
 from dinov3.models.defect_sliding_window import Watcher, slide_window
-from dinov3.train.defect_distributed import sum_over_ranks
+from dinov3.train.defect_distributed import max_over_ranks, sum_over_ranks
 from dinov3.train.defect_image_results import ImageResults
 from dinov3.train.defect_metrics import DefectMetrics
 
@@ -75,7 +75,7 @@ class TileLosses:
     def __init__(self, criterion: MultiTaskLoss, tiling: Tiling, image_size: int, device: torch.device):
         self.criterion, self.tiling, self.device = criterion, tiling, device
         self.resize = eval_transform(image_size)
-        self.sums: Tensor | int = 0
+        self.sums: Tensor | None = None
 
     def watch(self, item: dict[str, Any]) -> Watcher:
         """What to call with the outputs and corners of each batch of tiles of this image."""
@@ -87,11 +87,15 @@ class TileLosses:
             masks = torch.stack([self.resize(tv_tensors.Mask(target)) for target, _ in targets]).to(self.device)
             labels = torch.tensor([label for _, label in targets], device=self.device)
             known = torch.full_like(labels, has_mask, dtype=torch.bool)
-            self.sums = self.sums + self.criterion.sums(outputs, labels, masks, known)
+            sums = self.criterion.sums(outputs, labels, masks, known)
+            self.sums = sums if self.sums is None else self.sums + sums
 
         return add
 
     def values(self) -> dict[str, float]:
         """``val_total_loss`` and its parts, over all processes."""
-        losses = self.criterion.combine(sum_over_ranks(self.sums))
+        length = max_over_ranks([0 if self.sums is None else len(self.sums)], self.device)[0]
+        # None where this process could read no image; if none could, the sums of one mask channel do
+        sums = torch.zeros(length or 10, device=self.device) if self.sums is None else self.sums
+        losses = self.criterion.combine(sum_over_ranks(sums))
         return {f"val_{name}": value.item() for name, value in losses.items() if name.endswith("_loss")}
