@@ -2,6 +2,7 @@
 # Three stages on one dataset: frozen backbone, fine-tuning, uncertainty weighting; then inspects TEST_IMAGES if given.
 # Run again after an interruption: finished stages are skipped, the unfinished one goes on.
 #   DATA_ROOT=data/tiles BACKBONE=dinov3_vitb16 bash examples/train_large_dataset.sh
+# Flags of train_defect_model.py behind it go to all three stages: ... train_large_dataset.sh --class_weights balanced
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,7 +24,7 @@ launch=(python)
 if [ "$NUM_GPUS" -gt 1 ]; then
   launch=(torchrun --standalone "--nproc_per_node=$NUM_GPUS")
 fi
-common=(--data_root "$DATA_ROOT" --backbone "$BACKBONE" --weights "$WEIGHTS" --image_size "$IMAGE_SIZE" --tile_size "$TILE_SIZE" --batch_size "$BATCH_SIZE" --num_workers "$NUM_WORKERS" --resume)
+common=(--data_root "$DATA_ROOT" --backbone "$BACKBONE" --weights "$WEIGHTS" --image_size "$IMAGE_SIZE" --tile_size "$TILE_SIZE" --batch_size "$BATCH_SIZE" --num_workers "$NUM_WORKERS" --resume "$@")
 
 echo "Stage 1 of 3: frozen backbone, $STAGE1_EPOCHS epochs"
 "${launch[@]}" examples/train_defect_model.py "${common[@]}" --epochs "$STAGE1_EPOCHS" --freeze_backbone --lr 1e-3 --save_dir "$SAVE_DIR/stage1_frozen"

@@ -16,7 +16,7 @@ from dinov3.train.defect_checkpoint import load_checkpoint
 STAGES = ("stage1_frozen", "stage2_finetune", "stage3_uncertainty")
 
 
-def run_stages(data: Manifest, save_dir: Path, **more: object) -> subprocess.CompletedProcess[str]:
+def run_stages(data: Manifest, save_dir: Path, *flags: str, **more: object) -> subprocess.CompletedProcess[str]:
     import sys
 
     settings = {
@@ -26,21 +26,23 @@ def run_stages(data: Manifest, save_dir: Path, **more: object) -> subprocess.Com
     }  # fmt: skip
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = os.environ | {name: str(value) for name, value in (settings | more).items()} | {"PATH": path}
-    return subprocess.run(["bash", ROOT / "examples/train_large_dataset.sh"], env=env, capture_output=True, text=True)
+    command = ["bash", ROOT / "examples/train_large_dataset.sh", *flags]
+    return subprocess.run(command, env=env, capture_output=True, text=True)
 
 
 def test_three_stages_follow_each_other_and_a_second_run_has_nothing_to_do(squares: Manifest, tmp_path: Path) -> None:
-    first = run_stages(squares, tmp_path / "ck", TEST_IMAGES=squares.root / "images/test")
+    first = run_stages(squares, tmp_path / "ck", "--dropout", "0.3", TEST_IMAGES=squares.root / "images/test")
     assert first.returncode == 0, first.stderr
     stages = [load_checkpoint(tmp_path / "ck" / stage / "last.pth") for stage in STAGES]
     assert [stage["config"]["freeze_backbone"] for stage in stages] == [True, False, False]
     assert [stage["config"]["use_dynamic_weights"] for stage in stages] == [False, True, False]
+    assert [stage["config"]["dropout"] for stage in stages] == [0.3] * 3
     assert "log_vars" in stages[2]["criterion"]
     assert stages[1]["config"]["init_from"].endswith("stage1_frozen/last.pth")
     assert len(list((tmp_path / "ck/results/masks").rglob("*.png"))) == 12
     # stage 2 was killed before its end: it alone is done again
     (tmp_path / "ck/stage2_finetune/last.pth").unlink()
-    second = run_stages(squares, tmp_path / "ck")
+    second = run_stages(squares, tmp_path / "ck", "--dropout", "0.3")
     assert second.returncode == 0 and second.stdout.count("nothing to do") == 2, second.stderr
 
 
@@ -66,13 +68,13 @@ def commands(script: str) -> tuple[list[str], dict[str, str]]:
     """The python commands of a .sh or .bat script with variables as {NAME}, and the defaults of its variables."""
     text = (ROOT / "examples" / script).read_text(encoding="utf-8")
     if script.endswith(".bat"):
-        text = text.replace("\\", "/").replace(" || exit /b 1", "")
+        text = text.replace("\\", "/").replace(" || exit /b 1", "").replace("%*", "$@")
         text = re.sub(r"%(\w+)%", lambda m: "{" + m[1].upper() + "}", text)
         defaults = dict(re.findall(r'if not defined (\w+) set "\w+=(.*)"', text))
         local = dict(re.findall(r'^set "?(LAUNCH|COMMON|DEMO|SAVE_DIR)=(.*?)"?$', text, re.MULTILINE))
         local |= dict(re.findall(r"^if \S+ GTR 1 set (LAUNCH)=(.*)$", text, re.MULTILINE))
     else:
-        text = text.replace('"${launch[@]}"', "$LAUNCH").replace('"${common[@]}"', "$COMMON")
+        text = text.replace('"${launch[@]}"', "$LAUNCH").replace('"${common[@]}"', "$COMMON").replace('"$@"', "$@")
         text = re.sub(r"\$(\w+)", r"{\1}", text)
         defaults = dict(re.findall(r'^(\w+)="\$\{\w+:-(.*?)\}"', text, re.MULTILINE))
         defaults.pop("TEST_IMAGES", None)  # unset and empty are the same to a .bat
