@@ -55,7 +55,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", default="tiles", help="tiles ($MAGNETIC_TILE_DIR), demo, or a dataset folder with groups")
-    add("--variants", nargs="+", choices=VARIANTS, default=["guided", "dual_branch", "unet", "fpn"], metavar="NAME")
+    add(
+        "--variants",
+        nargs="+",
+        choices=VARIANTS,
+        default=["guided", "dual_branch", "unet", "fpn"],
+        metavar="NAME",
+        help="; ".join(f"{name}: {variant.what}" for name, variant in VARIANTS.items()),
+    )
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of weights, order and augmentation")
     add("--folds", type=int, default=3, help="parts of the data that are tested in turn")
     add("--only_folds", type=int, nargs="+", help="run these folds alone (default: all)")
