@@ -13,41 +13,21 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from accuracy_data import keep_masks, leave_out, open_data, strata_and_groups  # noqa: E402
 from accuracy_folds import deal_folds, write_fold  # noqa: E402
-from accuracy_models import VARIANTS, Stage, Variant  # noqa: E402
+from accuracy_models import VARIANTS  # noqa: E402
+from accuracy_run import run  # noqa: E402
 from accuracy_table import print_tables  # noqa: E402
-from weak_labels import masked_rows  # noqa: E402
 
-from dinov3.data.defect_dataset import DefectDataset, make_loader  # noqa: E402
-from dinov3.data.defect_demo import write_demo  # noqa: E402
-from dinov3.data.defect_manifest import Manifest, read_manifest  # noqa: E402
-from dinov3.data.defect_transforms import Normalization  # noqa: E402
+from dinov3.data.defect_manifest import read_manifest  # noqa: E402
 from dinov3.defect_errors import DefectError, run_script  # noqa: E402
-from dinov3.models.defect_classifier import DynamicWeightScheduler, MultiTaskLoss  # noqa: E402
-from dinov3.models.defect_device import Precision, resolve_device, resolve_precision  # noqa: E402
-from dinov3.models.defect_flips import FlipAveraged  # noqa: E402
-from dinov3.train.defect_checkpoint import load_checkpoint  # noqa: E402
-from dinov3.train.defect_finetune import backbone_rates  # noqa: E402
-from dinov3.train.defect_image_results import ImageResults  # noqa: E402
-from dinov3.train.defect_novelty_fit import fit_novelty  # noqa: E402
-from dinov3.train.defect_training_data import masks_can_testify  # noqa: E402
-from dinov3.train.train_defect_classifier import TrainingOptions, evaluate, fit  # noqa: E402
-
-TILE_TYPES = ("Blowhole", "Break", "Crack", "Fray", "Uneven")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -90,62 +70,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def open_data(args: argparse.Namespace) -> Manifest:
-    """The dataset, made first if need be."""
-    if args.data not in ("tiles", "demo"):
-        manifest = read_manifest(args.data)
-        if len(manifest.classes) != 2:
-            raise DefectError(
-                f"--data {args.data}: has the classes {', '.join(manifest.classes)}; expected good and bad"
-            )
-        return manifest.subset(manifest.labels >= 0)  # what nobody judged can't be tested
-    folder = args.work_dir / args.data
-    if not (folder / "dataset.json").is_file():
-        if args.data == "demo":
-            write_demo(folder, 480, seed=0)
-        else:
-            organize_tiles(folder)
-    return read_manifest(folder)
-
-
-def organize_tiles(folder: Path) -> None:
-    """The magnetic tiles as a dataset, with the groups that organising finds beside the listed ones."""
-    sys.path.insert(0, str(ROOT / "examples"))
-    from prepare_defect_data import main as prepare
-
-    source = Path(os.environ.get("MAGNETIC_TILE_DIR", ""))
-    if not (source / "MT_Free").is_dir():
-        raise DefectError("MAGNETIC_TILE_DIR: expected the folder with MT_Free, MT_Break, ...; set this variable")
-    types = [str(source / f"MT_{name}" / "Imgs") for name in TILE_TYPES]
-    flags = ["--normal_images", str(source / "MT_Free" / "Imgs"), "--group_csv", str(source / "groups.csv")]
-    prepare(["organize", "--defect_images", *types, "--defect_masks", *types, *flags, "--output_dir", str(folder)])
-
-
-def strata_and_groups(args: argparse.Namespace, manifest: Manifest) -> tuple[list[str], list[str]]:
-    """What to stratify by, and what stays together. The demo's parts are all different: there a surface counts as one
-    part, so that test surfaces never occur in training."""
-    columns = {name: values.tolist() for name, values in manifest.columns.items()}
-    if args.random_split:
-        return columns["source"], columns["image"]
-    if args.data == "demo":
-        return ["surface"] * len(manifest), [name.split("/")[1] for name in columns["image"]]
-    return columns["source"], columns["group"]
-
-
-def keep_masks(data: Manifest, percent: int, seed: int) -> Manifest:
-    """``data`` with masks for ``percent`` of the defect images in training; the others train the class alone."""
-    keep = masked_rows(data, percent, seed)
-    unmasked = [row not in keep for row in range(len(data))] & (data.columns["split"] == "train")
-    data.columns["mask"][unmasked] = ""
-    return data
-
-
-def leave_out(data: Manifest, kind: str) -> Manifest:
-    """``data`` without a type of defect, but for its test images; the other types are not tested."""
-    is_kind, is_test = data.columns["source"] == kind, data.columns["split"] == "test"
-    return data.subset(np.where(is_test, is_kind | (data.labels == 0), ~is_kind))
-
-
 def check_peers(names: Sequence[str]) -> None:
     """
     Raises:
@@ -178,129 +102,6 @@ def keep_setting(root: Path, args: argparse.Namespace) -> None:
             raise DefectError(f"{root}: its runs had another setting ({'; '.join(changed)}); give another --work_dir")
     root.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(setting, indent=2), encoding="utf-8")
-
-
-def split_epochs(stages: tuple[Stage, ...], total: int) -> list[int]:
-    """Epochs of each stage, at least one, adding up to ``total``; the longest stage takes up what rounding leaves."""
-    epochs = [max(round(stage.share * total), 1) for stage in stages]
-    epochs[epochs.index(max(epochs))] += total - sum(epochs)
-    return epochs
-
-
-def run(args: argparse.Namespace, variant: Variant, data: Manifest, folder: Path, seed: int) -> None:
-    """Train one variant on one fold, and keep what it makes of every validation and test image."""
-    precision = resolve_precision(args.mixed_precision, resolve_device(args.device))
-    torch.manual_seed(seed)
-    model, normalization = variant.build(args.backbone, args.weights)
-    if not masks_can_testify(data.select("train")):  # as train_defect_model.py decides
-        model.mask_evidence = False
-    model.to(precision.device, memory_format=torch.channels_last)
-    for number, epochs in enumerate(split_epochs(variant.stages, args.epochs)):
-        save_dir = folder / f"stage{number + 1}"
-        train_stage(args, variant, number, epochs, model, data, save_dir, seed, precision, normalization)
-    content = load_checkpoint(save_dir / "last.pth")  # the model as it now is: what is best on few parts is partly luck
-    score_all(args, FlipAveraged(model), data, content, folder, "_flips", precision, normalization)
-    if not variant.peer:
-        score_novelty(args, model, data, content, folder, precision, normalization)
-    score_all(args, model, data, content, folder, "", precision, normalization)
-    for number in range(len(variant.stages)):
-        shutil.rmtree(folder / f"stage{number + 1}")  # some 100 MB of weights
-
-
-def score_novelty(
-    args: argparse.Namespace,
-    model: nn.Module,
-    data: Manifest,
-    content: dict[str, Any],
-    folder: Path,
-    precision: Precision,
-    normalization: Normalization,
-) -> None:
-    """As :func:`score_all`, with what is unlike good images; data with too few of them are said and do without."""
-    model.eval()
-    options = {"batch_size": args.batch_size, "num_workers": args.num_workers}
-    try:
-        novelty = fit_novelty(model, data, args.image_size, precision=precision, normalization=normalization, **options)
-    except DefectError as error:
-        print(f"no answers with novelty: {error}")
-        return
-    model.novelty = novelty.to(precision.device)
-    score_all(args, model, data, content, folder, "_novelty", precision, normalization)
-    model.novelty = None
-
-
-def score_all(
-    args: argparse.Namespace,
-    model: nn.Module,
-    data: Manifest,
-    content: dict[str, Any],
-    folder: Path,
-    suffix: str,
-    precision: Precision,
-    normalization: Normalization,
-) -> None:
-    """Keep what ``model`` makes of every validation and test image; the file of the test images comes last."""
-    for name in (f"val{suffix}", f"test{suffix}"):
-        rows = data.select(name.split("_")[0])
-        loader = make_loader(DefectDataset(rows, args.image_size), args.batch_size, num_workers=args.num_workers)
-        results = ImageResults(2, content["thresholds"]["mask"])
-        evaluate(model, loader, results, precision=precision, normalization=normalization, description=name)
-        columns = {column: rows.columns[column] for column in ("image", "group", "source")}
-        unfinished = folder / f"{name}.tmp.npz"  # what is called test.npz is a finished run
-        np.savez_compressed(unfinished, **columns, images=results.images, regions=results.regions)
-        unfinished.replace(folder / f"{name}.npz")
-
-
-def train_stage(
-    args: argparse.Namespace,
-    variant: Variant,
-    number: int,
-    epochs: int,
-    model: nn.Module,
-    data: Manifest,
-    save_dir: Path,
-    seed: int,
-    precision: Precision,
-    normalization: Normalization,
-) -> None:
-    """One stage of ``variant``; one that was interrupted starts again."""
-    stage = variant.stages[number]
-    shutil.rmtree(save_dir, ignore_errors=True)
-    save_dir.mkdir(parents=True)
-    model.freeze_backbone(stage.frozen)
-    criterion = MultiTaskLoss(stage.alpha, stage.beta, stage.weights == "uncertainty").to(precision.device)
-    backbone_lr_scale, layer_decay = backbone_rates("vit" in args.backbone, args.weights != "none")
-    options = TrainingOptions(
-        save_dir,
-        epochs,
-        args.batch_size,
-        args.num_workers,
-        lr=stage.lr,
-        backbone_lr_scale=stage.backbone_lr_scale or backbone_lr_scale,
-        weight_decay=0.05,
-        grad_clip=1.0,
-        seed=seed,
-        layer_decay=layer_decay,
-    )
-    fit(
-        model,
-        criterion,
-        DefectDataset(data.select("train"), args.image_size, augment=True, paste_defects=variant.paste_defects),
-        DefectDataset(data.select("val"), args.image_size),
-        options,
-        precision=precision,
-        normalization=normalization,
-        description={
-            "config": {},
-            "backbone": args.backbone,
-            "classes": data.classes,
-            "mask_classes": data.mask_classes,
-            "image_size": args.image_size,
-            "normalization": vars(normalization),
-            "thresholds": {"classification": 0.5, "mask": 0.5},
-        },
-        weight_scheduler=DynamicWeightScheduler() if stage.weights == "dynamic" else None,
-    )
 
 
 def main() -> int:

@@ -3,7 +3,8 @@ rem Three stages on one dataset: frozen backbone, fine-tuning, uncertainty weigh
 rem Run again after an interruption: finished stages are skipped, the unfinished one goes on.
 rem   set DATA_ROOT=data\tiles
 rem   examples\train_large_dataset.bat
-rem Flags of train_defect_model.py behind it go to all three stages: ... train_large_dataset.bat --class_weights balanced
+rem Flags of train_defect_model.py behind it go to all three stages (... train_large_dataset.bat --class_weights balanced), but for
+rem what each stage sets itself: --epochs (STAGE1_EPOCHS, ...), --lr, --init_from, --save_dir (SAVE_DIR).
 setlocal
 cd /d "%~dp0.."
 

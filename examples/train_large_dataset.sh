@@ -2,7 +2,8 @@
 # Three stages on one dataset: frozen backbone, fine-tuning, uncertainty weighting; then inspects TEST_IMAGES if given.
 # Run again after an interruption: finished stages are skipped, the unfinished one goes on.
 #   DATA_ROOT=data/tiles BACKBONE=dinov3_vitb16 bash examples/train_large_dataset.sh
-# Flags of train_defect_model.py behind it go to all three stages: ... train_large_dataset.sh --class_weights balanced
+# Flags of train_defect_model.py behind it go to all three stages (... train_large_dataset.sh --class_weights balanced), but for
+# what each stage sets itself: --epochs (STAGE1_EPOCHS, ...), --lr, --init_from, --save_dir (SAVE_DIR).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from accuracy import check_peers, keep_masks, leave_out  # noqa: E402
+from accuracy import check_peers  # noqa: E402
+from accuracy_data import keep_masks, leave_out  # noqa: E402
 from accuracy_folds import deal_folds  # noqa: E402
 from accuracy_models import VARIANTS  # noqa: E402
 from accuracy_table import image_ap, mean_difference, mean_iou_defect, pixel_iou, pixel_miou  # noqa: E402

@@ -114,10 +114,12 @@ def test_init_from_takes_the_weights_over_and_refuses_others(
 
 
 def test_an_interrupted_stage_is_nothing_to_start_the_next_from(squares, trained: Path, tmp_path, script) -> None:
-    torch.save(load_checkpoint(trained / "last.pth") | {"progress": [{"batches": 1}]}, tmp_path / "last.pth")
+    torch.save(
+        load_checkpoint(trained / "last.pth") | {"epoch": 1, "progress": [{"batches": 1}]}, tmp_path / "last.pth"
+    )
     arguments = flags(squares, tmp_path / "next", "--init_from", tmp_path / "last.pth")
     status, _, err = script("train_defect_model", *arguments)
-    assert status == 1 and "last.pth: that run was interrupted in epoch 3 of 2" in err and "--resume" in err
+    assert status == 1 and "last.pth: that run was interrupted in epoch 2 of 2" in err and "--resume" in err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,74 @@
+"""Which images ``accuracy.py`` trains and tests on: the dataset, what stays together in it, and what is left out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from weak_labels import masked_rows
+
+from dinov3.data.defect_demo import write_demo
+from dinov3.data.defect_manifest import Manifest, read_manifest
+from dinov3.defect_errors import DefectError
+
+ROOT = Path(__file__).resolve().parents[1]
+TILE_TYPES = ("Blowhole", "Break", "Crack", "Fray", "Uneven")
+
+
+def open_data(args: argparse.Namespace) -> Manifest:
+    """The dataset, made first if need be."""
+    if args.data not in ("tiles", "demo"):
+        manifest = read_manifest(args.data)
+        if len(manifest.classes) != 2:
+            raise DefectError(
+                f"--data {args.data}: has the classes {', '.join(manifest.classes)}; expected good and bad"
+            )
+        return manifest.subset(manifest.labels >= 0)  # what nobody judged can't be tested
+    folder = args.work_dir / args.data
+    if not (folder / "dataset.json").is_file():
+        if args.data == "demo":
+            write_demo(folder, 480, seed=0)
+        else:
+            organize_tiles(folder)
+    return read_manifest(folder)
+
+
+def organize_tiles(folder: Path) -> None:
+    """The magnetic tiles as a dataset, with the groups that organising finds beside the listed ones."""
+    sys.path.insert(0, str(ROOT / "examples"))
+    from prepare_defect_data import main as prepare
+
+    source = Path(os.environ.get("MAGNETIC_TILE_DIR", ""))
+    if not (source / "MT_Free").is_dir():
+        raise DefectError("MAGNETIC_TILE_DIR: expected the folder with MT_Free, MT_Break, ...; set this variable")
+    types = [str(source / f"MT_{name}" / "Imgs") for name in TILE_TYPES]
+    flags = ["--normal_images", str(source / "MT_Free" / "Imgs"), "--group_csv", str(source / "groups.csv")]
+    prepare(["organize", "--defect_images", *types, "--defect_masks", *types, *flags, "--output_dir", str(folder)])
+
+
+def strata_and_groups(args: argparse.Namespace, manifest: Manifest) -> tuple[list[str], list[str]]:
+    """What to stratify by, and what stays together. The demo's parts are all different: there a surface counts as one
+    part, so that test surfaces never occur in training."""
+    columns = {name: values.tolist() for name, values in manifest.columns.items()}
+    if args.random_split:
+        return columns["source"], columns["image"]
+    if args.data == "demo":
+        return ["surface"] * len(manifest), [name.split("/")[1] for name in columns["image"]]
+    return columns["source"], columns["group"]
+
+
+def keep_masks(data: Manifest, percent: int, seed: int) -> Manifest:
+    """``data`` with masks for ``percent`` of the defect images in training; the others train the class alone."""
+    keep = masked_rows(data, percent, seed)
+    unmasked = [row not in keep for row in range(len(data))] & (data.columns["split"] == "train")
+    data.columns["mask"][unmasked] = ""
+    return data
+
+
+def leave_out(data: Manifest, kind: str) -> Manifest:
+    """``data`` without a type of defect, but for its test images; the other types are not tested."""
+    is_kind, is_test = data.columns["source"] == kind, data.columns["split"] == "test"
+    return data.subset(np.where(is_test, is_kind | (data.labels == 0), ~is_kind))

@@ -1,0 +1,150 @@
+"""One run of ``accuracy.py``: a variant trained on one fold, and what it makes of every validation and test image."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accuracy_models import Stage, Variant
+from torch import nn
+
+from dinov3.data.defect_dataset import DefectDataset, make_loader
+from dinov3.data.defect_manifest import Manifest
+from dinov3.data.defect_transforms import Normalization
+from dinov3.defect_errors import DefectError
+from dinov3.models.defect_classifier import DynamicWeightScheduler, MultiTaskLoss
+from dinov3.models.defect_device import Precision, resolve_device, resolve_precision
+from dinov3.models.defect_flips import FlipAveraged
+from dinov3.train.defect_checkpoint import load_checkpoint
+from dinov3.train.defect_finetune import backbone_rates
+from dinov3.train.defect_image_results import ImageResults
+from dinov3.train.defect_novelty_fit import fit_novelty
+from dinov3.train.defect_training_data import masks_can_testify
+from dinov3.train.train_defect_classifier import TrainingOptions, evaluate, fit
+
+
+def split_epochs(stages: tuple[Stage, ...], total: int) -> list[int]:
+    """Epochs of each stage, at least one, adding up to ``total``; the longest stage takes up what rounding leaves."""
+    epochs = [max(round(stage.share * total), 1) for stage in stages]
+    epochs[epochs.index(max(epochs))] += total - sum(epochs)
+    return epochs
+
+
+def run(args: argparse.Namespace, variant: Variant, data: Manifest, folder: Path, seed: int) -> None:
+    """Train one variant on one fold, and keep what it makes of every validation and test image."""
+    precision = resolve_precision(args.mixed_precision, resolve_device(args.device))
+    torch.manual_seed(seed)
+    model, normalization = variant.build(args.backbone, args.weights)
+    if not masks_can_testify(data.select("train")):  # as train_defect_model.py decides
+        model.mask_evidence = False
+    model.to(precision.device, memory_format=torch.channels_last)
+    for number, epochs in enumerate(split_epochs(variant.stages, args.epochs)):
+        save_dir = folder / f"stage{number + 1}"
+        train_stage(args, variant, number, epochs, model, data, save_dir, seed, precision, normalization)
+    content = load_checkpoint(save_dir / "last.pth")  # the model as it now is: what is best on few parts is partly luck
+    score_all(args, FlipAveraged(model), data, content, folder, "_flips", precision, normalization)
+    if not variant.peer:
+        score_novelty(args, model, data, content, folder, precision, normalization)
+    score_all(args, model, data, content, folder, "", precision, normalization)
+    for number in range(len(variant.stages)):
+        shutil.rmtree(folder / f"stage{number + 1}")  # some 100 MB of weights
+
+
+def score_novelty(
+    args: argparse.Namespace,
+    model: nn.Module,
+    data: Manifest,
+    content: dict[str, Any],
+    folder: Path,
+    precision: Precision,
+    normalization: Normalization,
+) -> None:
+    """As :func:`score_all`, with what is unlike good images; data with too few of them are said and do without."""
+    model.eval()
+    options = {"batch_size": args.batch_size, "num_workers": args.num_workers}
+    try:
+        novelty = fit_novelty(model, data, args.image_size, precision=precision, normalization=normalization, **options)
+    except DefectError as error:
+        print(f"no answers with novelty: {error}")
+        return
+    model.novelty = novelty.to(precision.device)
+    score_all(args, model, data, content, folder, "_novelty", precision, normalization)
+    model.novelty = None
+
+
+def score_all(
+    args: argparse.Namespace,
+    model: nn.Module,
+    data: Manifest,
+    content: dict[str, Any],
+    folder: Path,
+    suffix: str,
+    precision: Precision,
+    normalization: Normalization,
+) -> None:
+    """Keep what ``model`` makes of every validation and test image; the file of the test images comes last."""
+    for name in (f"val{suffix}", f"test{suffix}"):
+        rows = data.select(name.split("_")[0])
+        loader = make_loader(DefectDataset(rows, args.image_size), args.batch_size, num_workers=args.num_workers)
+        results = ImageResults(2, content["thresholds"]["mask"])
+        evaluate(model, loader, results, precision=precision, normalization=normalization, description=name)
+        columns = {column: rows.columns[column] for column in ("image", "group", "source")}
+        unfinished = folder / f"{name}.tmp.npz"  # what is called test.npz is a finished run
+        np.savez_compressed(unfinished, **columns, images=results.images, regions=results.regions)
+        unfinished.replace(folder / f"{name}.npz")
+
+
+def train_stage(
+    args: argparse.Namespace,
+    variant: Variant,
+    number: int,
+    epochs: int,
+    model: nn.Module,
+    data: Manifest,
+    save_dir: Path,
+    seed: int,
+    precision: Precision,
+    normalization: Normalization,
+) -> None:
+    """One stage of ``variant``; one that was interrupted starts again."""
+    stage = variant.stages[number]
+    shutil.rmtree(save_dir, ignore_errors=True)
+    save_dir.mkdir(parents=True)
+    model.freeze_backbone(stage.frozen)
+    criterion = MultiTaskLoss(stage.alpha, stage.beta, stage.weights == "uncertainty").to(precision.device)
+    backbone_lr_scale, layer_decay = backbone_rates("vit" in args.backbone, args.weights != "none")
+    options = TrainingOptions(
+        save_dir,
+        epochs,
+        args.batch_size,
+        args.num_workers,
+        lr=stage.lr,
+        backbone_lr_scale=stage.backbone_lr_scale or backbone_lr_scale,
+        weight_decay=0.05,
+        grad_clip=1.0,
+        seed=seed,
+        layer_decay=layer_decay,
+    )
+    fit(
+        model,
+        criterion,
+        DefectDataset(data.select("train"), args.image_size, augment=True, paste_defects=variant.paste_defects),
+        DefectDataset(data.select("val"), args.image_size),
+        options,
+        precision=precision,
+        normalization=normalization,
+        description={
+            "config": {},
+            "backbone": args.backbone,
+            "classes": data.classes,
+            "mask_classes": data.mask_classes,
+            "image_size": args.image_size,
+            "normalization": vars(normalization),
+            "thresholds": {"classification": 0.5, "mask": 0.5},
+        },
+        weight_scheduler=DynamicWeightScheduler() if stage.weights == "dynamic" else None,
+    )
