@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from weak_labels import masked_rows
 
-from dinov3.data.defect_demo import write_demo
 from dinov3.data.defect_manifest import Manifest, read_manifest
+from dinov3.data.defect_synthesis.demo import write_demo
 from dinov3.defect_errors import DefectError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dinov3.data.defect_manifest import COLUMNS, Manifest
-from dinov3.data.defect_splits import grouped_split
+from dinov3.data.defect_prepare.splits import grouped_split
 from dinov3.defect_errors import DefectError
 
 

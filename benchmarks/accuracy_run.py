@@ -16,14 +16,14 @@ from dinov3.data.defect_dataset import DefectDataset, make_loader
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError
+from dinov3.defect_evaluation.image_results import ImageResults
+from dinov3.defect_evaluation.novelty import fit_novelty
+from dinov3.models.defect_checkpoint import load_checkpoint
 from dinov3.models.defect_classifier import DynamicWeightScheduler, MultiTaskLoss
 from dinov3.models.defect_device import Precision, resolve_device, resolve_precision
-from dinov3.models.defect_flips import FlipAveraged
-from dinov3.train.defect_checkpoint import load_checkpoint
+from dinov3.models.defect_tta import FlipAveraged
+from dinov3.train.defect_data import masks_can_testify
 from dinov3.train.defect_finetune import backbone_rates
-from dinov3.train.defect_image_results import ImageResults
-from dinov3.train.defect_novelty_fit import fit_novelty
-from dinov3.train.defect_training_data import masks_can_testify
 from dinov3.train.train_defect_classifier import TrainingOptions, evaluate, fit
 
 

@@ -29,13 +29,13 @@ from inference_defect_model import build_parser as script_parser  # noqa: E402
 
 from dinov3.data.defect_images import list_images  # noqa: E402
 from dinov3.defect_errors import run_script  # noqa: E402
-from dinov3.inference.defect_outputs import OutputWriter  # noqa: E402
-from dinov3.inference.defect_predictor import DefectPredictor  # noqa: E402
+from dinov3.inference.outputs import OutputWriter  # noqa: E402
+from dinov3.inference.predictor import DefectPredictor  # noqa: E402
 from dinov3.models.defect_backbone import build_backbone  # noqa: E402
+from dinov3.models.defect_checkpoint import load_checkpoint  # noqa: E402
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier  # noqa: E402
-from dinov3.models.defect_fold_norm import fold_batch_norms  # noqa: E402
-from dinov3.train.defect_checkpoint import load_checkpoint  # noqa: E402
-from dinov3.train.defect_interruption import StopSignals  # noqa: E402
+from dinov3.models.defect_fuse_bn import fold_batch_norms  # noqa: E402
+from dinov3.train.defect_signals import StopSignals  # noqa: E402
 
 AIM_CUDA, AIM_CPU = 0.90, 0.85
 

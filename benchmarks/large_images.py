@@ -29,9 +29,9 @@ sys.path.insert(0, str(ROOT))
 
 from dinov3.data.defect_images import read_mask  # noqa: E402
 from dinov3.data.defect_manifest import DatasetWriter, Manifest, read_manifest  # noqa: E402
-from dinov3.data.defect_synthesis import synthesize  # noqa: E402
+from dinov3.data.defect_synthesis.render import synthesize  # noqa: E402
 from dinov3.defect_errors import DefectError, run_script  # noqa: E402
-from dinov3.train.defect_metrics import DefectMetrics  # noqa: E402
+from dinov3.defect_evaluation.metrics import DefectMetrics  # noqa: E402
 
 PART = 456  # pixels a side of a part
 TRAYS = {"train": (8, 12), "val": (2, 3), "test": (8, 12)}  # rows and columns; nothing is chosen by validation here

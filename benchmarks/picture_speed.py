@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dinov3.defect_errors import run_script  # noqa: E402
-from dinov3.inference.defect_regions import find_regions  # noqa: E402
-from dinov3.inference.defect_visualize import draw_panels  # noqa: E402
+from dinov3.inference.regions import find_regions  # noqa: E402
+from dinov3.inference.visualize import draw_panels  # noqa: E402
 
 CLASSES = {2: ["normal", "defect"], 6: ["normal", "scratch", "pit", "inclusion", "stain", "edge"]}
 SIZES = ((200, 200), (512, 512), (1200, 1600), (6000, 8000))

@@ -15,9 +15,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dinov3.data.defect_formats.pairing import tell_masks  # noqa: E402
 from dinov3.data.defect_images import list_images  # noqa: E402
-from dinov3.data.defect_pairing import tell_masks  # noqa: E402
-from dinov3.data.defect_similar import (  # noqa: E402
+from dinov3.data.defect_prepare.near_duplicates import (  # noqa: E402
     SAME,
     SAME_IN_A_ROW,
     capture_neighbors,
@@ -26,7 +26,7 @@ from dinov3.data.defect_similar import (  # noqa: E402
     pair_codes,
     usual_scores,
 )
-from dinov3.data.defect_splits import find_group, join, read_groups  # noqa: E402
+from dinov3.data.defect_prepare.splits import find_group, join, read_groups  # noqa: E402
 from dinov3.defect_errors import DefectError, run_script  # noqa: E402
 
 

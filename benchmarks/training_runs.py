@@ -18,17 +18,17 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 import train_defect_model  # noqa: E402
 
 from dinov3.data.defect_transforms import Normalization  # noqa: E402
+from dinov3.defect_evaluation.evaluate import to_device  # noqa: E402
 from dinov3.models.defect_backbone import _is_vit, _look_up, build_backbone  # noqa: E402
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss  # noqa: E402
 from dinov3.models.defect_device import Precision  # noqa: E402
 from dinov3.models.defect_layers import checkpoint_activations  # noqa: E402
-from dinov3.train.defect_average import RunWeights  # noqa: E402
-from dinov3.train.defect_evaluation import to_device  # noqa: E402
+from dinov3.train.defect_ema import RunWeights  # noqa: E402
 from dinov3.train.defect_finetune import LARGE, compile_model, prepare_backbone  # noqa: E402
 from dinov3.train.defect_guardrails import LossGuard  # noqa: E402
-from dinov3.train.defect_progress import EpochProgress  # noqa: E402
-from dinov3.train.defect_schedule import build_lr_scheduler, build_optimizer  # noqa: E402
-from dinov3.train.defect_train_step import TrainStep  # noqa: E402
+from dinov3.train.defect_meter import EpochProgress  # noqa: E402
+from dinov3.train.defect_optim import build_lr_scheduler, build_optimizer  # noqa: E402
+from dinov3.train.defect_step import TrainStep  # noqa: E402
 from dinov3.train.train_defect_classifier import train_one_epoch  # noqa: E402
 
 BARE, FINE, FROZEN, SMP = "bare backbone", "stage 2, fine-tuning", "stage 1, frozen backbone", "smp"

@@ -32,9 +32,9 @@ from training_runs import (
     training_args,
 )
 
+from dinov3.defect_cli import non_negative_int, positive_int
 from dinov3.defect_errors import DefectError, run_script
 from dinov3.models.defect_device import Precision, resolve_device, resolve_precision
-from dinov3.train.defect_config import non_negative_int, positive_int
 from dinov3.train.defect_memory import GIB, is_out_of_memory
 
 # (numerator, denominator): the least ratio of their rates that this project aims at. The first is meant for ViT-B at

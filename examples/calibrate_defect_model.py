@@ -12,14 +12,14 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401  puts the repository first on sys.path
 
+from dinov3.defect_cli import non_negative_int, positive_int
 from dinov3.defect_errors import run_script
+from dinov3.defect_evaluation.calibrate import score_validation, store_calibration, table
+from dinov3.defect_evaluation.novelty import add_novelty
+from dinov3.defect_evaluation.targets import add_target_flags, target_from_flags
+from dinov3.defect_evaluation.temperature import calibrate
+from dinov3.models.defect_checkpoint import load_checkpoint
 from dinov3.models.defect_device import add_device_flags, resolve_device, resolve_precision
-from dinov3.train.defect_calibrate_checkpoint import score_validation, store_calibration, table
-from dinov3.train.defect_calibration import calibrate
-from dinov3.train.defect_checkpoint import load_checkpoint
-from dinov3.train.defect_config import non_negative_int, positive_int
-from dinov3.train.defect_novelty_fit import add_novelty
-from dinov3.train.defect_targets import add_target_flags, target_from_flags
 
 
 def build_parser() -> argparse.ArgumentParser:

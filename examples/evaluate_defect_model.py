@@ -20,18 +20,18 @@ from dinov3.data.defect_manifest import SPLITS, read_manifest
 from dinov3.data.defect_tile_dataset import WholeImages
 from dinov3.data.defect_tiles import Tiling
 from dinov3.data.defect_transforms import Normalization
+from dinov3.defect_cli import fraction, non_negative_int, positive_int
 from dinov3.defect_errors import DefectError, run_script
-from dinov3.inference.defect_evaluation_report import Evaluation, write_report
-from dinov3.inference.defect_predictor import DefectPredictor
+from dinov3.defect_evaluation.bootstrap import SplitMetrics, measure, resample_parts
+from dinov3.defect_evaluation.calibrate import parts
+from dinov3.defect_evaluation.findings import Findings
+from dinov3.defect_evaluation.image_results import ImageResults
+from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds, limit_text
+from dinov3.defect_evaluation.tile_evaluation import evaluate_tiles
+from dinov3.inference.predictor import DefectPredictor
+from dinov3.inference.reports.evaluation import Evaluation, write_report
+from dinov3.models.defect_checkpoint import load_checkpoint, restore_model
 from dinov3.models.defect_device import add_device_flags, resolve_device, resolve_precision
-from dinov3.train.defect_calibrate_checkpoint import parts
-from dinov3.train.defect_checkpoint import load_checkpoint, restore_model
-from dinov3.train.defect_config import fraction, non_negative_int, positive_int
-from dinov3.train.defect_findings import Findings
-from dinov3.train.defect_image_results import ImageResults
-from dinov3.train.defect_split_metrics import SplitMetrics, measure, resample_parts
-from dinov3.train.defect_thresholds import VERDICTS, Thresholds, limit_text
-from dinov3.train.defect_tile_evaluation import evaluate_tiles
 from dinov3.train.train_defect_classifier import evaluate
 
 

@@ -17,17 +17,17 @@ import numpy as np
 from tqdm import tqdm
 
 from dinov3.data.defect_images import ImageReadError, list_images
+from dinov3.defect_cli import fraction, non_negative_int, positive_float, positive_int
 from dinov3.defect_errors import DefectError, StoppedError, run_script
-from dinov3.inference.defect_outputs import Finished, OutputWriter
-from dinov3.inference.defect_pipeline import predict_files
-from dinov3.inference.defect_predictor import DefectPredictor, Prediction
-from dinov3.inference.defect_report import ReportWriter
-from dinov3.inference.defect_run_record import check_same_run, describe_run, start_run
-from dinov3.inference.defect_watch import FolderWatcher, watch
+from dinov3.defect_evaluation.thresholds import limit_text
+from dinov3.inference.outputs import Finished, OutputWriter
+from dinov3.inference.pipeline import predict_files
+from dinov3.inference.predictor import DefectPredictor, Prediction
+from dinov3.inference.reports.inspection import ReportWriter
+from dinov3.inference.resume import check_same_run, describe_run, start_run
+from dinov3.inference.watch import FolderWatcher, watch
 from dinov3.models.defect_device import add_device_flags
-from dinov3.train.defect_config import fraction, non_negative_int, positive_float, positive_int
-from dinov3.train.defect_interruption import StopSignals
-from dinov3.train.defect_thresholds import limit_text
+from dinov3.train.defect_signals import StopSignals
 
 
 def build_parser() -> argparse.ArgumentParser:

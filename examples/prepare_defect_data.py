@@ -14,22 +14,22 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401  puts the repository first on sys.path
 
-from dinov3.data.defect_append import append
-from dinov3.data.defect_check_files import examine
-from dinov3.data.defect_check_report import print_issues, write_html, write_json
-from dinov3.data.defect_checks import Issue, check_dataset, judge, missing_class
-from dinov3.data.defect_demo import write_demo
-from dinov3.data.defect_fix import CHANGES, Change, fix_dataset
-from dinov3.data.defect_folders import scan_folders
-from dinov3.data.defect_groups import Grouping
-from dinov3.data.defect_importers import IMPORTERS
-from dinov3.data.defect_leaks import find_leaks, write_leaks
+from dinov3.data.defect_checks.facts import examine
+from dinov3.data.defect_checks.repair import CHANGES, Change, fix_dataset
+from dinov3.data.defect_checks.report import print_issues, write_html, write_json
+from dinov3.data.defect_checks.row_checks import Issue, check_dataset, judge, missing_class
+from dinov3.data.defect_formats.base import ImportOptions, ImportReport, SourceImage, resolve_labels
+from dinov3.data.defect_formats.folders import scan_folders
+from dinov3.data.defect_formats.registry import IMPORTERS
 from dinov3.data.defect_manifest import Manifest, read_manifest
-from dinov3.data.defect_organize import organize
-from dinov3.data.defect_sources import ImportOptions, ImportReport, SourceImage, resolve_labels
+from dinov3.data.defect_prepare.append import append
+from dinov3.data.defect_prepare.grouping import Grouping
+from dinov3.data.defect_prepare.leakage import find_leaks, write_leaks
+from dinov3.data.defect_prepare.leakage_sheet import draw_leaks
+from dinov3.data.defect_prepare.organize import organize
+from dinov3.data.defect_synthesis.demo import write_demo
+from dinov3.defect_cli import fraction, non_negative_int, positive_int
 from dinov3.defect_errors import DefectError, run_script
-from dinov3.inference.defect_leak_sheet import draw_leaks
-from dinov3.train.defect_config import fraction, non_negative_int, positive_int
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -16,38 +16,38 @@ import yaml
 from dinov3._official import load_official_backbone
 from dinov3.data.defect_manifest import read_manifest
 from dinov3.data.defect_transforms import Normalization
-from dinov3.defect_errors import DefectError, run_script
-from dinov3.inference.defect_training_report import report_is_current, report_training
-from dinov3.models.defect_backbone import build_backbone
-from dinov3.models.defect_classifier import (
-    AttentionGuidedDefectClassifier,
-    DynamicWeightScheduler,
-    MultiTaskLoss,
-)
-from dinov3.models.defect_device import add_device_flags, resolve_device, resolve_precision
-from dinov3.train.defect_calibrate_checkpoint import calibrate_best, score_validation
-from dinov3.train.defect_checkpoint import load_checkpoint, load_model_state
-from dinov3.train.defect_config import (
+from dinov3.defect_cli import (
     fraction,
     non_negative_float,
     non_negative_int,
     parse_with_config,
     positive_int,
 )
-from dinov3.train.defect_distributed import World, join_world
-from dinov3.train.defect_finetune import add_finetuning_flags, compile_model, memory_demand, prepare_backbone
-from dinov3.train.defect_guardrails import WATCHABLE, EarlyStopping, learned_nothing
-from dinov3.train.defect_memory import explain_out_of_memory, find_batch_size
-from dinov3.train.defect_same_run import check_same, fingerprint, what_is_complete
-from dinov3.train.defect_sharding import is_to_shard
-from dinov3.train.defect_train_step import TrainStep
-from dinov3.train.defect_training_data import (
+from dinov3.defect_distributed import World, join_world
+from dinov3.defect_errors import DefectError, run_script
+from dinov3.defect_evaluation.calibrate import calibrate_best, score_validation
+from dinov3.inference.reports.training import report_is_current, report_training
+from dinov3.models.defect_backbone import build_backbone
+from dinov3.models.defect_checkpoint import load_checkpoint, load_model_state
+from dinov3.models.defect_classifier import (
+    AttentionGuidedDefectClassifier,
+    DynamicWeightScheduler,
+    MultiTaskLoss,
+)
+from dinov3.models.defect_device import add_device_flags, resolve_device, resolve_precision
+from dinov3.train.defect_data import (
     balanced_weights,
     build_datasets,
     masks_can_testify,
     print_summary,
     usable_split,
 )
+from dinov3.train.defect_finetune import add_finetuning_flags, compile_model, memory_demand, prepare_backbone
+from dinov3.train.defect_fsdp import is_to_shard
+from dinov3.train.defect_guardrails import WATCHABLE, EarlyStopping, learned_nothing
+from dinov3.train.defect_memory import explain_out_of_memory, find_batch_size
+from dinov3.train.defect_resume import check_same, fingerprint, what_is_complete
+from dinov3.train.defect_step import TrainStep
 from dinov3.train.train_defect_classifier import TrainingOptions, fit
 
 

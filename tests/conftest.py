@@ -16,7 +16,7 @@ import torch
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from forking import Launcher
+    from helpers.forking import Launcher
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
@@ -94,8 +94,8 @@ def trained(squares: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the smallest model, untrained, for images of 32 pixels; its mask threshold marks some of each."""
     from dinov3.models.defect_backbone import build_backbone
+    from dinov3.models.defect_checkpoint import save_checkpoint
     from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
-    from dinov3.train.defect_checkpoint import save_checkpoint
 
     torch.manual_seed(0)
     backbone = build_backbone("dinov3_vitt16", "none")
@@ -150,7 +150,7 @@ def organize(script, tmp_path: Path) -> Callable[..., tuple[Manifest, str]]:
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
     """Starts processes of its own, where the system can fork."""
-    from forking import Launcher
+    from helpers.forking import Launcher
 
     launcher = Launcher(tmp_path_factory.mktemp("logs"))
     yield launcher

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dinov3.train.defect_checkpoint import save_checkpoint
+from dinov3.models.defect_checkpoint import save_checkpoint
 
 
 def snapshot(value: Any) -> Any:

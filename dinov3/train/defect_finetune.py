@@ -7,11 +7,11 @@ import argparse
 import torch
 from torch import nn
 
+from dinov3.defect_cli import below_one, fraction, non_negative_int, positive_int
 from dinov3.defect_errors import DefectError
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
 from dinov3.models.defect_layers import checkpoint_activations, set_drop_path
 from dinov3.models.defect_lora import add_lora
-from dinov3.train.defect_config import below_one, fraction, non_negative_int, positive_int
 from dinov3.train.defect_memory import Demand
 
 LARGE = 1024  # width from which a ViT is ViT-L or larger

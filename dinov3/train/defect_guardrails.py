@@ -9,8 +9,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from dinov3.defect_distributed import gather_over_ranks
 from dinov3.defect_errors import DefectError
-from dinov3.train.defect_distributed import gather_over_ranks
 
 # What early stopping may watch; the losses are better when lower.
 WATCHABLE = (

@@ -15,8 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.utilities.data import dim_zero_cat
 from tqdm import tqdm
 
-from dinov3.train.defect_curves import draw_curves
-from dinov3.train.defect_metrics import DefectMetrics
+from dinov3.defect_evaluation.curve_figure import draw_curves
+from dinov3.defect_evaluation.metrics import DefectMetrics
 from dinov3.train.defect_run_pictures import confusion_figure
 
 try:

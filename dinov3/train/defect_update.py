@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from dinov3.models.defect_device import LateValue
+from dinov3.train.defect_fsdp import clip_gradient
 from dinov3.train.defect_guardrails import LossGuard, batch_files, describe
-from dinov3.train.defect_progress import EpochProgress
-from dinov3.train.defect_sharding import clip_gradient
+from dinov3.train.defect_meter import EpochProgress
 
 # The scale of fp16's losses starts at 2**16 and is halved with each overflow: by then it is not what overflows.
 MAX_OVERFLOWS = 20

@@ -23,31 +23,31 @@ from tqdm import tqdm
 from dinov3.data.defect_dataset import DefectDataset, make_loader
 from dinov3.data.defect_tile_dataset import DefectTileDataset, WholeImages
 from dinov3.data.defect_transforms import Normalization
+from dinov3.defect_distributed import (
+    World,
+    broadcast_buffers,
+    means_over_ranks,
+    sum_over_ranks,
+)
 from dinov3.defect_errors import DefectError
+from dinov3.defect_evaluation.evaluate import evaluate, report_unreadable, to_device
+from dinov3.defect_evaluation.metrics import DefectMetrics
+from dinov3.defect_evaluation.tile_evaluation import evaluate_tiles
 from dinov3.models.defect_classifier import (
     AttentionGuidedDefectClassifier,
     DynamicWeightScheduler,
     MultiTaskLoss,
 )
 from dinov3.models.defect_device import LateValue, Precision
-from dinov3.train.defect_average import RunWeights
-from dinov3.train.defect_distributed import (
-    World,
-    broadcast_buffers,
-    means_over_ranks,
-    sum_over_ranks,
-)
-from dinov3.train.defect_evaluation import evaluate, report_unreadable, to_device
+from dinov3.train.defect_checkpointer import RunKeeper
+from dinov3.train.defect_ema import RunWeights
+from dinov3.train.defect_fsdp import InStep, shard
 from dinov3.train.defect_guardrails import EarlyStopping, LossGuard
-from dinov3.train.defect_metrics import DefectMetrics
-from dinov3.train.defect_progress import COUNTS, EpochProgress
-from dinov3.train.defect_run_keeper import RunKeeper
+from dinov3.train.defect_meter import COUNTS, EpochProgress
+from dinov3.train.defect_optim import build_lr_scheduler, build_optimizer, learning_rates, restore_optimizer
 from dinov3.train.defect_run_log import RunLog, image_scores, peak_memory
 from dinov3.train.defect_run_pictures import example_page
-from dinov3.train.defect_schedule import build_lr_scheduler, build_optimizer, learning_rates, restore_optimizer
-from dinov3.train.defect_sharding import InStep, shard
-from dinov3.train.defect_tile_evaluation import evaluate_tiles
-from dinov3.train.defect_train_step import TrainStep, across_processes, common_norms
+from dinov3.train.defect_step import TrainStep, across_processes, common_norms
 from dinov3.train.defect_update import Updater, UpdateRecord, taint
 
 

@@ -1,0 +1,159 @@
+"""What is wrong with a dataset folder: one small check each, with a count and the first file names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dinov3.data.defect_checks.dataset_checks import (
+    Finding,
+    class_gaps,
+    duplicates,
+    imbalance,
+    label_conflicts,
+    leaks,
+    odd_images,
+    orphans,
+    small_defects,
+)
+from dinov3.data.defect_checks.facts import SPECK, Facts, examine
+from dinov3.data.defect_images import MASK_MODES
+from dinov3.data.defect_manifest import Manifest
+
+EXAMPLES = 5  # how many are named
+INVERTED = 0.9  # a defect that covers more of its image is probably the background
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Issue:
+    """One kind of problem: ``error`` breaks training or scores, ``warning`` deserves a look."""
+
+    check: str
+    severity: Severity
+    count: int
+    examples: list[str]  # at most five: files, or classes where the problem is one of classes
+    notes: list[str] = field(default_factory=list, compare=False)  # what is the matter with each of them
+    summary: str = field(default="", compare=False)  # a sentence on all of them, for some checks
+
+
+# Each of these tells what is the matter with one row, or "".
+
+
+def unreadable_image(f: Facts) -> str:
+    return f.image_error
+
+
+def unreadable_mask(f: Facts) -> str:
+    if f.mask and f.mask.mode not in MASK_MODES:
+        return f"a mask of mode {f.mask.mode}; expected a palette or grey PNG of class indices"
+    return f.mask_error
+
+
+def size_mismatch(f: Facts) -> str:
+    if not f.image or not f.mask or f.image.size == f.mask.size:
+        return ""
+    return "mask {}x{}, image {}x{}".format(*f.mask.size, *f.image.size)
+
+
+def mask_values(f: Facts) -> str:
+    return f"values {f.mask.values}" if f.mask and f.mask.values else ""
+
+
+def ignored_mask(f: Facts) -> str:
+    wrong = f.mask and f.verdict != "normal" and f.mask.reading == "ignored"
+    return "0 and 255 alone: 255 means ignored, so there is no defect in it" if wrong else ""
+
+
+def inverted_mask(f: Facts) -> str:
+    wrong = f.mask and f.verdict != "normal" and f.mask.coverage > INVERTED
+    return f"the defect covers {f.mask.coverage:.0%}" if wrong else ""
+
+
+def empty_defect_mask(f: Facts) -> str:
+    return f"{f.label}, but no defect pixel" if f.mask and f.verdict == "defect" and f.mask.empty else ""
+
+
+def nonempty_normal_mask(f: Facts) -> str:
+    wrong = f.mask and f.verdict == "normal" and not f.mask.empty
+    return f"defect pixels on {f.mask.coverage:.2%} of a normal image" if wrong else ""
+
+
+def missing_mask(f: Facts) -> str:
+    if f.mask_name or f.verdict == "normal":
+        return ""
+    return f"{f.label} without mask" if f.verdict == "defect" else "neither label nor mask: it teaches nothing"
+
+
+def specks(f: Facts) -> str:
+    if not f.mask or not f.mask.specks:
+        return ""
+    return f"regions of at most {SPECK} pixels: {f.mask.specks} of {f.mask.regions}"
+
+
+def blank_image(f: Facts) -> str:
+    return f"all of one brightness, {f.image.brightness:.0f}" if f.image and f.image.contrast < 1 else ""
+
+
+ROW_CHECKS: dict[Callable[[Facts], str], Severity] = {
+    unreadable_image: "error",
+    unreadable_mask: "error",
+    size_mismatch: "error",
+    mask_values: "error",
+    ignored_mask: "error",
+    inverted_mask: "warning",
+    empty_defect_mask: "warning",
+    nonempty_normal_mask: "warning",
+    missing_mask: "warning",
+    specks: "warning",
+    blank_image: "warning",
+}
+
+
+def check_dataset(manifest: Manifest, image_size: int = 512) -> list[Issue]:
+    """Run every check over a dataset; an empty list means that nothing was found.
+
+    Args:
+        manifest: the dataset.
+        image_size: the side in pixels that training will resize images to; defects that get too small are counted.
+    """
+    return judge(manifest, examine(manifest, image_size), image_size)
+
+
+def judge(manifest: Manifest, facts: list[Facts], image_size: int) -> list[Issue]:
+    """Run every check over what :func:`examine` found, without reading a file again; errors come first."""
+    issues = [
+        _issue(check.__name__, severity, ((f.name, note) for f in facts if (note := check(f))))
+        for check, severity in ROW_CHECKS.items()
+    ]
+    tiny, summary = small_defects(facts, image_size)
+    issues += [
+        _issue("split_leak", "error", *leaks(manifest, facts)),
+        _issue("label_conflict", "error", *label_conflicts(facts)),
+        _issue("duplicate_image", "warning", duplicates(facts)),
+        _issue("orphan_mask", "warning", orphans(manifest, "masks")),
+        _issue("orphan_image", "warning", orphans(manifest, "images")),
+        *(_issue(name, "warning", findings) for name, findings in odd_images(facts).items()),
+        _issue("small_defects", "warning", tiny, summary=summary),
+        _issue("class_imbalance", "warning", imbalance(manifest)),
+        *missing_class(manifest),
+    ]
+    return sorted((issue for issue in issues if issue.count), key=lambda issue: issue.severity != "error")
+
+
+def missing_class(manifest: Manifest) -> list[Issue]:
+    """Classes without any image in a split that has images: one issue, or none."""
+    issue = _issue("missing_class", "warning", class_gaps(manifest))
+    return [issue] if issue.count else []
+
+
+def _issue(
+    check: str, severity: Severity, findings: Iterable[Finding], count: int | None = None, summary: str = ""
+) -> Issue:
+    found = list(findings)
+    # A name that the file system holds but UTF-8 does not must still be printed and written.
+    names = [name.encode("utf-8", "backslashreplace").decode() for name, _ in found[:EXAMPLES]]
+    notes = [note for _, note in found[:EXAMPLES]]
+    return Issue(check, severity, len(found) if count is None else count, names, notes, summary)

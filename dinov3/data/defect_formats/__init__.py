@@ -1,0 +1,1 @@
+"""Annotations of other tools, read into one kind of source."""

@@ -1,0 +1,216 @@
+"""CVAT's annotations: 'CVAT for images 1.1', an XML file that lists images, their tags and regions
+(docs.cvat.ai, 'XML annotation format')."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from xml.parsers import expat
+
+from dinov3.data.defect_formats.base import ImportOptions, ImportReport, Regions, SourceImage
+from dinov3.data.defect_formats.detect import expect_some
+from dinov3.data.defect_formats.parsing import (
+    AnnotationError,
+    ImageFiles,
+    annotation_files,
+    checked_label,
+    checked_size,
+    kept_splits,
+    one_label,
+    shown,
+    split_of,
+)
+from dinov3.data.defect_formats.rle import run_lengths
+from dinov3.data.defect_formats.shapes import Shape, ShapeError, box, discs, drawn_on, ellipse, polygon, polyline
+
+_Elements = list[tuple[str, dict[str, str]]]
+
+
+def read_cvat(source: Path, options: ImportOptions, report: ImportReport) -> list[SourceImage]:
+    """The images that a CVAT file lists, or those of every such file below a folder.
+
+    - An image without tags and regions is not annotated: CVAT exports those that nobody has looked at too.
+    - A tag is the class of its image; of several different ones, none: the regions decide.
+    - The split is the image's subset; a file that breaks off gives the images before that.
+
+    Raises:
+        DefectError: no image can be used.
+    """
+    source = Path(os.path.abspath(source))
+    root = source if source.is_dir() else source.parent
+    images = ImageFiles(options.images, root)
+    files = annotation_files(source, ".xml")
+    for file in files:
+
+        def expect(attributes: dict[str, str], elements: _Elements, line: int, file: Path = file) -> None:
+            images.expect(attributes.get("name"), file.parent, split_of(attributes.get("subset", "")))
+
+        with contextlib.suppress(AnnotationError):  # it is reported when its turn comes
+            _parse(file, expect)
+    samples: list[SourceImage] = []
+    for file in files:
+
+        def take(attributes: dict[str, str], elements: _Elements, line: int, file: Path = file) -> None:
+            place = f"{file}, line {line}"
+            try:
+                samples.append(_read_image(file, place, attributes, elements, images, options.line_width, report))
+            except AnnotationError as error:
+                report.skipped.append(f"{place}: {error}")
+
+        before = len(samples)
+        try:
+            _parse(file, take)
+        except AnnotationError as error:
+            read = f"; the {len(samples) - before} images before that are imported" if len(samples) > before else ""
+            report.skipped.append(f"{file}: {error}{read}")
+    expect_some(samples, source, "cvat", "a file in the format 'CVAT for images 1.1', or a folder with it", report)
+    unlisted = [str(path) for path in images.left()]
+    if unlisted:
+        report.remarks["image files that no annotation file lists; left out"] += unlisted
+    return kept_splits(samples, report)
+
+
+def _parse(file: Path, take: Callable[[dict[str, str], _Elements, int], None]) -> None:
+    """Call ``take`` with the attributes, the elements and the line of every image, one after the other.
+
+    Raises:
+        AnnotationError: unreadable, not XML, cut off, of another format, or with a document type: that can declare
+            entities which refer to other files or grow without bounds, and CVAT never writes one.
+    """
+    parser = expat.ParserCreate()
+    attributes: dict[str, str] = {}
+    elements: _Elements = []
+    depth = line = 0
+    inside = False
+
+    def start(tag: str, found: dict[str, str]) -> None:
+        nonlocal attributes, depth, line, inside
+        depth += 1
+        if depth == 1 and tag != "annotations":
+            raise AnnotationError(f"not a CVAT file, it starts with <{shown(tag)[1:-1]}>, not with <annotations>")
+        if depth == 2 and tag == "track":
+            raise AnnotationError("'CVAT for video'; export the task as 'CVAT for images 1.1'")
+        if depth == 2 and tag == "image":
+            attributes, line, inside = found, parser.CurrentLineNumber, True
+            elements.clear()
+        elif depth == 3 and inside:
+            elements.append((tag, found))
+
+    def end(tag: str) -> None:
+        nonlocal depth, inside
+        if depth == 2 and inside:
+            inside = False
+            take(attributes, elements, line)
+        depth -= 1
+
+    def refuse(*_: object) -> None:
+        raise AnnotationError("it declares a document type, which CVAT never does; refused as unsafe")
+
+    parser.StartElementHandler, parser.EndElementHandler, parser.StartDoctypeDeclHandler = start, end, refuse
+    try:
+        with file.open("rb") as stream:
+            parser.ParseFile(stream)
+    except OSError as error:
+        raise AnnotationError(f"cannot be read ({error.strerror})") from None
+    except (expat.ExpatError, ValueError, LookupError) as error:
+        raise AnnotationError(f"not valid XML, broken or cut off ({shown(str(error))[1:-1]})") from None
+
+
+def _read_image(
+    file: Path,
+    place: str,
+    attributes: dict[str, str],
+    elements: _Elements,
+    images: ImageFiles,
+    line_width: int,
+    report: ImportReport,
+) -> SourceImage:
+    split = split_of(attributes.get("subset", ""))
+    path = images.find(attributes.get("name"), file.parent, split)
+    name = images.take(path, place)
+    size = _size(attributes.get("width")), _size(attributes.get("height"))
+    regions = Regions(f"{path} ({place})", report)
+    tags = []
+    for kind, element in elements:
+        if kind == "tag":
+            try:
+                tags.append(checked_label(element.get("label")))
+            except ShapeError as error:
+                raise AnnotationError(f"its tag has {error}") from None
+        else:
+            regions.add(_read_shape, kind, element, size, line_width)
+    label = one_label(tags, regions, "tags")
+    annotated = any(kind != "tag" for kind, _ in elements)
+    shapes = tuple(regions.shapes) if annotated else None
+    return SourceImage(path, name, file.name, label, shapes=shapes, split=split, whole=regions.whole)
+
+
+def _size(text: str | None) -> int | None:
+    return checked_size(int(text)) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def _read_shape(kind: str, element: dict[str, str], size: tuple[int | None, int | None], line_width: int) -> Shape:
+    label = checked_label(element.get("label"))
+    match kind:
+        case "polygon":
+            drawn = polygon(label, _points(element))
+        case "polyline":
+            drawn = polyline(label, _points(element), line_width)
+        case "points":
+            drawn = discs(label, _points(element), line_width)
+        case "box":
+            drawn = _turned_box(label, *_numbers(element, "xtl", "ytl", "xbr", "ybr"), _rotation(element))
+        case "ellipse":
+            drawn = ellipse(label, *_numbers(element, "cx", "cy", "rx", "ry"), _rotation(element))
+        case "mask":
+            left, top, width, height = map(int, _numbers(element, "left", "top", "width", "height"))
+            drawn = run_lengths(label, _runs(element), width, height, left, top)
+        case _:
+            raise ShapeError(f"a <{shown(kind)[1:-1]}>, which has no area in the image")
+    return drawn_on(drawn, *size)
+
+
+def _numbers(element: dict[str, str], *names: str) -> list[float]:
+    """Attributes that are finite numbers."""
+    texts = [element.get(name) for name in names]
+    try:
+        numbers = [float(text) for text in texts]
+    except (TypeError, ValueError):
+        raise ShapeError(f"{', '.join(names)} are {shown(texts)}; expected numbers") from None
+    if not all(map(math.isfinite, numbers)):
+        raise ShapeError(f"{', '.join(names)} are {shown(texts)}; expected finite numbers")
+    return numbers
+
+
+def _rotation(element: dict[str, str]) -> float:
+    """In degrees, clockwise."""
+    return _numbers(element, "rotation")[0] if "rotation" in element else 0.0
+
+
+def _points(element: dict[str, str]) -> list[list[float]]:
+    text = element.get("points", "")
+    try:
+        return [[float(number) for number in pair.split(",")] for pair in text.split(";")]
+    except ValueError:
+        raise ShapeError(f"points that are not x,y;x,y: {shown(text)}") from None
+
+
+def _runs(element: dict[str, str]) -> list[int]:
+    text = element.get("rle", "")
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise ShapeError(f"run lengths that are not numbers with commas: {shown(text)}") from None
+
+
+def _turned_box(label: str, left: float, top: float, right: float, bottom: float, degrees: float) -> Shape:
+    """A box turned clockwise around its middle."""
+    if not degrees:
+        return box(label, left, top, right, bottom)
+    x, y, turn = (left + right) / 2, (top + bottom) / 2, math.radians(degrees)
+    corners = [(left - x, top - y), (right - x, top - y), (right - x, bottom - y), (left - x, bottom - y)]
+    cos, sin = math.cos(turn), math.sin(turn)
+    return polygon(label, [(x + a * cos - b * sin, y + a * sin + b * cos) for a, b in corners])

@@ -1,0 +1,264 @@
+"""labelme's annotations: one JSON file per image, with the image in it or beside it.
+
+The format is what labelme itself writes and reads (github.com/wkentaro/labelme, ``labelme/_label_file.py``); the
+rectangles and polygons of four corners that X-AnyLabeling and newer versions write are understood too.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from dinov3.data.defect_formats.base import ImportOptions, ImportReport, Regions, SourceImage
+from dinov3.data.defect_formats.detect import expect_some
+from dinov3.data.defect_formats.parsing import (
+    AnnotationError,
+    ImageFiles,
+    annotation_files,
+    checked_label,
+    checked_size,
+    kept_splits,
+    one_label,
+    read_json,
+    shown,
+    split_of,
+)
+from dinov3.data.defect_formats.shapes import (
+    Shape,
+    ShapeError,
+    bitmap,
+    box,
+    checked_points,
+    discs,
+    drawn_on,
+    ellipse,
+    polygon,
+    polyline,
+)
+from dinov3.data.defect_images import JPEG_SUFFIXES, open_image, to_rgb
+
+_SAME = 4  # levels of grey, of 64 x 64; JPEG changes single pixels by more, but not areas
+_CORNERS = {"circle": 2, "line": 2, "rectangle": 2, "mask": 2}  # of the shapes that have a fixed number
+
+
+def read_labelme(source: Path, options: ImportOptions, report: ImportReport) -> list[SourceImage]:
+    """The images below a folder, and those that its JSON files embed.
+
+    - A JSON file without shapes says that the image is clean; an image without a JSON file is not annotated.
+    - A flag of the image that is set is its class; if several are, its shapes decide, and without shapes it is skipped.
+    - labelme has no splits; top folders that are all called train, val or test are taken as such.
+
+    Raises:
+        DefectError: no labelme file can be used.
+    """
+    source = Path(os.path.abspath(source))
+    root = source if source.is_dir() else source.parent
+    images = ImageFiles(options.images, root)
+    files = annotation_files(source, ".json")
+    splits = _folder_splits(files, root)
+    samples, broken, found = [], [], {}
+    for file in files:
+        try:
+            sample, named = found[file] = _read_file(file, root, splits, options, report)
+            if named.suffix is None or images.exact(named.path, file.parent):
+                images.expect(named.path, file.parent)
+        except AnnotationError as error:
+            report.skipped.append(f"{file}: {error}")
+            broken.append(file)
+    for file, (sample, named) in found.items():
+        try:
+            image, name = _find_image(file, named, root, images)
+            samples.append(replace(sample, image=image, name=name))
+        except AnnotationError as error:
+            report.skipped.append(f"{file}: {error}")
+            broken.append(file)
+    expect_some(samples, source, "labelme", "a folder of labelme JSON files", report)
+    for path in [path for file in broken for path in images.called_like(file)]:
+        images.owners.setdefault(path, "a file that cannot be used")  # so it is not one that nobody annotated
+    for path in images.left():
+        split = splits.get(path.relative_to(root).parts[0]) if path.is_relative_to(root) else None
+        samples.append(SourceImage(path, images.names[path], root.name, split=split))
+    return kept_splits(samples, report)
+
+
+def _folder_splits(files: list[Path], root: Path) -> dict[str, str]:
+    """{top folder: split}, if every file lies in a folder named after a split."""
+    tops = {file.relative_to(root).parts[0] for file in files}
+    splits = {top: split_of(top) for top in tops if (root / top).is_dir()}
+    return {top: split for top, split in splits.items() if split} if all(map(splits.get, tops)) else {}
+
+
+class _Named(NamedTuple):
+    """What a file says of its image.
+
+    Attributes:
+        path: ``imagePath``, whatever that is.
+        suffix: of the image that it embeds; None if it embeds none.
+    """
+
+    path: object
+    suffix: str | None
+
+
+def _read_file(
+    file: Path, root: Path, splits: dict[str, str], options: ImportOptions, report: ImportReport
+) -> tuple[SourceImage, _Named]:
+    """What a file says, with its own path in place of the image, which is looked for when all files are known."""
+    content = read_json(file)
+    if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+        raise AnnotationError("not a labelme file, it has no list of shapes")
+    regions = Regions(str(file), report)
+    size = checked_size(content.get("imageWidth")), checked_size(content.get("imageHeight"))
+    for number, shape in enumerate(content["shapes"], start=1):
+        regions.place = f"{file}, shape {number}"
+        regions.add(_read_shape, shape, size, options.line_width)
+    regions.place = str(file)
+    label = one_label(_set_flags(content.get("flags")), regions, "flags")
+    folder = file.relative_to(root).parent
+    sample = SourceImage(
+        file,
+        file.name,
+        root.name if folder == Path() else folder.as_posix(),
+        label,
+        shapes=tuple(regions.shapes),
+        split=splits.get(file.relative_to(root).parts[0]),
+        whole=regions.whole,
+    )
+    return sample, _Named(content.get("imagePath"), _embedded_suffix(content) if content.get("imageData") else None)
+
+
+def _set_flags(flags: object) -> list[str]:
+    if not flags:
+        return []
+    if not isinstance(flags, dict):
+        raise AnnotationError(f"flags are {shown(flags)}; expected names with true or false")
+    try:
+        return [checked_label(name) for name, value in flags.items() if value is True]
+    except ShapeError as error:
+        raise AnnotationError(f"its flags have {error}") from None
+
+
+def _find_image(file: Path, named: _Named, root: Path, images: ImageFiles) -> tuple[Path | Callable[[], bytes], str]:
+    """The image at ``imagePath``; else the one beside the JSON file and called like it; else the embedded; else one
+    called like ``imagePath`` elsewhere, which comes before the embedded one only if it is the same picture."""
+    path = images.exact(named.path, file.parent)
+    if path is None or _of_another(path, file):
+        beside = [path for path in images.called_like(file) if path.parent == file.parent]
+        path = beside[0] if len(beside) == 1 else None
+    if path is None:
+        try:
+            path = images.find(named.path, file.parent)
+            if _of_another(path, file):
+                raise AnnotationError(f"its image is missing; {path} belongs to the JSON file beside that")
+        except AnnotationError:
+            if named.suffix is None:
+                raise
+            path = None
+        if named.suffix and (path is None or not _same_picture(path, _embedded(file))):
+            return _embedded(file), images.unused(file.relative_to(root).with_suffix(named.suffix).as_posix())
+    return path, images.take(path, str(file))
+
+
+def _of_another(image: Path, file: Path) -> bool:
+    """Whether an image in another folder has a JSON file of its own."""
+    return image.parent != file.parent and image.with_suffix(".json").is_file()
+
+
+def _same_picture(image: Path, embedded: Callable[[], bytes]) -> bool:
+    """Whether an image file is what a JSON file embeds, which labelme writes anew; False if that cannot be told."""
+    try:
+        one = to_rgb(open_image(image))
+        with Image.open(io.BytesIO(embedded())) as other:
+            if set(other.size) != set(one.size):  # checked before its pixels take memory
+                return False
+            other = to_rgb(ImageOps.exif_transpose(other))
+    except Exception:  # Pillow raises many types on damaged files
+        return False
+    small = [np.asarray(picture.convert("L").resize((64, 64)), int) for picture in (one, other)]
+    return one.size == other.size and np.abs(small[0] - small[1]).max() <= _SAME
+
+
+def _embedded_suffix(content: dict) -> str:
+    """What labelme embeds is a PNG or a JPEG, whatever ``imagePath`` is."""
+    jpeg = str(content["imageData"]).startswith("/9j/")  # the first bytes of a JPEG, in base64
+    suffix = Path(str(content.get("imagePath"))).suffix.lower()
+    return (suffix if suffix in JPEG_SUFFIXES else ".jpg") if jpeg else ".png"
+
+
+def _embedded(file: Path) -> Callable[[], bytes]:
+    """Reads the image again when it is wanted, so that not all are in memory; no bytes if it is none."""
+
+    def read() -> bytes:
+        try:
+            return base64.b64decode(read_json(file)["imageData"])
+        except (AnnotationError, ValueError, TypeError, KeyError):
+            return b""
+
+    return read
+
+
+def _read_shape(shape: object, size: tuple[int | None, int | None], line_width: int) -> Shape:
+    if not isinstance(shape, dict):
+        raise ShapeError(f"not a shape: {shown(shape)}")
+    label = checked_label(shape.get("label"))
+    kind, points = shape.get("shape_type") or "polygon", shape.get("points")
+    if not isinstance(kind, str) or not isinstance(points, list):
+        raise ShapeError(f"a shape of type {shown(kind)} with points {shown(points)}")
+    if kind == "rectangle" and len(points) == 4:
+        kind = "polygon"
+    if len(points) != _CORNERS.get(kind, len(points)):
+        raise ShapeError(f"a {kind} of {len(points)} points; expected {_CORNERS[kind]}")
+    match kind:
+        case "polygon" | "oriented_rectangle" | "rotation":
+            drawn = polygon(label, points)
+        case "rectangle":
+            drawn = box(label, *checked_points(points).ravel())
+        case "circle":
+            center, edge = checked_points(points)
+            radius = math.dist(center, edge)
+            drawn = ellipse(label, *center, radius, radius)
+        case "line" | "linestrip":
+            drawn = polyline(label, points, line_width)
+        case "point" | "points":
+            drawn = discs(label, points, line_width)
+        case "mask":
+            drawn = _bitmap(label, shape.get("mask"), checked_points(points))
+        case _:
+            raise ShapeError(f"a shape of unknown type {shown(kind)}")
+    return drawn_on(drawn, *size)
+
+
+def _bitmap(label: str, data: object, corners: np.ndarray) -> Shape:
+    """A PNG in base64 between two corners, both inside. It is kept compressed until it is drawn."""
+    try:
+        png = base64.b64decode(data)
+    except (ValueError, TypeError):
+        raise ShapeError("a mask whose bitmap is missing or not base64") from None
+    (x, y), (right, bottom) = corners.astype(int).tolist()
+    width, height = right - x + 1, bottom - y + 1
+    drawn = bitmap(label, _decode(png, width, height), x, y)
+
+    def draw(image_height: int, image_width: int) -> np.ndarray:
+        return bitmap(label, _decode(png, width, height), x, y).draw(image_height, image_width)
+
+    return Shape(label, drawn.area, draw)
+
+
+def _decode(png: bytes, width: int, height: int) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            found = image.size
+            if max(abs(found[0] - width), abs(found[1] - height)) <= 1:  # checked before its pixels take memory
+                return np.asarray(image if len(image.getbands()) == 1 else image.convert("L"))
+    except Exception as error:  # Pillow raises many types on damaged files
+        raise ShapeError(f"a bitmap that is no PNG, broken or cut off ({shown(str(error))})") from None
+    raise ShapeError("a bitmap of {}x{} between corners {}x{} apart".format(*found, width, height))

@@ -1,0 +1,93 @@
+"""Which files are masks, and which image each belongs to: by name and place, never by order."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from dinov3.data.defect_files import one_spelling
+from dinov3.data.defect_images import JPEG_SUFFIXES
+
+_MASK_SUFFIX = re.compile(r"[_\-. ](mask|masks|gt|label|labels|seg|annotation|ground_?truth)$", re.IGNORECASE)
+
+
+def _stem(path: Path) -> str:
+    return one_spelling(path.stem)
+
+
+def _image_stem(path: Path) -> str:
+    """The stem without ``_mask`` and the like: the name that the image has."""
+    return _MASK_SUFFIX.sub("", _stem(path))
+
+
+def tell_masks(files: list[Path]) -> tuple[list[Path], list[Path]]:
+    """Split files that may share folders into images and masks: a mask is named after an image in its folder
+    (``a_mask.png``), or is the lossless file beside a JPEG of its stem."""
+    places = {(path.parent, _stem(path)) for path in files}
+    jpegs = {(path.parent, _stem(path)) for path in files if path.suffix.lower() in JPEG_SUFFIXES}
+    images, masks = [], []
+    for path in files:
+        named = _image_stem(path) != _stem(path) and (path.parent, _image_stem(path)) in places
+        beside = path.suffix.lower() not in JPEG_SUFFIXES and (path.parent, _stem(path)) in jpegs
+        (masks if named or beside else images).append(path)
+    return images, masks
+
+
+def pair_masks(images: list[Path], masks: list[Path]) -> tuple[dict[Path, Path], list[Path]]:
+    """Find the mask of each image: of the same stem, or of the same stem but for an ending such as ``_mask``.
+
+    Of several with one name, an image and a mask belong together if each is the other's nearest by the words in the
+    names of their folders (``crack/imgs`` and ``crack_masks``); a mask is never given to two images.
+
+    Returns:
+        {image: mask}, and the images for which a tie left it open.
+    """
+    pairs: dict[Path, Path] = {}
+    tied: list[Path] = []
+    for name in (_stem, _image_stem):
+        taken = set(pairs.values())
+        free = [mask for mask in masks if mask not in taken]
+        found, tied = _pair_by(name, [image for image in images if image not in pairs], free)
+        pairs |= found
+    return pairs, tied
+
+
+def _pair_by(
+    mask_name: Callable[[Path], str], images: list[Path], masks: list[Path]
+) -> tuple[dict[Path, Path], list[Path]]:
+    images_of, masks_of = defaultdict(list), defaultdict(list)
+    for image in images:
+        images_of[_stem(image)].append(image)
+    for mask in masks:
+        masks_of[mask_name(mask)].append(mask)
+    pairs, tied = {}, []
+    for image in images:
+        candidates = masks_of.get(_stem(image))
+        if not candidates:
+            continue
+        mask = _nearest(image, candidates)
+        owner = mask and _nearest(mask, images_of[_stem(image)])
+        if mask and owner == image:
+            pairs[image] = mask
+        elif owner is None:
+            tied.append(image)
+    return pairs, tied
+
+
+def _nearest(path: Path, others: Sequence[Path]) -> Path | None:
+    """The file whose folders share most words with those of ``path`` and differ in fewest; None if two are equal."""
+    if len(others) == 1:
+        return others[0]
+    own = _words(path.parent)
+    score = {other: (len(own & _words(other.parent)), -len(own ^ _words(other.parent))) for other in others}
+    best = max(score.values())
+    nearest = [other for other in others if score[other] == best]
+    return nearest[0] if len(nearest) == 1 else None
+
+
+@lru_cache(maxsize=4096)
+def _words(folder: Path) -> frozenset[str]:
+    return frozenset(re.split(r"[\W_]+", one_spelling(str(folder.absolute())).lower()))

@@ -1,0 +1,209 @@
+"""Writing a dataset folder from the images of a source: groups, splits, masks in one format."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from dinov3.data.defect_formats.base import MASK_LEFT_OUT, NORMAL, ImportReport, SourceImage
+from dinov3.data.defect_formats.shapes import ShapeError
+from dinov3.data.defect_images import IGNORE_INDEX, ImageReadError, exif_orientation, read_foreign_mask, read_image
+from dinov3.data.defect_manifest import UNKNOWN, DatasetWriter, Manifest
+from dinov3.data.defect_prepare.grouping import Grouping, find_groups, groups_across
+from dinov3.data.defect_prepare.splits import grouped_split
+from dinov3.defect_errors import DefectError
+
+
+def organize(
+    samples: list[SourceImage],
+    report: ImportReport,
+    output_dir: Path,
+    *,
+    val_split: float = 0.2,
+    test_split: float = 0.0,
+    seed: int = 42,
+    own_splits: bool = True,
+    grouping: Grouping | None = None,
+    link: bool = False,
+    overwrite: bool = False,
+    command: str = "",
+) -> Manifest:
+    """Write a dataset folder; ``report`` collects what was skipped or repaired.
+
+    An image that cannot be read is skipped and named; one whose mask cannot be used is kept with its class alone.
+
+    Args:
+        samples: with their final labels (:func:`resolve_labels`).
+        own_splits: keep the splits of the source where it has them; a validation split it lacks is taken from its
+            training images.
+        grouping: what tells that images show one part, and so belong in one split; by default their looks.
+
+    Raises:
+        DefectError: a class has no usable image, no group matches, the output cannot be written, or images lie in it.
+    """
+    expect_apart(samples, output_dir)
+    if val_split < 0 or test_split < 0 or val_split + test_split >= 1:
+        raise DefectError(
+            f"--val_split {val_split} and --test_split {test_split}: expected 0 or more, adding up to less than 1"
+        )
+    writer = DatasetWriter(output_dir, overwrite)  # what would fail at the end anyway fails before the long work
+    _expect_classes({sample.label or UNKNOWN for sample in samples}, samples, report, output_dir)
+    names = [sample.name for sample in samples]
+    groups = find_groups(names, [sample.image for sample in samples], grouping or Grouping(), report.remarks)
+    splits = _splits(samples, groups, val_split, test_split, seed, own_splits)
+    spread = groups_across(groups, splits)
+    if spread:
+        report.remarks["parts in several of the source's own splits (the command leaks shows them)"] += spread
+    labels = {sample.label for sample in samples} | {s.label for sample in samples for s in sample.shapes or ()}
+    defect_classes = sorted(labels - {NORMAL, UNKNOWN})
+    if len(defect_classes) >= IGNORE_INDEX:
+        raise DefectError(
+            f"{len(defect_classes)} classes of defects; a mask holds {IGNORE_INDEX - 1} at most: join some, or give "
+            "those that are no defects as normal"
+        )
+    classes = [NORMAL, *defect_classes]
+    with writer:
+        write_images(writer, samples, groups, splits, defect_classes, report, link)
+        _expect_classes({row["label"] for row in writer.rows}, samples, report, output_dir)
+        return writer.finish(classes=classes, mask_classes=defect_classes, seed=seed, command=command)
+
+
+def _expect_classes(kept: set[str], samples: list[SourceImage], report: ImportReport, output_dir: Path) -> None:
+    """Refuse a dataset without good parts, without defects, or that lost all images of a class."""
+    found = {sample.label or UNKNOWN for sample in samples}
+    lost = sorted({NORMAL, *found} - kept)
+    if not lost and len(kept - {UNKNOWN}) > 1:
+        return
+    why = f"; {len(report.skipped)} skipped, first {report.skipped[0]}" if report.skipped else ""
+    if found and NORMAL not in found:
+        why += f"; if one of {', '.join(sorted(found - {UNKNOWN}))} means a good part, say so by --normal"
+    names = f"class {', '.join(lost)}" if lost else "any defect"
+    raise DefectError(f"{output_dir}: not written, no usable image of {names}{why}")
+
+
+def expect_apart(samples: list[SourceImage], output_dir: Path) -> None:
+    """Raise DefectError when an image to import lies in the folder to write."""
+    place = output_dir.resolve()
+    files = (sample.image for sample in samples if isinstance(sample.image, Path))
+    inside = next((path for path in files if path.resolve().is_relative_to(place)), None)
+    if inside:
+        raise DefectError(f"{inside}: lies in --output_dir {output_dir}; choose another folder to write")
+
+
+def write_images(
+    writer: DatasetWriter,
+    samples: list[SourceImage],
+    groups: list[str],
+    splits: list[str],
+    mask_classes: list[str],
+    report: ImportReport,
+    link: bool,
+) -> None:
+    """Add images with their masks to a dataset; one that cannot be read is skipped and named."""
+    for sample, group, split in zip(tqdm(samples, desc="organize", unit="image"), groups, splits, strict=True):
+        file = _as_file(sample, writer.folder)
+        try:
+            height, width = read_image(file).shape[:2]
+        except (ImageReadError, ValueError) as error:
+            report.skipped.append(str(error).replace(str(file), sample.place))
+            continue
+        mask = _draw_mask(sample, file, (height, width), mask_classes, report)
+        writer.add(
+            file,
+            sample.name,
+            mask,
+            label=sample.label or UNKNOWN,
+            split=split,
+            group=group,
+            source=sample.source,
+            link=link and file == sample.image,
+        )
+    (writer.folder / "embedded").unlink(missing_ok=True)
+
+
+def _as_file(sample: SourceImage, folder: Path) -> Path:
+    """The image as a file: an embedded one goes to ``folder``, in place of the one before."""
+    if isinstance(sample.image, Path):
+        return sample.image
+    file = folder / "embedded"
+    file.write_bytes(sample.image())
+    return file
+
+
+def _splits(
+    samples: list[SourceImage], groups: list[str], val_split: float, test_split: float, seed: int, own_splits: bool
+) -> list[str]:
+    """The split of each image: the source's own where it is to be kept, else that which all of its group have that have
+    one, else dealt by class and group."""
+    splits = [sample.split if own_splits else None for sample in samples]
+    given = defaultdict(set)
+    for group, split in zip(groups, splits, strict=True):
+        given[group] |= {split} - {None}
+    if "train" in splits and "val" not in splits and val_split > 0:
+        splits = [None if split == "train" else split for split in splits]
+        test_split = test_split if "test" not in splits else 0.0
+    free = [i for i, split in enumerate(splits) if split is None]
+    strata = [NORMAL if s.label == NORMAL else f"{s.label}/{s.source}" for s in samples]
+    fractions = {"train": 1 - val_split - test_split, "val": val_split, "test": test_split}
+    fixed = {group: min(found) for group, found in given.items() if len(found) == 1 and found <= set(splits)}
+    dealt = grouped_split([strata[i] for i in free], [groups[i] for i in free], fractions, seed, fixed)
+    for i, split in zip(free, dealt, strict=True):
+        splits[i] = split
+    return [split or "train" for split in splits]
+
+
+def _draw_mask(
+    sample: SourceImage, file: Path, size: tuple[int, int], mask_classes: list[str], report: ImportReport
+) -> np.ndarray | None:
+    """(H, W) uint8: i + 1 where ``mask_classes[i]`` is, or None where nothing is known."""
+    if sample.shapes is not None:
+        mask = _draw_shapes(sample, size, mask_classes, report)
+    elif sample.mask is not None:
+        mask = _read_mask_file(sample, file, size, mask_classes, report)
+    else:
+        return None
+    if sample.label == NORMAL and mask is not None:
+        if mask.any():
+            kind = "defect pixels in the mask of a normal image; mask left out"
+            report.remarks[kind].append(f"{sample.mask or sample.place}: {int((mask > 0).sum())} pixels")
+        return None  # a normal image has an implied all-zero mask
+    return mask
+
+
+def _draw_shapes(
+    sample: SourceImage, size: tuple[int, int], mask_classes: list[str], report: ImportReport
+) -> np.ndarray | None:
+    if not sample.whole or not sample.shapes:
+        return None  # a defect image of which no region is known
+    mask = np.zeros(size, np.uint8)
+    for shape in sorted(sample.shapes, key=lambda shape: -shape.area):  # small ones stay visible on large ones
+        try:
+            inside = shape.draw(*size)
+        except ShapeError as error:
+            report.remarks[MASK_LEFT_OUT].append(f"{sample.place}: {error}")
+            return None
+        if not inside.any():
+            report.remarks["region outside of its image, or between its pixels"].append(
+                f"{sample.place}: {shape.label}, image of {size[1]}x{size[0]}"
+            )
+        mask[inside] = mask_classes.index(shape.label) + 1
+    return mask if mask.any() else None
+
+
+def _read_mask_file(
+    sample: SourceImage, file: Path, size: tuple[int, int], mask_classes: list[str], report: ImportReport
+) -> np.ndarray | None:
+    try:
+        mask, remarks = read_foreign_mask(sample.mask, size, exif_orientation(file))
+    except ImageReadError as error:
+        report.remarks["mask cannot be used; imported without mask"].append(str(error))
+        return None
+    for kind, detail in remarks:
+        report.remarks[kind].append(f"{sample.mask}: {detail}")
+    if sample.label == UNKNOWN:
+        # The mask says where, but not which defect it is, unless there is only one kind.
+        return mask * np.uint8(1 if len(mask_classes) == 1 else IGNORE_INDEX)
+    return mask if sample.label == NORMAL else mask * np.uint8(mask_classes.index(sample.label) + 1)

@@ -1,0 +1,1 @@
+"""The demo dataset: parts, surfaces and defects that are drawn."""

@@ -1,0 +1,219 @@
+"""Predictions to files: CSV, JSON, masks and pictures, written as they come."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, TextIO
+
+import cv2
+import numpy as np
+
+from dinov3.data.defect_images import ImageReadError, write_mask
+from dinov3.defect_errors import DefectError
+from dinov3.inference.predictor import Prediction
+from dinov3.inference.records import (
+    Record,
+    columns,
+    failed_record,
+    make_record,
+    picture_name,
+    read_records,
+    table_row,
+)
+from dinov3.inference.visualize import draw_panels
+
+END = b"\n]\n"
+SECONDS_UNWRITTEN = 0.5  # how long rows may wait in memory
+OBSERVATIONS_WAITING = 64  # images that the observer may be behind
+
+
+class Observer(Protocol):
+    """Is shown every image, in order and from one thread, such as the report."""
+
+    def add(self, record: Record, display: np.ndarray | None, mask: np.ndarray | None) -> None:
+        """The next image: its entry in ``predictions.json``; an (h, w, 3) uint8 RGB copy and its mask (H, W) uint8 at
+        original size, both None for a file that could not be inspected."""
+
+    def close(self, *, finished: bool) -> None:
+        """That was the last; ``finished`` is False after an error or a stop."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An image whose mask and picture are written, and what is still to be said of it."""
+
+    record: Record
+    display: np.ndarray | None
+    mask: np.ndarray | None
+
+
+class OutputWriter:
+    """Writes ``predictions.csv``, ``predictions.json``, ``errors.csv``, ``masks/`` and ``visualizations/``.
+
+    Use as a context manager; per input :meth:`write_images`, in any thread, then :meth:`add` in the order of the rows.
+    ``predictions.json`` is whole after every :meth:`flush`, which happens by itself twice a second.
+
+    Args:
+        output_dir: made if needed.
+        classes: of the model, index 0 is normal.
+        visualize: draw the pictures.
+        mm_per_pixel: adds sizes in millimetres to the regions.
+        resume: keep the whole records of a stopped run and go on behind them; the tables are made again from them.
+        observer: is shown every image; closed with the writer.
+
+    Attributes:
+        counts: the number of each verdict and of ``error``, those of a resumed run included.
+        disagreements: images whose mask and classifier say different things.
+        done: names of the images that a resumed run had finished.
+
+    Raises:
+        DefectError: the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        output_dir: Path,
+        classes: list[str],
+        visualize: bool = True,
+        *,
+        mm_per_pixel: float | None = None,
+        resume: bool = False,
+        observer: Observer | None = None,
+    ):
+        self.output_dir, self.classes, self.visualize = output_dir, classes, visualize
+        self.mm_per_pixel, self.resume, self.observer = mm_per_pixel, resume, observer
+        self.counts: Counter[str] = Counter()
+        self.disagreements = 0
+        self.done: set[str] = set()
+        self._observing = ThreadPoolExecutor(1, thread_name_prefix="observe")
+        self._observed: list[Future[None]] = []
+
+    @property
+    def needs_display(self) -> bool:
+        """Whether :meth:`write_images` has a use for small copies of the images."""
+        return self.visualize or self.observer is not None
+
+    def __enter__(self) -> OutputWriter:
+        try:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            self._open()
+        except OSError as error:
+            raise DefectError(f"--output_dir {self.output_dir}: cannot be written ({error.strerror})") from None
+        return self
+
+    def _open(self) -> None:
+        path = self.output_dir / "predictions.json"
+        resume = self.resume and path.exists()
+        self._table_file, self._table = self._open_table("predictions.csv", columns(self.classes))
+        self._errors_file, self._errors = self._open_table("errors.csv", ["image", "error"])
+        end = 1
+        for record, end in self.stored() if resume else ():  # noqa: B007  the last one's end is what counts
+            self.done.add(record["image"])
+            self._add_rows(record)
+        self._json = path.open("r+b" if resume else "w+b")
+        self._json.truncate(end if self.done else 0)
+        self._json.seek(0, 2)
+        self._json.write(b"" if self.done else b"[")
+        self._first = not self.done
+        self.flush()
+
+    def stored(self) -> Iterator[tuple[Record, int]]:
+        """The records in the folder as it is now, if any, each with the place where it ends."""
+        path = self.output_dir / "predictions.json"
+        return read_records(path) if path.exists() else iter(())
+
+    def _open_table(self, name: str, header: list[str]) -> tuple[TextIO, Any]:
+        file = (self.output_dir / name).open("w", newline="", encoding="utf-8")
+        table = csv.DictWriter(file, header, extrasaction="ignore")
+        table.writeheader()
+        return file, table
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.flush()
+        finally:
+            for file in (self._table_file, self._errors_file, self._json):
+                file.close()
+            self._observing.shutdown()  # it sees every row that was written
+        if self.observer is not None:
+            self._wait_for_observer(0)
+            self.observer.close(finished=kind is None)
+
+    def write_images(self, name: str, result: Prediction | ImageReadError, display: np.ndarray | None) -> Finished:
+        """Write the mask and the picture of one input, in any thread.
+
+        Args:
+            name: its path relative to the input folder, ``/``-separated.
+            result: the prediction, or why there is none.
+            display: (h, w, 3) uint8 RGB copy for the picture.
+        """
+        readable = os.fsencode(name).decode(errors="backslashreplace")
+        if readable != name:  # no table or JSON file could hold it
+            reason = f"{readable}: a file name that is not valid UTF-8; rename the file"
+            return Finished(failed_record(readable, reason), None, None)
+        if isinstance(result, ImageReadError):
+            return Finished(failed_record(name, str(result)), None, None)
+        file = picture_name(name)
+        try:
+            write_mask(self.output_dir / "masks" / file, result.mask)
+            if self.visualize and display is not None:
+                path = self.output_dir / "visualizations" / file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                picture = cv2.cvtColor(draw_panels(display, result), cv2.COLOR_RGB2BGR)
+                path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())  # imwrite fails on such names on Windows
+        except OSError as error:
+            if error.errno not in (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+                raise
+            reason = f"{name}: its mask cannot be written ({error.strerror}): {error.filename}; rename the image"
+            return Finished(failed_record(name, reason), None, None)
+        shown = (display, result.mask) if self.observer is not None else (None, None)
+        return Finished(make_record(name, result, self.mm_per_pixel), *shown)
+
+    def add(self, image: Finished) -> None:
+        """Add the rows of one input."""
+        self._add_rows(image.record)
+        line = json.dumps(image.record, ensure_ascii=False).encode()
+        self._json.write((b"\n" if self._first else b",\n") + line)
+        self._first = False
+        if self.observer is not None:
+            self._observe(image)
+        if time.monotonic() - self._flushed > SECONDS_UNWRITTEN:
+            self.flush()
+
+    def _observe(self, image: Finished) -> None:
+        self._wait_for_observer(OBSERVATIONS_WAITING)
+        self._observed.append(self._observing.submit(self.observer.add, image.record, image.display, image.mask))
+
+    def _wait_for_observer(self, behind: int) -> None:
+        while self._observed and (len(self._observed) > behind or self._observed[0].done()):
+            future = self._observed.pop(0)
+            if not future.cancelled():
+                future.result()
+
+    def _add_rows(self, record: Record) -> None:
+        self.counts["error" if record["error"] else record["verdict"]] += 1
+        self.disagreements += bool(record.get("disagreement"))
+        self._table.writerow(table_row(record))
+        if record["error"]:
+            self._errors.writerow(record)
+
+    def flush(self) -> None:
+        """Let others see all rows so far."""
+        self._table_file.flush()
+        self._errors_file.flush()
+        self._json.write(END)
+        self._json.flush()
+        self._json.seek(-len(END), 2)  # the next record takes its place
+        self._flushed = time.monotonic()

@@ -1,0 +1,348 @@
+"""From a checkpoint and images to predictions."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from dinov3.data.defect_dataset import as_tensor
+from dinov3.data.defect_images import read_for_size, to_rgb
+from dinov3.data.defect_tiles import Tiling
+from dinov3.data.defect_transforms import Normalization, eval_transform
+from dinov3.defect_errors import DefectError
+from dinov3.defect_evaluation.thresholds import Thresholds, expect_finite
+from dinov3.inference.regions import Region, find_regions
+from dinov3.inference.rules import Rules
+from dinov3.inference.verdict import NovelPlace, OnDisagreement, decide
+from dinov3.models.defect_checkpoint import load_checkpoint, restore_model
+from dinov3.models.defect_device import resolve_device, resolve_precision
+from dinov3.models.defect_fuse_bn import fold_batch_norms
+from dinov3.models.defect_sliding_window import slide_window
+from dinov3.train.defect_finetune import compile_model
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model, and the rules if there are any, say of one image."""
+
+    verdict: str  # accept, review or reject
+    predicted_class: str  # normal if accepted, else the likeliest defect class
+    probabilities: dict[str, float]  # per class, calibrated, adding up to 1
+    defect_probability: float  # 1 minus the probability of normal
+    threshold: float  # from which on the classifier rejects
+    mask: np.ndarray  # (H, W) uint8 at original size: 0, or the mask class
+    attention: np.ndarray  # (h, w) float32: the classifier's pooling weights, which add up to 1
+    regions: list[Region]  # largest first
+    milliseconds: float  # network and post-processing, its share of the batch
+    reason: str = ""  # what decided, such as "defect probability 0.93 >= 0.41"
+    disagrees: bool = False  # whether the mask contradicts the classifier
+    review_threshold: float | None = None  # from which on a person is to look; None: no such band
+    novel: NovelPlace | None = None  # of a model calibrated with --novelty
+
+    @property
+    def mask_area_fraction(self) -> float:
+        """Share of the image's pixels that are marked as defect, 0 to 1."""
+        return cv2.countNonZero(self.mask) / self.mask.size
+
+
+class DefectPredictor:
+    """Predicts images with one checkpoint.
+
+    ``predictor(image)`` takes a path, a PIL image, an (H, W, 3), (H, W, 4) or (H, W) uint8 array, or a (3, H, W) uint8
+    tensor, and returns a :class:`Prediction`; a list of them gives a list. An unreadable file raises
+    ``ImageReadError``; :func:`~dinov3.inference.pipeline.predict_files` reports it instead and goes on.
+
+    A model trained on tiles slides its tile over each image; ``tile_size`` and ``tile_overlap`` ask for other tiles
+    than the checkpoint's, or with size 0 for none. An answer that is not finite raises ``NotFiniteError``.
+
+    Args:
+        model: in eval mode.
+        checkpoint: its content.
+        threshold, mask_threshold: in place of the checkpoint's.
+        rules: limits that images must keep to besides.
+        mm_per_pixel: the size of a pixel, for limits in millimetres.
+        min_region_area: regions of fewer pixels are left out.
+        on_disagreement: what becomes of an image whose mask contradicts the classifier, see
+            :func:`~dinov3.inference.verdict.decide`.
+        compile: have the network compiled at its first batch.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        checkpoint: dict[str, Any],
+        *,
+        device: str = "auto",
+        mixed_precision: str = "auto",
+        threshold: float | None = None,
+        mask_threshold: float | None = None,
+        tile_size: int | None = None,
+        tile_overlap: float | None = None,
+        rules: Rules | Path | str | None = None,
+        mm_per_pixel: float | None = None,
+        min_region_area: float = 0,
+        on_disagreement: OnDisagreement = "classifier",
+        compile: bool = False,
+    ):
+        self.device = resolve_device(device)
+        self.precision = resolve_precision(mixed_precision, self.device)
+        self.model = model.to(self.device, memory_format=torch.channels_last).eval()
+        if compile:
+            compile_model(self.model, self.device)
+        self.compiled = compile
+        self.classes: list[str] = checkpoint["classes"]
+        self.mask_classes: list[str] = checkpoint["mask_classes"]
+        self.image_size: int = checkpoint["image_size"]
+        self.normalization = Normalization(**checkpoint["normalization"])
+        self.thresholds = Thresholds.of(checkpoint, threshold, mask_threshold)
+        self.tiling = Tiling.of(checkpoint, tile_size, tile_overlap)
+        if self.tiling is not None and checkpoint.get("novelty") is not None:
+            raise DefectError(
+                f"--tile_size {self.tiling.size}: what counts as new to this checkpoint (--novelty) was learned from "
+                "whole images; leave the tiles out, or calibrate with --no-novelty"
+            )
+        self.rules = Rules.from_yaml(rules, self.mask_classes) if isinstance(rules, (str, Path)) else rules
+        if self.rules is not None:
+            self.rules.check_scale(mm_per_pixel)
+        # What calibration says, its promise above all, is of the checkpoint's own limits on its own tiles.
+        as_calibrated = threshold is None and self.tiling == Tiling.of(checkpoint)
+        as_calibrated = as_calibrated and not (self.rules is not None and self.rules.alone)
+        self.calibration: dict[str, Any] | None = checkpoint.get("calibration") if as_calibrated else None
+        self.mm_per_pixel, self.min_region_area = mm_per_pixel, min_region_area
+        self.on_disagreement: OnDisagreement = on_disagreement
+        self.resize = eval_transform(self.image_size)
+        self.decode_size = self.image_size if self.tiling is None else None  # tiles come from all of the image
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: Path | str,
+        device: str = "auto",
+        *,
+        backbone: str | None = None,
+        dinov3_repo: Path | None = None,
+        **options: Any,
+    ) -> DefectPredictor:
+        """Open a checkpoint; ``backbone``, if given, must be the one it was trained with. Other ``options`` are those
+        of the class.
+
+        Raises:
+            DefectError: the file cannot be used, or the backbone is another one.
+        """
+        content = load_checkpoint(path)
+        if backbone not in (None, content["backbone"]):
+            raise DefectError(
+                f"--backbone {backbone}: {path} was trained with {content['backbone']}; leave the flag out, or "
+                "give a checkpoint of that backbone"
+            )
+        model = restore_model(content, path, dinov3_repo)
+        fold_batch_norms(model, content["image_size"])
+        return cls(model, content, device=device, **options)
+
+    def __call__(self, image: Any) -> Prediction | list[Prediction]:
+        if not isinstance(image, list):
+            return self([image])[0]
+        if not image:
+            return []
+        arrays, sizes = zip(*(_as_array(item, self.decode_size) for item in image), strict=True)
+        if self.tiling is not None:
+            return [self.predict_tiles(array) for array in arrays]
+        return self.predict_batch(torch.stack([resize_image(self.resize, array) for array in arrays]), list(sizes))
+
+    def predict_batch(self, images: Tensor, sizes: list[tuple[int, int]]) -> list[Prediction]:
+        """Predict (B, 3, S, S) uint8 images that were resized from ``sizes`` (height, width)."""
+        output = self.run_network(images)
+        return [self.finish(output, i, size) for i, size in enumerate(sizes)]
+
+    @torch.inference_mode()
+    def run_network(self, images: Tensor) -> NetworkOutput:
+        """Start the network on (B, 3, S, S) uint8 images; on CUDA this returns before it is done."""
+        clock = _Clock(self.device)
+        with self.precision.autocast():
+            outputs = self.model(self.normalization(images.to(self.device, non_blocking=True)), return_attention=True)
+        values = (
+            self.thresholds.calibrated(outputs["classification"].float().softmax(1)),
+            outputs["segmentation"].float().sigmoid(),
+            outputs["attention_map"].float(),
+        )
+        if "novelty" in outputs:  # (B, 2): the largest value, and its place in the flattened map
+            values += (torch.stack(outputs["novelty"].flatten(1).max(1), dim=1),)
+        on_host = [_to_host(value) for value in values]
+        return NetworkOutput(clock.stop(len(images)), *on_host)
+
+    def finish(self, output: NetworkOutput, index: int, size: tuple[int, int]) -> Prediction:
+        """What one image of a batch comes to, at its original ``size`` (height, width); for any thread."""
+        share = output.clock.wait()
+        start = time.perf_counter()
+        expect_finite(output.class_prob[index], output.mask_prob[index])
+        found = self._enlarge(output.mask_prob[index].numpy(), size)
+        mask, regions = (np.zeros(size, np.uint8), []) if found is None else self._mask_and_regions(*found)
+        seconds = share + time.perf_counter() - start
+        class_prob, attention = output.class_prob[index].numpy(), output.attention[index, 0].numpy()
+        novel = (
+            None if output.novelty is None else NovelPlace.of(*output.novelty[index].tolist(), self.image_size, size)
+        )
+        return self._prediction(class_prob, mask, regions, attention, seconds, novel)
+
+    def predict_tiles(self, image: np.ndarray, batch_size: int = 16) -> Prediction:
+        """Predict an (H, W, 3) uint8 image of any size by ``batch_size`` tiles at a time."""
+        return self.finish_tiles(self.run_tiles(image, batch_size))
+
+    def run_tiles(self, image: np.ndarray, batch_size: int = 16) -> TilesOutput:
+        """What the network says of an (H, W, 3) uint8 image, tile by tile."""
+        start = time.perf_counter()
+        output = slide_window(
+            self.model,
+            image,
+            self.tiling,
+            self.image_size,
+            batch_size=batch_size,
+            precision=self.precision,
+            normalization=self.normalization,
+        )
+        class_prob = self.thresholds.calibrated(output.class_prob).numpy()
+        peak, channel, attention = (t.numpy() for t in (output.mask_prob, output.mask_channel, output.attention))
+        return TilesOutput(class_prob, peak, channel, attention, time.perf_counter() - start)
+
+    def finish_tiles(self, output: TilesOutput) -> Prediction:
+        """What an image comes to; for any thread."""
+        start = time.perf_counter()
+        expect_finite(output.class_prob, output.peak)
+        mask, regions = self._mask_and_regions(output.peak, output.channel)
+        seconds = output.seconds + time.perf_counter() - start
+        return self._prediction(output.class_prob, mask, regions, output.attention, seconds)
+
+    def _enlarge(self, mask_prob: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
+        """The strongest channel's probability (H, W) at ``size``, and which channel that is, of (S, h, w); channels
+        that nowhere reach the mask threshold are left out, and if all are, as in most clean images, there is None."""
+        peak, channel = None, np.broadcast_to(np.uint8(0), size)
+        for number, prob in enumerate(mask_prob):
+            if prob.max() < self.thresholds.mask:  # nor does what is interpolated from it
+                continue
+            large = cv2.resize(prob, size[::-1], interpolation=cv2.INTER_LINEAR)
+            if peak is None:
+                peak, channel = large, np.full(size, number, np.uint8) if number else channel
+            else:
+                channel = np.where(large > peak, np.uint8(number), channel)
+                np.maximum(peak, large, out=peak)
+        return None if peak is None else (peak, channel)
+
+    def _mask_and_regions(self, peak: np.ndarray, channel: np.ndarray) -> tuple[np.ndarray, list[Region]]:
+        keep = None if self.rules is None else self.rules.keep(peak.shape)
+        return find_regions(peak, channel, self.mask_classes, self.thresholds.mask, self.min_region_area, keep)
+
+    def _prediction(
+        self,
+        class_prob: np.ndarray,
+        mask: np.ndarray,
+        regions: list[Region],
+        attention: np.ndarray,
+        seconds: float,
+        novel: NovelPlace | None = None,
+    ) -> Prediction:
+        defect_probability = float(1 - class_prob[0])
+        outcome = None if self.rules is None else self.rules.apply(regions, mask, self.mm_per_pixel)
+        decision = decide(defect_probability, self.thresholds, regions, outcome, self.on_disagreement, novel)
+        index = 0 if decision.verdict == "accept" else int(class_prob[1:].argmax()) + 1
+        return Prediction(
+            verdict=decision.verdict,
+            predicted_class=self.classes[index],
+            probabilities={name: float(p) for name, p in zip(self.classes, class_prob, strict=True)},
+            defect_probability=defect_probability,
+            threshold=self.thresholds.classification,
+            mask=mask,
+            attention=attention,
+            regions=regions,
+            milliseconds=seconds * 1000,
+            reason=decision.reason,
+            disagrees=decision.disagrees,
+            review_threshold=self.thresholds.review,
+            novel=novel,
+        )
+
+
+@dataclass(frozen=True)
+class NetworkOutput:
+    """What the network says of a batch, on its way to the CPU: valid after ``clock.wait()``."""
+
+    clock: _Clock
+    class_prob: Tensor  # (B, K), calibrated
+    mask_prob: Tensor  # (B, S, h, w) at the network's input size
+    attention: Tensor  # (B, 1, h', w')
+    novelty: Tensor | None = None  # (B, 2): the largest deviation, and where in the flattened (h, w)
+
+
+@dataclass(frozen=True)
+class TilesOutput:
+    """What the network says of one image by tiles."""
+
+    class_prob: np.ndarray  # (K,), calibrated
+    peak: np.ndarray  # (H, W) float32, the strongest mask channel's probability
+    channel: np.ndarray  # (H, W) uint8, which one
+    attention: np.ndarray  # (h, w) float32
+    seconds: float
+
+
+class _Clock:
+    """When a batch is done, and how long the device took."""
+
+    def __init__(self, device: torch.device):
+        self.cuda = device.type == "cuda"
+        self.device, self.start = device, self._now()
+
+    def _now(self) -> Any:
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True, blocking=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def stop(self, images: int) -> _Clock:
+        self.end, self.images = self._now(), images
+        return self
+
+    def wait(self) -> float:
+        """Wait until the batch is done; seconds per image."""
+        if not self.cuda:
+            return (self.end - self.start) / self.images
+        self.end.synchronize()
+        return self.start.elapsed_time(self.end) / 1000 / self.images
+
+
+def _to_host(value: Tensor) -> Tensor:
+    """To the CPU; from CUDA without waiting, into page-locked memory, which alone can be written meanwhile."""
+    if not value.is_cuda:
+        return value.cpu()
+    return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
+
+
+def _as_array(image: Any, decode_size: int | None) -> tuple[np.ndarray, tuple[int, int]]:
+    """Any accepted image as (H, W, 3) uint8 RGB, and its full (height, width); files as :func:`read_for_size` does."""
+    if isinstance(image, (str, Path)):
+        return read_for_size(image, decode_size)
+    if isinstance(image, Image.Image):
+        image = ImageOps.exif_transpose(image)  # as from a path
+        return np.asarray(to_rgb(image)), (image.height, image.width)
+    if isinstance(image, Tensor):
+        image = image.permute(1, 2, 0).cpu().numpy() if image.ndim == 3 else image.cpu().numpy()
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3) or not image.size:
+        kind = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise TypeError(
+            f"image is a {kind}; expected a path, a PIL image, or a uint8 array (H, W, 3) or tensor (3, H, W)"
+        )
+    if image.shape[2:] == (1,):
+        image = image[..., 0]
+    return np.asarray(to_rgb(Image.fromarray(np.ascontiguousarray(image)))), image.shape[:2]
+
+
+def resize_image(resize: torch.nn.Module, array: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8 to (3, S, S) uint8, exactly as in validation."""
+    return resize(as_tensor(array).permute(2, 0, 1))

@@ -1,0 +1,252 @@
+"""The inspection report: ``report.html``, one file that shows what an inspection found and needs no network."""
+
+from __future__ import annotations
+
+import base64
+import heapq
+import json
+import os
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from dinov3.defect_errors import DefectError
+from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds
+from dinov3.inference.reports.html import data_script
+from dinov3.inference.reports.inspection_page import DATA, report_page
+from dinov3.inference.reports.spool import Spool
+
+MILLION = 1_000_000  # probabilities are whole millionths here, as they are in predictions.csv
+BLOCK = 50  # pictures that the page unpacks at a time
+EVERYTHING = '<script type="text/plain" id="everything">'
+REGIONS = 8  # of an image, listed in its full view
+
+
+@dataclass
+class Summary:
+    """What the page needs of all images.
+
+    Attributes:
+        counts: images by verdict, and of ``error``.
+        disagreements: images whose mask and classifier say different things.
+        packed: per image with a verdict, the defect probability in millionths (20 bits), then the indices of the
+            mildest and of the strictest verdict that any thresholds could give it (2 bits each).
+        bound: how many are so bound, by a rule or a disagreement.
+        errors: name and reason of the first inputs that failed.
+        chosen: places in the spool of the images to show, the most suspicious first.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    disagreements: int = 0
+    packed: array[int] = field(default_factory=lambda: array("I"))
+    bound: int = 0
+    errors: list[tuple[str, str]] = field(default_factory=list)
+    chosen: list[int] = field(default_factory=list)
+
+
+class ReportWriter:
+    """Collects the images of an inspection as they come and writes the page at the end.
+
+    Beside the page, a ``.spool`` file holds their records and thumbnails (about 5 KB an image) until :meth:`close`;
+    memory holds 4 bytes per image and ``max_images`` records. Use as a context manager, or call :meth:`close`.
+
+    Args:
+        path: of the page.
+        classes: of the model, index 0 is normal.
+        thresholds: that gave the verdicts.
+        calibration: of the checkpoint; what it says of these thresholds is shown.
+        title: heading, in place of "Inspection report".
+        checkpoint, source: shown as they are: which model, and where the images came from.
+        panels: the four-panel pictures are in ``visualizations/`` beside the page.
+        max_images: so many have a picture in the page: rejected ones and those for review first, then accepted ones
+            whose mask disagrees, then those nearest the threshold. All images count in the numbers, the histogram
+            and the sliders.
+        done: to go on with an inspection, the records of the images that it finished. Their thumbnails are in the
+            spool if it was stopped, else in its page: what that left out, the next leaves out as well. Those that are
+            in neither are shown without picture.
+
+    Raises:
+        DefectError: the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        classes: Sequence[str],
+        thresholds: Thresholds,
+        calibration: dict[str, Any] | None = None,
+        title: str = "",
+        checkpoint: str = "",
+        source: str = "",
+        panels: bool = False,
+        max_images: int = 5000,
+        done: Iterable[dict[str, Any]] = (),
+    ):
+        self.path, self.classes, self.thresholds, self.max_images = path, list(classes), thresholds, max_images
+        self._shown = {"title": title, "checkpoint": checkpoint, "source": source, "calibration": calibration}
+        self._shown["has_panels"] = panels
+        try:
+            self._spool = Spool(path.with_suffix(".spool"), done, pictures_in(path))
+        except OSError as error:
+            raise DefectError(f"{path}: cannot be written ({error.strerror})") from None
+
+    def __enter__(self) -> ReportWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close(finished=kind is None)
+
+    def add(self, record: dict[str, Any], display: np.ndarray | None = None, mask: np.ndarray | None = None) -> None:
+        """Add the next image.
+
+        Args:
+            record: its entry in ``predictions.json``; with a non-empty ``error``, only that and ``image`` count.
+            display: (h, w, 3) uint8 RGB copy at any size.
+            mask: (H, W) uint8 mask classes at any size, 0 where nothing is marked.
+        """
+        self._spool.add(record, display, mask)
+
+    def close(self, *, finished: bool = True) -> None:
+        """Write the page; ``finished``: no one will go on with this inspection, so the spool can go."""
+        summary = self._survey()
+        head, tail = report_page(
+            classes=self.classes,
+            thresholds=self.thresholds,
+            counts=summary.counts,
+            disagreements=summary.disagreements,
+            bound=summary.bound,
+            errors=summary.errors,
+            images_shown=len(summary.chosen),
+            block=BLOCK,
+            **self._shown,
+        ).split(DATA)
+        new = self.path.with_name(self.path.name + ".new")
+        with new.open("w", encoding="utf-8") as file:
+            file.write(head)
+            for part in self._data(summary):
+                file.write(part + "\n")
+            file.write(tail)
+        os.replace(new, self.path)
+        self._spool.close(delete=finished)
+
+    def _survey(self) -> Summary:
+        """One pass over all records."""
+        summary = Summary()
+        best: list[tuple[int, float, int]] = []  # a heap, the least interesting image on top
+        for position, record in self._spool.records():
+            if record.get("error"):
+                summary.counts["error"] += 1
+                if len(summary.errors) < self.max_images:
+                    summary.errors.append((record["image"], record["error"]))
+                continue
+            summary.counts[record["verdict"]] += 1
+            summary.disagreements += bool(record.get("disagreement"))
+            mildest, strictest = self._bounds(record)
+            summary.bound += (mildest, strictest) != (0, 2)
+            summary.packed.append(millionths(record["defect_probability"]) | mildest << 20 | strictest << 22)
+            heapq.heappush(best, (*_interest(record), -position))
+            if len(best) > self.max_images:
+                heapq.heappop(best)
+        summary.chosen = [-minus for _, _, minus in sorted(best, reverse=True)]
+        return summary
+
+    def _bounds(self, record: dict[str, Any]) -> tuple[int, int]:
+        """The mildest and the strictest verdict that other thresholds could give, by index.
+
+        A rule rejects at any thresholds, and rules that decide alone also accept; what a disagreement of mask and
+        classifier raised stays raised.
+        """
+        given = VERDICTS.index(record["verdict"])
+        limits, p = self.thresholds, millionths(record["defect_probability"])
+        reject = millionths(limits.classification)
+        review = reject if limits.review is None else millionths(limits.review)
+        by_probability = 2 if p >= reject else 1 if p >= review else 0
+        reasons = record.get("reason", "").split("; ")
+        fired = any(reason.startswith("rule ") for reason in reasons)
+        mildest = given if fired or given > by_probability else 0
+        strictest = given if "no rule fired" in reasons or given < by_probability else 2
+        return mildest, strictest
+
+    def _data(self, summary: Summary) -> Iterator[str]:
+        """The elements with what the script reads: probabilities, rows, and blocks of pictures."""
+        packed = np.frombuffer(summary.packed, np.uint32).astype("<u4").tobytes()
+        yield f"{EVERYTHING}{base64.b64encode(packed).decode()}</script>"
+        rows = []
+        for start in range(0, len(summary.chosen), BLOCK):
+            block = []
+            positions = summary.chosen[start : start + BLOCK]
+            for position, (record, photo, mask) in zip(positions, self._spool.lines(positions), strict=True):
+                rows.append(self._row(json.loads(record)) | {"index": len(rows), "position": position})
+                block.append([photo, mask])
+            yield data_script(f"pictures-{start // BLOCK}", block)
+        yield data_script("rows", rows)
+
+    def _row(self, record: dict[str, Any]) -> dict[str, Any]:
+        """One image for the script; probabilities in millionths, verdict and class by index."""
+        picture = record.get("mask", "").removeprefix("masks/") or f"{record['image']}.png"
+        regions = [{k: v for k, v in r.items() if k != "polygon"} for r in record.get("regions", [])[:REGIONS]]
+        return {
+            "name": record["image"],
+            "picture": picture,
+            "verdict": VERDICTS.index(record["verdict"]),
+            "bounds": self._bounds(record),
+            "class": self.classes.index(record["predicted_class"]),
+            "p": millionths(record["defect_probability"]),
+            "probabilities": [millionths(record[f"prob_{name}"]) for name in self.classes],
+            "area": record["mask_area_fraction"],
+            "regions": record["num_regions"],
+            "reason": record.get("reason", ""),
+            "disagrees": bool(record.get("disagreement")),
+            "milliseconds": record["milliseconds"],
+            "largest": regions,
+        }
+
+
+def is_report(path: Path) -> bool:
+    """Whether this is a page that :class:`ReportWriter` wrote."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return any(line.startswith(EVERYTHING) for line in file)
+    except OSError:
+        return False
+
+
+def pictures_in(page: Path) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """What :meth:`ReportWriter.close` put into a page, if there is one: of each image shown what tells its record
+    from others, thumbnail and mask."""
+    try:
+        rows = (row for part in _parts(page, "rows") for row in part)
+        pictures = (pair for block in _parts(page, "pictures-") for pair in block)
+        for row, (photo, mask) in zip(rows, pictures, strict=False):
+            yield {"image": row["name"], "milliseconds": row["milliseconds"]}, photo, mask
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # none, or a page of something else, or damaged
+
+
+def _parts(page: Path, name: str) -> Iterator[Any]:
+    """The values in the ``data_script`` elements whose name begins so; each is a line of its own."""
+    start, end = f'<script type="application/json" id="{name}', "</script>\n"
+    with page.open(encoding="utf-8") as file:
+        for line in file:
+            if line.startswith(start) and line.endswith(end):
+                yield json.loads(line[line.index(">") + 1 : -len(end)])
+
+
+def millionths(probability: float) -> int:
+    """0 to 1,000,000."""
+    return round(probability * MILLION)
+
+
+def _interest(record: dict[str, Any]) -> tuple[int, float]:
+    """What an image with a verdict is sorted by: the larger, the more it should be seen."""
+    group = 2 if record["verdict"] != "accept" else 1 if record.get("disagreement") else 0
+    return group, record["defect_probability"]

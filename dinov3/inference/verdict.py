@@ -1,0 +1,129 @@
+"""One verdict from the classifier, the mask and the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds
+from dinov3.inference.regions import Region
+from dinov3.inference.rules import RuleOutcome
+
+SHOWN = 2  # reasons, of one image; RuleOutcome.fired has every rule
+OnDisagreement = Literal["classifier", "review", "reject"]
+
+
+@dataclass(frozen=True)
+class NovelPlace:
+    """Where an image is least like good parts, to a model that has learned what those look like.
+
+    Attributes:
+        deviations: how far beyond the farthest places of good images, in their standard deviations.
+        x, y: in pixels of the image.
+    """
+
+    deviations: float
+    x: int
+    y: int
+
+    @classmethod
+    def of(cls, deviations: float, place: float, side: int, size: tuple[int, int]) -> NovelPlace:
+        """At ``place`` in the flattened map, ``side`` squared, of an image of ``size`` (height, width)."""
+        row, column = divmod(int(place), side)
+        return cls(round(deviations, 2), int((column + 0.5) / side * size[1]), int((row + 0.5) / side * size[0]))
+
+    @property
+    def counts(self) -> bool:
+        """Whether it raised the log-odds of a defect by about 1 or more."""
+        return self.deviations >= 2
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of an image.
+
+    Attributes:
+        verdict: ``accept``, ``review`` or ``reject``.
+        reason: a short phrase of what decided, such as ``defect probability 0.93 >= 0.41``.
+        disagrees: the mask contradicts the classifier's own verdict.
+    """
+
+    verdict: str
+    reason: str
+    disagrees: bool
+
+
+def decide(
+    defect_probability: float,
+    thresholds: Thresholds,
+    regions: Sequence[Region],
+    rules: RuleOutcome | None = None,
+    on_disagreement: OnDisagreement = "classifier",
+    novel: NovelPlace | None = None,
+) -> Verdict:
+    """Reconcile the three opinions on an image.
+
+    1. The classifier compares the defect probability with the thresholds: accept, review or reject.
+    2. Mask and classifier disagree if it accepts while the mask holds a region, or rejects while the mask holds none.
+       In the review band they never disagree. ``on_disagreement`` says what then becomes of the image:
+
+       ============== ====================== ======================
+       policy         accepts, but a region  rejects, but no region
+       ============== ====================== ======================
+       ``classifier`` accept                 reject
+       ``review``     review                 reject
+       ``reject``     reject                 reject
+       ============== ====================== ======================
+
+    3. A rule that fired rejects. If the rules decide alone (``verdict: rules`` in their file), they give the verdict
+       whatever the classifier and the policy say; disagreements are still counted.
+
+    But for rules that decide alone, nothing here makes a verdict less cautious than the classifier's, so a miss rate
+    promised for the classifier's thresholds still holds.
+
+    Args:
+        defect_probability: calibrated, 0 to 1.
+        thresholds: the classifier's limits.
+        regions: those that count, outside of ignore zones.
+        rules: what they say of the image, if there are any.
+        on_disagreement: the policy.
+        novel: behind the classifier's verdict, perhaps, and then in its reason.
+    """
+    classifier = thresholds.verdict(defect_probability)
+    disagrees = classifier == ("accept" if regions else "reject")
+    why = _compare(defect_probability, thresholds, classifier)
+    if classifier != "accept" and novel is not None and novel.counts:
+        why += f", unlike good parts at ({novel.x},{novel.y})"
+    opinions = [(classifier, why)]
+    if disagrees and classifier == "accept" and on_disagreement != "classifier":
+        count = f"{len(regions)} region{'' if len(regions) == 1 else 's'}"
+        opinions.append((on_disagreement, f"mask and classifier disagree: {count}, but {opinions[0][1]}"))
+    fired = [("reject", f"rule {rule}") for rule in rules.fired] if rules is not None else []
+    if rules is not None and rules.alone:
+        opinions = fired or [("accept", "no rule fired")]
+    else:
+        opinions += fired
+    verdict = max((opinion for opinion, _ in opinions), key=VERDICTS.index)
+    reasons = [why for opinion, why in opinions if opinion == verdict]
+    more = [f"and {len(reasons) - SHOWN} more"] if len(reasons) > SHOWN else []
+    return Verdict(verdict, "; ".join(reasons[:SHOWN] + more), disagrees)
+
+
+def _compare(probability: float, thresholds: Thresholds, verdict: str) -> str:
+    """Such as ``defect probability 0.93 >= 0.41``."""
+    limits = {
+        "reject": thresholds.classification,
+        "review": thresholds.review,
+        "accept": thresholds.classification if thresholds.review is None else thresholds.review,
+    }
+    limit = limits[verdict]
+    sign, name = ("<", "") if verdict == "accept" else (">=", " (review limit)" if verdict == "review" else "")
+    digits = next((n for n in range(2, 18) if _tells(probability, limit, n)), 2)
+    return f"defect probability {probability:.{digits}f} {sign} {limit:.{digits}f}{name}"
+
+
+def _tells(probability: float, limit: float, digits: int) -> bool:
+    """Whether so many digits tell the two apart, and the limit from 0 and 1."""
+    close = abs(round(limit, digits) - limit) <= 0.01 * abs(min(limit, 1 - limit))
+    return close and f"{probability:.{digits}f}" != f"{limit:.{digits}f}"

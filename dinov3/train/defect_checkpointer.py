@@ -1,0 +1,163 @@
+"""What a run keeps on disk so that it can be interrupted at any moment, and how it leaves when asked to."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from dinov3.defect_distributed import Agreement, World, max_over_ranks
+from dinov3.defect_errors import StoppedError
+from dinov3.train.defect_background_save import BackgroundWriter, remove_unfinished
+from dinov3.train.defect_fsdp import gathered
+from dinov3.train.defect_meter import EpochProgress
+from dinov3.train.defect_signals import StoppableLoader, StopSignals
+
+# What 'best' means for each file: the first metric decides, the next ones break ties.
+BEST = {
+    "best_accuracy.pth": ("image_accuracy", "image_ap", "pixel_iou"),
+    "best_iou.pth": ("pixel_iou", "image_ap"),
+}
+
+
+def improved_files(best: dict[str, dict[str, Any]], metrics: dict[str, Any]) -> list[str]:
+    """The best files whose metrics, compared in order, ``metrics`` exceed; NaN is less than anything."""
+
+    def rank(values: dict[str, Any], names: tuple[str, ...]) -> tuple[float, ...]:
+        return tuple(-1.0 if math.isnan(values[name]) else values[name] for name in names)
+
+    return [file for file, names in BEST.items() if file not in best or rank(metrics, names) > rank(best[file], names)]
+
+
+def chosen_thresholds(defaults: dict[str, float], metrics: dict[str, Any]) -> dict[str, float]:
+    """The thresholds to predict with: for the mask what validation found best, if it could tell."""
+    best = metrics.get("best_mask_threshold", math.nan)
+    return defaults if math.isnan(best) else defaults | {"mask": round(best, 3)}
+
+
+class RunKeeper:
+    """Saves a run after each epoch, now and then within one, and when SIGTERM or Ctrl-C ends it; a context, which
+    ends when all is written.
+
+    Args:
+        save_dir: of the checkpoints.
+        parts: by its key in the checkpoint, everything with a ``state_dict`` that training changes. What is called
+            ``training_state`` goes into ``last.pth`` alone.
+        description: what else goes into every checkpoint.
+        best, metrics: those of the run so far.
+        save_every_minutes: how often within an epoch; 0 is never.
+        world, device: the first process writes, but all of them call every method.
+
+    Attributes:
+        best: by file, the epoch and the metrics that made it the best.
+        metrics: of the last epoch; empty before.
+    """
+
+    def __init__(
+        self,
+        save_dir: Path,
+        parts: dict[str, Any],
+        description: dict[str, Any],
+        *,
+        best: dict[str, dict[str, Any]],
+        metrics: dict[str, Any],
+        save_every_minutes: float,
+        world: World,
+        device: torch.device,
+    ):
+        self.save_dir, self.parts, self.description = save_dir, parts, description
+        self.best, self.metrics = best, metrics
+        self.seconds_between = 60 * save_every_minutes
+        self.world, self.device = world, device
+        self.signals, self.writer = StopSignals(), BackgroundWriter()
+        self.agreement = Agreement(device, late=device.type == "cuda")
+        self.saved_at = time.monotonic()
+
+    def __enter__(self) -> RunKeeper:
+        self.signals.__enter__()
+        if self.world.is_main:
+            remove_unfinished(self.save_dir)
+        return self
+
+    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.writer.wait()
+        except Exception:
+            if kind is None:  # else the first error is the one to show
+                raise
+        finally:
+            self.signals.__exit__(kind, value, trace)
+
+    def after_batch(self, epoch: int, progress: EpochProgress, settle: Callable[[], None]) -> None:
+        """Save if it is time to, and leave if a signal asks for it; ``epoch`` counts from 0. For after the last batch
+        of an update, as gradients are not saved. ``settle`` brings ``progress`` up to date; with several CUDA devices
+        a wish of one process takes until the next call to reach all.
+
+        Raises:
+            StoppedError: it does, and the state was saved.
+        """
+        self.writer.check()
+        elapsed = time.monotonic() - self.saved_at
+        due = self.world.is_main and 0 < self.seconds_between <= elapsed and not self.writer.is_busy
+        stop, due = self.agreement.reach([self.signals.received, int(due)])
+        if stop or due:
+            self.agreement.forget()
+            settle()
+            self._write([], epoch, progress.gather(self.device))
+        if stop:
+            self._leave(stop, f"in epoch {epoch + 1}, after {progress.batches} batches")
+
+    def stoppable(
+        self, loader: DataLoader, epoch: int, progress: EpochProgress, at_end: Callable[[], None] = lambda: None
+    ) -> StoppableLoader:
+        """``loader``, for a validation that a signal may end: the epoch's training is kept, and validation is done
+        again after a resume. ``at_end`` is called after the last batch."""
+
+        def leave_if_asked() -> None:
+            at_end()
+            stop = max_over_ranks([self.signals.received], self.device)[0]
+            if stop:
+                self._write([], epoch, progress.gather(self.device))
+                self._leave(stop, f"in epoch {epoch + 1}, while validating")
+
+        return StoppableLoader(loader, self.signals, leave_if_asked)
+
+    def after_epoch(self, epoch: int, metrics: dict[str, Any], is_last: bool) -> None:
+        """Save the epoch, with the best files that it improves.
+
+        Raises:
+            StoppedError: a signal asked for it, and this was not the last epoch.
+        """
+        self.metrics = metrics
+        improved = improved_files(self.best, metrics)
+        for file in improved:
+            self.best[file] = {"epoch": epoch + 1} | {name: metrics[name] for name in BEST[file]}
+        self._write(improved, epoch + 1, None)
+        stop = max_over_ranks([self.signals.received], self.device)[0]
+        if stop and not is_last:
+            self._leave(stop, f"after epoch {epoch + 1}")
+
+    def _write(self, best_files: list[str], epochs_done: int, progress: list[dict[str, Any]] | None) -> None:
+        states = gathered({name: part.state_dict() for name, part in self.parts.items()}, keep=self.world.is_main)
+        if self.world.is_main:
+            content = self.description | states
+            content |= {"epoch": epochs_done, "progress": progress, "metrics": self.metrics, "best": self.best}
+            content["thresholds"] = chosen_thresholds(self.description["thresholds"], self.metrics)
+            more = {name: content.pop(name) for name in ("training_state",) if name in content}
+            # last.pth comes last: it says that the best files are up to date
+            self.writer.submit([self.save_dir / file for file in (*best_files, "last.pth")], content, more)
+        self.saved_at = time.monotonic()
+
+    def _leave(self, number: int, place: str) -> None:
+        self.writer.wait()
+        max_over_ranks([0], self.device)  # torchrun ends all processes as soon as one has left: not before it is saved
+        name = signal.Signals(number).name
+        text = f"interrupted by {name} {place}; saved: the same command with --resume goes on from there"
+        raise StoppedError(text if self.world.is_main else "", number)

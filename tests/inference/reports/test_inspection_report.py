@@ -1,0 +1,301 @@
+"""The inspection report without a browser: what is in the file, and what writing it costs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.report_page import Page
+from PIL import Image
+
+from dinov3.defect_errors import DefectError
+from dinov3.defect_evaluation.thresholds import Thresholds
+from dinov3.inference.reports.inspection import ReportWriter
+from dinov3.inference.reports.spool import SIDE
+
+THRESHOLDS = Thresholds(classification=0.6, mask=0.5, review=0.3)
+HOSTILE = [
+    "</script><script>alert(1)</script>.png",
+    '"><img src=x onerror=alert(1)>.png',
+    "a'b\"c&amp;<!--.png",
+    "line\nbreak\ttab.png",
+    "裂纹 🔥 100% #1?.png",
+    "<!--images-->.png",
+]
+
+
+def record(name: str, p: float, verdict: str = "", **more: Any) -> dict[str, Any]:
+    """An entry of predictions.json."""
+    region = {"class_name": "crack", "box": [1, 2, 3, 4], "polygon": [[1, 2]], "area": 9, "score": 0.7, "peak": 0.8}
+    return {
+        "image": name,
+        "verdict": verdict or THRESHOLDS.verdict(p),
+        "predicted_class": "crack" if p > 0.5 else "normal",
+        "defect_probability": p,
+        "prob_normal": 1 - p,
+        "prob_crack": p,
+        "threshold": 0.6,
+        "review_threshold": 0.3,
+        "mask_area_fraction": 0.01,
+        "num_regions": 1,
+        "reason": f"defect probability {p:.2f}",
+        "disagreement": False,
+        "milliseconds": 1.5,
+        "error": "",
+        "regions": [region],
+    } | more
+
+
+def picture(seed: int = 0, size: int = 48) -> tuple[np.ndarray, np.ndarray]:
+    image = np.random.default_rng(seed).integers(0, 255, (size, size, 3), np.uint8)
+    mask = np.zeros((size, size), np.uint8)
+    mask[4:12, 6:16] = 1
+    return image, mask
+
+
+def writer(path: Path, **options: Any) -> ReportWriter:
+    return ReportWriter(path, **({"classes": ["normal", "crack"], "thresholds": THRESHOLDS} | options))
+
+
+def write(path: Path, records: list[dict[str, Any]], **options: Any) -> Page:
+    with writer(path, **options) as report:
+        for number, entry in enumerate(records):
+            report.add(entry, *(() if entry.get("error") else picture(number)))
+    return Page(path)
+
+
+def test_every_image_counts_and_each_verdict_follows_from_the_numbers_in_the_page(tmp_path):
+    p = np.random.default_rng(0).uniform(0, 1, 300).round(6)
+    page = write(tmp_path / "report.html", [record(f"{i}.png", float(v)) for i, v in enumerate(p)])
+    embedded, mildest, strictest = page.probabilities
+    np.testing.assert_allclose(embedded, p, atol=1e-9)
+    assert not mildest.any()
+    assert (strictest == 2).all()
+    counts = {"accept": int((p < 0.3).sum()), "reject": int((p >= 0.6).sum())}
+    assert page.json("report")["counts"] == counts | {"review": 300 - sum(counts.values())}
+    assert len(page.json("rows")) == len(page.pictures()) == 300
+
+
+def test_names_classes_reasons_and_errors_can_hold_anything(tmp_path):
+    plain = write(tmp_path / "plain.html", [record("a.png", 0.9), {"image": "b.png", "error": "broken"}])
+    entries = [record(name, 0.9, reason=name) for name in HOSTILE] + [{"image": n, "error": n} for n in HOSTILE]
+    hostile = HOSTILE[0]
+    for entry in entries[: len(HOSTILE)]:
+        entry.update({f"prob_{hostile}": 0.1, "predicted_class": hostile})
+    page = write(
+        tmp_path / "report.html",
+        entries,
+        classes=["normal", hostile],
+        title=hostile,
+        checkpoint=HOSTILE[1],
+        source=HOSTILE[5],
+        calibration={"target": hostile, "promise": HOSTILE[1]},
+    )
+    assert sorted(row["name"] for row in page.json("rows")) == sorted(HOSTILE)
+    assert page.json("report")["classes"][1] == hostile
+    for name in HOSTILE:
+        assert name in page.text
+    scripts = [len([tag for tag, _ in p.tags if tag == "script"]) for p in (plain, page)]
+    assert scripts[0] == scripts[1]
+    assert not [attrs for tag, attrs in page.tags if tag == "img" or "onerror" in attrs]
+
+
+def test_the_most_suspicious_images_are_shown_and_the_others_counted(tmp_path):
+    entries = [record(f"accept{i}.png", i / 100) for i in range(20)]
+    entries += [record("rule.png", 0.02, "reject", reason="rule max_area_mm2"), record("sure.png", 0.95)]
+    entries += [record("band.png", 0.4), record("odd.png", 0.05, disagreement=True)]
+    entries += [{"image": f"bad{i}.png", "error": f"bad{i}.png: broken"} for i in range(9)]
+    page = write(tmp_path / "report.html", entries, max_images=6)
+    names = [row["name"] for row in page.json("rows")]
+    assert names == ["sure.png", "band.png", "rule.png", "odd.png", "accept19.png", "accept18.png"]
+    assert len(page.pictures()) == 6
+    assert len(page.probabilities[0]) == 24
+    assert "18 more images count" in page.text
+    assert "另有 18 张" in page.text
+    assert "bad5.png" in page.text
+    assert "bad6.png" not in page.text
+    assert "3 more are in errors.csv" in page.text
+
+
+def test_thresholds_do_not_undo_what_rules_and_disagreements_decided(tmp_path):
+    why = "defect probability 0.70 >= 0.60"
+    entries = [
+        record("rule.png", 0.1, "reject", reason="rule max_area_mm2: crack 9.0 > 2.0"),
+        record("both.png", 0.7, "reject", reason=f"{why}; rule max_count: crack 3 > 2"),
+        record("odd.png", 0.2, "review", reason="mask and classifier disagree: 1 region, but ..."),
+        record("alone.png", 0.7, "accept", reason="no rule fired"),
+        record("alone too.png", 0.1, "accept", reason="no rule fired"),
+        record("plain.png", 0.7, reason=why),
+    ]
+    page = write(tmp_path / "report.html", entries)
+    assert page.probabilities[1].tolist() == [2, 2, 1, 0, 0, 0]
+    assert page.probabilities[2].tolist() == [2, 2, 2, 0, 0, 2]
+    assert "5 verdict(s) came from rules" in page.text
+
+
+def test_without_a_review_band_the_review_limit_is_the_reject_limit(tmp_path):
+    entry = record("a.png", 0.5, "accept")
+    page = write(tmp_path / "report.html", [entry], thresholds=Thresholds(0.6, 0.5))
+    assert (page.json("report")["review"], page.json("report")["reject"]) == (0.6, 0.6)
+    assert page.probabilities[1].tolist() == [0]
+
+
+def test_what_calibration_promised_is_on_the_page(tmp_path):
+    facts = {"images": 211, "defects": 57, "target": "miss rate 1%", "promise": "at most 1% missed", "ece_before": 0.04}
+    page = write(tmp_path / "a.html", [record("a.png", 0.5)], calibration=facts | {"ece_after": 0.0123})
+    for text in ("miss rate 1%", "at most 1% missed", "211", "57 with a defect", "0.040 → 0.012"):
+        assert text in page.text
+    assert "No promise comes with this inspection" in write(tmp_path / "b.html", [record("a.png", 0.5)]).text
+
+
+@pytest.mark.parametrize("entries", [[], [{"image": "a.png", "error": "a.png: empty file"}]])
+def test_a_run_without_a_good_image_has_a_page_too(tmp_path, entries):
+    page = write(tmp_path / "report.html", entries)
+    assert page.json("rows") == []
+    assert len(page.probabilities[0]) == 0
+    assert ("empty file" in page.text) == bool(entries)
+
+
+def decode(text: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(text)))
+
+
+def test_a_thumbnail_is_small_and_shows_the_smallest_defect_where_it_is(tmp_path):
+    mask = np.zeros((3000, 2000), np.uint8)
+    mask[2400, 500] = 2
+    display = np.full((640, 427, 3), (200, 100, 50), np.uint8)
+    with writer(tmp_path / "report.html") as report:
+        report.add(record("a.png", 0.9), display, mask)
+        report.add(record("b.png", 0.8), display[..., :1].repeat(3, 2), np.zeros_like(mask))
+    (photo, marks), (grey, nothing) = Page(tmp_path / "report.html").pictures()
+    assert decode(photo).size == decode(marks).size == (107, SIDE)
+    assert decode(photo).getpixel((50, 50)) == pytest.approx((200, 100, 50), abs=6)
+    alpha = np.asarray(decode(marks).convert("RGBA"))
+    assert np.argwhere(alpha[..., 3]).tolist() == [[2400 * SIDE // 3000, 500 * 107 // 2000]]
+    assert tuple(alpha[128, 26, :3]) == (86, 180, 233)  # the colour of class 2
+    assert decode(grey).mode == "L"
+    assert nothing == ""
+
+
+def test_an_image_smaller_than_a_thumbnail_stays_as_it_is(tmp_path):
+    with writer(tmp_path / "report.html") as report:
+        report.add(record("a.png", 0.9), np.zeros((5, 9, 3), np.uint8), np.ones((2, 3), np.uint8))
+    photo, marks = Page(tmp_path / "report.html").pictures()[0]
+    assert decode(photo).size == decode(marks).size == (9, 5)
+    assert (np.asarray(decode(marks).convert("RGBA"))[..., 3] > 0).all()
+
+
+def test_a_stopped_inspection_goes_on_to_the_same_page(tmp_path):
+    entries = [record(f"{i}.png", i / 10) for i in range(8)] + [{"image": "bad.png", "error": "broken"}]
+    pictures = [picture(i) for i in range(8)] + [()]
+    with writer(tmp_path / "whole.html") as report:
+        for entry, images in zip(entries, pictures, strict=True):
+            report.add(entry, *images)
+
+    path = tmp_path / "report.html"
+    with pytest.raises(KeyboardInterrupt), writer(path) as report:
+        for entry, images in zip(entries[:5], pictures[:5], strict=True):
+            report.add(entry, *images)
+        raise KeyboardInterrupt
+    assert len(Page(path).json("rows")) == 5  # what there was until then can be looked at
+    spool = path.with_suffix(".spool")
+    spool.write_bytes(spool.read_bytes()[:-30])  # the last line was cut off by a power failure
+    with writer(path, done=iter(entries[:3])) as report:  # 3.png was not in predictions.json yet
+        for entry, images in zip(entries[3:], pictures[3:], strict=True):
+            report.add(entry, *images)
+    assert Page(path).texts == Page(tmp_path / "whole.html").texts
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "whole.html"]
+
+
+@pytest.mark.parametrize("limit", [4, 5000])
+def test_a_finished_inspection_goes_on_to_the_page_of_one_piece(tmp_path, limit):
+    entries = [record(f"{i}.png", p, milliseconds=i) for i, p in enumerate((0.1, 0.9, 0.5, 0.2, 0.8, 0.3, 0.7, 0.4))]
+    entries[5]["image"] = entries[1]["image"]  # a file that was written again
+    entries.insert(2, {"image": "bad.png", "error": "broken"})
+    pictures = [() if entry["error"] else picture(i) for i, entry in enumerate(entries)]
+
+    def add(name: str, start: int, end: int) -> Page:
+        with writer(tmp_path / name, done=iter(entries[:start]), max_images=limit) as report:
+            for entry, images in zip(entries[start:end], pictures[start:end], strict=True):
+                report.add(entry, *images)
+        return Page(tmp_path / name)
+
+    whole = add("whole.html", 0, 9)
+    for start, end in ((0, 6), (6, 8), (8, 9)):
+        page = add("report.html", start, end)
+    assert page.pictures() == whole.pictures() and page.texts["everything"] == whole.texts["everything"]
+    rows = [p.json("rows") for p in (page, whole)]
+    orders = [np.argsort([row.pop("position") for row in part]).tolist() for part in rows]
+    assert rows[0] == rows[1] and orders[0] == orders[1]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "whole.html"]
+
+
+@pytest.mark.parametrize("text", ["", "of something else\n", '<script type="application/json" id="rows">[</script>\n'])
+def test_going_on_from_a_page_that_is_none_loses_pictures_only(tmp_path, text):
+    (tmp_path / "report.html").write_text(text, encoding="utf-8")
+    with writer(tmp_path / "report.html", done=[record("a.png", 0.9)]):
+        pass
+    assert Page(tmp_path / "report.html").pictures() == [["", ""]]
+
+
+def test_a_killed_inspection_has_every_image_in_its_spool(tmp_path):
+    report = ReportWriter(tmp_path / "report.html", classes=["normal", "defect"], thresholds=THRESHOLDS)
+    for number in range(3):  # few enough to fit a buffer
+        report.add(record(f"{number}.png", 0.5))
+    assert (tmp_path / "report.spool").read_text(encoding="utf-8").count("\n") == 3
+
+
+def test_a_new_inspection_drops_the_spool_of_a_stopped_one(tmp_path):
+    path = tmp_path / "report.html"
+    report = writer(path)
+    report.add(record("old.png", 0.5), *picture())
+    report.close(finished=False)
+    assert [row["name"] for row in write(path, [record("new.png", 0.5)]).json("rows")] == ["new.png"]
+
+
+def test_going_on_without_the_spool_loses_pictures_only(tmp_path):
+    with writer(tmp_path / "report.html", done=[record("a.png", 0.9)]) as report:
+        report.add(record("b.png", 0.8), *picture())
+    page = Page(tmp_path / "report.html")
+    assert [row["name"] for row in page.json("rows")] == ["a.png", "b.png"]
+    assert [bool(photo) for photo, _ in page.pictures()] == [False, True]
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    image, mask = picture(size=96)
+
+    def peak(images: int) -> tuple[int, int]:
+        tracemalloc.start()
+        report = writer(tmp_path / f"{images}.html", max_images=40)
+        for i in range(images):
+            report.add(record(f"{i}.png", i / images), image, mask)
+        size = (tmp_path / f"{images}.spool").stat().st_size
+        report.close()
+        highest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return highest, size
+
+    peak(50)  # imports and caches
+    (few, small), (many, large) = peak(100), peak(900)
+    assert large - small > 4_000_000
+    assert many - few < 100_000
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(DefectError, match=r"missing.report\.html: cannot be written \(No such file"):
+        writer(tmp_path / "missing" / "report.html")
+
+
+def test_the_four_panel_picture_is_looked_for_under_the_name_that_the_mask_has(tmp_path):
+    page = write(tmp_path / "a.html", [record("x.png", 0.9, mask="masks/long~1a2b.png"), record("y/z.png", 0.8)])
+    assert [row["picture"] for row in page.json("rows")] == ["long~1a2b.png", "y/z.png.png"]
+    assert page.json("report")["panels"] == ""
+    (tmp_path / "visualizations").mkdir()  # of another run: its pictures show other verdicts
+    assert write(tmp_path / "a.html", [record("x.png", 0.9)]).json("report")["panels"] == ""
+    page = write(tmp_path / "a.html", [record("x.png", 0.9)], panels=True)
+    assert page.json("report")["panels"] == "visualizations"

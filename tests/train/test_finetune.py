@@ -1,0 +1,309 @@
+"""Fine-tuning: adapters, averaged weights, accumulated gradients, compilation, and flags that don't go together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TRAIN_FLAGS
+from helpers.networks import build_model
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+import dinov3.train.train_defect_classifier as loop
+from dinov3.data.defect_manifest import Manifest
+from dinov3.data.defect_transforms import Normalization
+from dinov3.defect_errors import DefectError
+from dinov3.models.defect_checkpoint import load_checkpoint
+from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
+from dinov3.models.defect_device import LateValue, resolve_precision
+from dinov3.models.defect_lora import add_lora, merged_state
+from dinov3.train.defect_ema import RunWeights
+from dinov3.train.defect_finetune import compile_model
+from dinov3.train.defect_guardrails import LossGuard
+from dinov3.train.defect_meter import EpochProgress
+from dinov3.train.defect_optim import build_lr_scheduler
+
+CPU = torch.device("cpu")
+
+
+def flags(data: Manifest, save_dir: Path, *more: object) -> list[object]:
+    return ["--data_root", data.root, "--save_dir", save_dir, *TRAIN_FLAGS, *more]
+
+
+# --- adapters
+
+
+@pytest.mark.parametrize("name", ["dinov3_vitt16", "dinov3_convnext_tiny", "efficientnet_lite0"])
+def test_adapters_are_few_start_at_zero_and_merge(name: str) -> None:
+    pytest.importorskip("peft", reason="peft is not installed")
+    model = build_model(name).eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        for key, parameter in model.backbone.named_parameters():
+            if "gamma" in key:
+                parameter.fill_(0.5)  # else a block at its start changes next to nothing
+        keys, before = list(model.state_dict()), model(images)
+        whole = sum(p.numel() for p in model.backbone.parameters())
+        add_lora(model.backbone, 4)
+        for key, value in model(images).items():
+            torch.testing.assert_close(value, before[key], atol=1e-5, rtol=1e-5)
+        trained = {key: p for key, p in model.backbone.named_parameters() if p.requires_grad}
+        assert all(".lora_" in key for key in trained)
+        assert 0 < sum(p.numel() for p in trained.values()) < 0.05 * whole
+        assert all(p.requires_grad for p in model.decoder.parameters())
+        for parameter in trained.values():
+            nn.init.normal_(parameter, std=0.1)
+        adapted, plain = model(images), build_model(name).eval()
+        assert (adapted["classification"] - before["classification"]).abs().max() > 1e-3
+        assert set(merged_state(model)) == set(keys)
+        plain.load_state_dict(merged_state(model))
+        for key, value in plain(images).items():
+            torch.testing.assert_close(value, adapted[key], atol=1e-4, rtol=1e-4)
+    # each of them learns: none is passed by
+    model.train()
+    outputs = model(images)
+    (outputs["classification"].sum() + outputs["segmentation"].sum()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained.values())
+
+
+def test_adapters_that_cannot_be_had(monkeypatch) -> None:
+    with pytest.raises(DefectError, match="no linear layers"):
+        pytest.importorskip("peft", reason="peft is not installed")
+        add_lora(nn.Conv2d(3, 4, 3), 4)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(DefectError, match="pip install peft"):
+        add_lora(nn.Linear(2, 2), 4)
+
+
+# --- averaged weights
+
+
+def test_the_average_by_hand() -> None:
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+    model[1].requires_grad_(False)
+    weights = RunWeights(model, decay=0.5)
+    average = weights.evaluated
+    expected = 0.0
+    # the decay at updates 1, 2, 3, 4: 1 - N ** (-2 / 3), up to 0.5
+    for number, (weight, decay) in enumerate(((3.0, 0.0), (5.0, 0.37004), (7.0, 0.5), (9.0, 0.5)), start=1):
+        nn.init.constant_(model[0].weight, weight)
+        weights.update(number, torch.tensor(False))
+        expected = decay * expected + (1 - decay) * weight
+        assert average[0].weight.item() == pytest.approx(expected, abs=1e-4)
+    assert model[0].weight.item() == 9.0
+    assert average[1].weight.data_ptr() == model[1].weight.data_ptr()  # what rests is not held twice
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_average_and_adapters_go_on_after_an_interruption_and_the_best_are_what_was_evaluated(
+    squares: Manifest, tmp_path: Path, script, monkeypatch, adapters: bool
+) -> None:
+    more = ["--epochs", 2, "--ema_decay", 0.9, "--accumulate", 2, "--drop_path", 0.1]
+    if adapters:
+        pytest.importorskip("peft", reason="peft is not installed")
+        more += ["--lora_rank", 2]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert script("train_defect_model", *flags(squares, whole, *more))[0] == 0
+    to_device, calls = loop.to_device, iter(range(100))
+
+    def stop_at_fourth(*args: object) -> tuple[Tensor, ...]:
+        if next(calls) == 3:  # of three an epoch: the first of an update of two
+            os.kill(os.getpid(), signal.SIGTERM)
+        return to_device(*args)
+
+    monkeypatch.setattr(loop, "to_device", stop_at_fourth)
+    assert script("train_defect_model", *flags(squares, broken, *more))[0] == 128 + signal.SIGTERM
+    stopped = load_checkpoint(broken / "last.pth")
+    assert (stopped["epoch"], stopped["progress"][0]["batches"]) == (1, 2)  # the update was finished
+    monkeypatch.setattr(loop, "to_device", to_device)
+    assert script("train_defect_model", *flags(squares, broken, *more, "--resume"))[0] == 0
+    one, other = (load_checkpoint(folder / "last.pth") for folder in (whole, broken))
+    for part in ("model", "average"):
+        for key, value in one["training_state"][part].items():
+            assert torch.equal(value, other["training_state"][part][key]), (part, key)
+    assert not any(".lora_" in key or "base_layer" in key for key in one["model"])
+    raw, averaged = (one["training_state"][part]["classifier.1.weight"] for part in ("model", "average"))
+    assert torch.equal(one["model"]["classifier.1.weight"], averaged) and not torch.equal(raw, averaged)
+    # the best file is what was evaluated, and peft is not needed to read it
+    best = load_checkpoint(whole / "best_iou.pth")
+    assert "training_state" not in best
+    monkeypatch.setitem(sys.modules, "peft", None)
+    result = tmp_path / "val.json"
+    arguments = ["--checkpoint", whole / "best_iou.pth", "--data_root", squares.root, "--split", "val"]
+    arguments += ["--output", result, "--num_workers", 0, "--device", "cpu"]
+    assert script("evaluate_defect_model", *arguments)[0] == 0
+    assert json.loads(result.read_text())["pixel_iou"] == pytest.approx(best["metrics"]["pixel_iou"], abs=1e-4)
+    # the next stage starts from the averaged, merged weights
+    following = flags(squares, tmp_path / "next", "--epochs", 1, "--init_from", whole / "last.pth", "--lr", 0)
+    assert script("train_defect_model", *following)[0] == 0
+    weights = load_checkpoint(tmp_path / "next/last.pth")["model"]
+    assert torch.equal(weights["backbone.network.conv_head.weight"], one["model"]["backbone.network.conv_head.weight"])
+
+
+# --- accumulated gradients
+
+
+class CalmStep(loop.TrainStep):
+    """Norms in eval mode: their statistics are what a larger batch does change."""
+
+    def train(self, mode: bool = True) -> CalmStep:
+        return super().train(False)
+
+
+def train_weights(batch_size: int, accumulate: int, images: int = 8) -> tuple[dict[str, Tensor], list[int], dict]:
+    model = build_model("official")
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.randint(0, 255, (images, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    parts = {
+        "image": pixels,
+        "label": torch.arange(images) % 2,
+        "mask": torch.zeros(images, 32, 32, dtype=torch.uint8),
+        "has_mask": torch.ones(images, dtype=torch.bool),
+    }
+    split = zip(*(value.split(batch_size) for value in parts.values()), strict=True)
+    loader = [dict(zip(parts, values, strict=True)) | {"error": [""] * len(values[0])} for values in split]
+    optimizer = torch.optim.SGD([{"params": list(model.parameters()), "lr": 0.5}])
+    updates: list[int] = []
+    precision = resolve_precision("off", CPU)
+    result = loop.train_one_epoch(
+        CalmStep(model, MultiTaskLoss(beta=0.0)),
+        loader,
+        optimizer,
+        build_lr_scheduler(optimizer, 4),
+        precision.scaler(),
+        precision=precision,
+        normalization=Normalization((0.5,) * 3, (0.5,) * 3),
+        grad_clip=1.0,
+        epoch=0,
+        guard=LossGuard(0),
+        state=EpochProgress(),
+        accumulate=accumulate,
+        after_update=lambda number, left_out: updates.append(number),
+        progress=False,
+    )
+    return model.state_dict(), updates, result
+
+
+@pytest.mark.parametrize(("images", "updates"), [(8, [1, 2]), (6, [1, 2])])
+def test_accumulated_batches_give_the_weights_of_a_larger_one(images: int, updates: list[int]) -> None:
+    """With six images, what is left at the end makes a smaller update in both."""
+    large, seen, means = train_weights(4, 1, images)
+    small, again, others = train_weights(2, 2, images)
+    assert seen == again == updates
+    start = build_model("official").state_dict()
+    assert not torch.equal(large["backbone.patch_embed.weight"], start["backbone.patch_embed.weight"])
+    for key, value in large.items():
+        torch.testing.assert_close(small[key], value, atol=1e-6, rtol=1e-4)
+    assert others["train_total_loss"] == pytest.approx(means["train_total_loss"], rel=1e-4)
+
+
+def test_a_run_goes_on_from_a_checkpoint_older_than_these_flags(trained: Path, squares: Manifest, script) -> None:
+    folder = trained.with_name("older")
+    folder.mkdir()
+    content = load_checkpoint(trained / "last.pth")
+    assert "training_state" not in content  # it would say the same as the weights
+    for (
+        name
+    ) in "unfreeze_last lora_rank layer_decay drop_path accumulate ema_decay grad_checkpointing rest_norms".split():
+        del content["config"][name]
+    torch.save(content, folder / "last.pth")
+    assert script("train_defect_model", *flags(squares, folder, "--epochs", 3, "--resume"))[0] == 0
+    more = ("--epochs", 4, "--resume", "--accumulate", 2)
+    status, _, err = script("train_defect_model", *flags(squares, folder, *more))
+    assert status == 1 and "--accumulate was 1, now 2" in err
+
+
+@pytest.mark.parametrize("rest", [True, False])
+def test_norms_at_rest_keep_their_statistics_while_all_weights_train(
+    squares: Manifest, tmp_path: Path, script, rest: bool
+) -> None:
+    more = ("--epochs", 1, "--rest_norms" if rest else "--no-rest_norms")
+    assert script("train_defect_model", *flags(squares, tmp_path / "run", *more))[0] == 0
+    state = load_checkpoint(tmp_path / "run" / "last.pth")["model"]
+    means = {name: value for name, value in state.items() if name.endswith("running_mean")}
+    scales = [name.replace("running_mean", "weight") for name in means]
+    moved = {name.startswith("backbone."): bool(value.any()) for name, value in means.items()}
+    assert moved == {True: not rest, False: True}  # a new norm's mean is zero; the decoder's always learn
+    assert all((state[name] != 1).any() for name in scales)
+
+
+# --- compilation, numbers read late
+
+
+def test_a_compiled_model_predicts_the_same_and_keeps_its_names() -> None:
+    model = AttentionGuidedDefectClassifier(build_model("official").backbone, 16, decoder="light").eval()
+    images, names = torch.rand(2, 3, 32, 32), list(model.state_dict())
+    with torch.no_grad():
+        expected = model(images)
+        try:
+            compile_model(model, CPU)
+        except DefectError as error:
+            pytest.skip(str(error))
+        for key, value in model(images).items():
+            torch.testing.assert_close(value, expected[key], atol=1e-5, rtol=1e-5)
+    assert list(model.state_dict()) == names
+    assert list(RunWeights(model, 0.9).evaluated.state_dict()) == names
+
+
+def test_a_compiler_that_is_missing_is_named(monkeypatch) -> None:
+    def fail(tensor: Tensor) -> Tensor:
+        raise RuntimeError("no working C++ compiler\nand a long trace")
+
+    monkeypatch.setattr(torch, "compile", lambda function: fail)
+    with pytest.raises(DefectError, match=r"--compile: .*\(no working C\+\+ compiler\).*leave --compile out"):
+        compile_model(build_model("official"), CPU)
+
+
+def test_a_late_value_is_the_one_before() -> None:
+    late = LateValue()
+    assert [late.exchange(torch.tensor(value)) for value in (1.0, 2.0, 3.0)] == [None, 1.0, 2.0]
+
+
+# --- flags
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--lora_rank", 4, "--freeze_backbone"), "leave --freeze_backbone out"),
+        (("--lora_rank", 4, "--unfreeze_last", 2), "leave --unfreeze_last out"),
+        (("--unfreeze_last", 99), "this backbone has 17 layers"),
+        (("--mixed_precision", "tf32"), "only CUDA devices"),
+        (("--auto_batch",), "--auto_batch needs a CUDA device"),
+    ],
+)
+def test_flags_that_do_not_fit_are_named(squares: Manifest, tmp_path: Path, script, more, message: str) -> None:
+    status, _, err = script("train_defect_model", *flags(squares, tmp_path / "run", "--epochs", 1, *more))
+    assert status == 1 and message in err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "expected"),
+    [
+        ("dinov3_vitt16", (), (0.1, 0.8, False, True)),
+        ("dinov3_vitt16", ("--weights", "none"), (0.1, 1.0, False, False)),
+        ("dinov3_vitt16", ("--weights", "none", "--init_from", "stage1.pth"), (0.1, 0.8, False, False)),
+        ("dinov3_vitt16", ("--lora_rank", 2), (1.0, 1.0, False, True)),
+        ("dinov3_vitt16", ("--layer_decay", 0.7, "--grad_checkpointing"), (0.1, 0.7, True, True)),
+        ("efficientnet_lite0", ("--drop_path", 0.2), (0.2, 1.0, False, True)),
+    ],
+)
+def test_defaults_follow_the_backbone(name: str, more, expected) -> None:
+    import train_defect_model
+
+    from dinov3.train.defect_finetune import prepare_backbone
+
+    if "--lora_rank" in more:
+        pytest.importorskip("peft", reason="peft is not installed")
+    args = train_defect_model.build_parser().parse_args([str(a) for a in ("--data_root", "x", *more)])
+    model = build_model(name)
+    prepare_backbone(model, args)
+    assert (args.backbone_lr_scale, args.layer_decay, args.grad_checkpointing, args.rest_norms) == expected
+    assert any(isinstance(m, DropPath) for m in model.modules()) == ("--drop_path" in more)
+    assert getattr(model.backbone.network, "grad_checkpointing", False) == expected[2]
