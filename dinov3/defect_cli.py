@@ -1,14 +1,33 @@
-"""Flags with a YAML file behind them: the file sets defaults, flags win, an unknown key or wrong value fails."""
+"""One frozen dataclass per script says what can be set: parser, YAML file and checkpoint record all come from it.
+
+A field is written once, with its type, default and help::
+
+    @dataclass(frozen=True, kw_only=True)
+    class TrainConfig:
+        config: Path | None = flag(None, "YAML file with defaults for these flags")
+        data_root: Path = flag(help="dataset folder")
+        epochs: PositiveInt = flag(30, "passes over the training set", group="optimization")
+        decoder: Literal["multiscale", "light"] = flag("multiscale", "mask at stride 4, or one value per patch")
+        freeze_batch_norm: bool | None = flag(None, "...", aliases=("rest_norms",))
+
+    config = parse(TrainConfig, make_parser(TrainConfig, __doc__), argv)
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 
 from dinov3.defect_errors import DefectError
+
+Config = TypeVar("Config")
 
 
 def positive_int(text: str) -> int:
@@ -59,6 +78,155 @@ def below_one(text: str) -> float:
     return value
 
 
+PositiveInt = Annotated[int, positive_int]
+NonNegativeInt = Annotated[int, non_negative_int]
+PositiveFloat = Annotated[float, positive_float]
+NonNegativeFloat = Annotated[float, non_negative_float]
+Fraction = Annotated[float, fraction]
+BelowOne = Annotated[float, below_one]
+
+
+def flag(
+    default: Any = dataclasses.MISSING,
+    help: str = "",  # noqa: A002  argparse's own word
+    *,
+    group: str = "",
+    aliases: Sequence[str] = (),
+    const: Any = None,
+    metavar: str | None = None,
+    either: str = "",
+    positional: bool = False,
+) -> Any:
+    """A field of a configuration dataclass that is a flag ``--name`` and a key of the YAML file.
+
+    The type decides how a value is read: ``int``, ``float``, ``str``, ``Path``, one of the ranges above such as
+    ``PositiveInt`` (``Annotated`` with a function that reads the text), a ``Literal`` of strings (choices), ``bool``
+    (a switch), a ``tuple[T, ...]`` (one value or more), each perhaps ``| None``.
+
+    A switch can be negated (``--no-name``) if its default is not False or the dataclass reads a YAML file (has a field
+    ``config``), which may have set it.
+
+    Args:
+        default: without one, the flag is required.
+        help: one line for ``--help``.
+        group: heading in ``--help`` for this flag and those after it, up to the next one with a group.
+        aliases: former names, still accepted on the command line and in YAML files, and not shown.
+        const: value of the flag without a value, such as a bare ``--mixed_precision``.
+        metavar: how ``--help`` shows the value.
+        either: exactly one of the flags that share this name must be given.
+        positional: an argument without ``--``.
+    """
+    facts = {"help": help, "group": group, "aliases": tuple(aliases), "const": const}
+    facts |= {"metavar": metavar, "either": either, "positional": positional}
+    return dataclasses.field(default=default, metadata=facts)
+
+
+def device_flag() -> Any:
+    """``device: str``, for ``resolve_device``."""
+    return flag("auto", "auto, cpu, cuda, cuda:N or mps")
+
+
+def precision_flag() -> Any:
+    """``mixed_precision: PrecisionName``, for ``resolve_precision``."""
+    text = "auto: bf16 or fp16 on CUDA, off elsewhere; tf32: float32 in CUDA's fast rounding; off: exact float32"
+    return flag("auto", text, const="auto")
+
+
+def make_parser(config_type: type, description: str | None, *, epilog: str | None = None) -> argparse.ArgumentParser:
+    """A parser with a flag for each field of ``config_type``."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, epilog=epilog, formatter_class=form)
+    add_flags(parser, config_type)
+    return parser
+
+
+def add_flags(parser: argparse.ArgumentParser, config_type: type) -> None:
+    """Add a flag for each field of ``config_type``: for a parser of one command among several."""
+    hints = typing.get_type_hints(config_type, include_extras=True)
+    has_yaml = "config" in hints
+    place: Any = parser
+    alternatives: dict[str, Any] = {}
+    for field in dataclasses.fields(config_type):
+        facts = field.metadata
+        if facts["group"]:
+            place = parser.add_argument_group(facts["group"])
+        if facts["either"] and facts["either"] not in alternatives:
+            alternatives[facts["either"]] = place.add_mutually_exclusive_group(required=True)
+        target = alternatives.get(facts["either"], place)
+        options = _options(hints[field.name], field, has_yaml)
+        if facts["positional"]:
+            target.add_argument(field.name, help=facts["help"], **options)
+            continue
+        required = {"required": True} if field.default is dataclasses.MISSING else {"default": field.default}
+        target.add_argument(f"--{field.name}", help=facts["help"], **options, **required)
+        for alias in facts["aliases"]:
+            hidden = {"dest": field.name, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+            target.add_argument(f"--{alias}", **options, **hidden)
+
+
+def _options(hint: Any, field: dataclasses.Field, has_yaml: bool) -> dict[str, Any]:
+    """argparse's keywords for a field of this type."""
+    hint, facts = _without_none(hint), field.metadata
+    if hint is bool:
+        negatable = has_yaml or field.default is not False
+        return {"action": argparse.BooleanOptionalAction if negatable else "store_true"}
+    options: dict[str, Any] = {}
+    if typing.get_origin(hint) is tuple:
+        hint, options["nargs"] = typing.get_args(hint)[0], "+"
+    if facts["const"] is not None:
+        options |= {"nargs": "?", "const": facts["const"]}
+    if facts["metavar"]:
+        options["metavar"] = facts["metavar"]
+    if typing.get_origin(hint) is Literal:
+        options["choices"] = typing.get_args(hint)
+    elif typing.get_origin(hint) is Annotated:
+        options["type"] = hint.__metadata__[0]
+    elif hint is not str:
+        options["type"] = hint
+    return options
+
+
+def _without_none(hint: Any) -> Any:
+    """``T`` of ``T | None``."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        (hint,) = (one for one in typing.get_args(hint) if one is not type(None))
+    return hint
+
+
+def parse(config_type: type[Config], parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> Config:
+    """Read flags, with the YAML file behind them that ``--config`` names: the file sets defaults, flags win.
+
+    Raises:
+        DefectError: the file cannot be read, or has unknown keys or wrong values; all of them are named.
+    """
+    return from_namespace(config_type, parse_with_config(parser, argv))
+
+
+def from_namespace(config_type: type[Config], args: argparse.Namespace) -> Config:
+    """The fields of ``config_type`` among what a parser read."""
+    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(config_type)}
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return config_type(**values | lists)
+
+
+def to_record(config: Any) -> dict[str, Any]:
+    """A configuration as plain values, for YAML and checkpoints; paths become texts."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [plain(one) for one in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def with_today_names(config_type: type, record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of :func:`to_record` by any version: former names replaced, fields newer than it at their defaults."""
+    renamed = {alias: f.name for f in dataclasses.fields(config_type) for alias in f.metadata["aliases"]}
+    defaults = {f.name: f.default for f in dataclasses.fields(config_type) if f.default is not dataclasses.MISSING}
+    return defaults | {renamed.get(name, name): value for name, value in record.items()}
+
+
 def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse flags whose defaults come from the YAML file that ``--config`` names, if it does.
 
@@ -84,14 +252,19 @@ def _read_config(path: Path, parser: argparse.ArgumentParser) -> dict[str, objec
         raise DefectError(f"{path}: --config is not readable YAML ({error})") from None
     if not isinstance(values, dict):
         raise DefectError(f"{path}: --config expects lines of 'flag: value'")
-    actions = {a.dest: a for a in parser._actions if a.dest not in ("help", "config")}
+    actions = {a.dest: a for a in parser._actions if a.dest not in ("help", "config") and a.help != argparse.SUPPRESS}
+    known = sorted(actions)
+    former = [a for a in parser._actions if a.help == argparse.SUPPRESS and a.dest in actions]
+    actions |= {name[2:]: a for a in former for name in a.option_strings if not name.startswith("--no-")}
     problems, defaults = [], {}
     for key, value in values.items():
         if key not in actions:
-            problems.append(f"{key}: no such flag; known are {', '.join(sorted(actions))}")
+            problems.append(f"{key}: no such flag; known are {', '.join(known)}")
+            continue
+        if value is None:  # a line left empty: as if it were not there
             continue
         try:
-            defaults[key] = _convert(actions[key], value)
+            defaults[actions[key].dest] = _convert(actions[key], value)
         except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
             problems.append(f"{key}: {value!r} is not valid ({error})")
     if problems:
@@ -101,12 +274,16 @@ def _read_config(path: Path, parser: argparse.ArgumentParser) -> dict[str, objec
 
 def _convert(action: argparse.Action, value: object) -> object:
     """The value as the flag itself would have read it from the command line."""
-    if value is None:  # a line left empty: as if it were not there
-        return action.default
+    if action.nargs == "+":
+        return [_convert_one(action, one) for one in (value if isinstance(value, list) else [value])]
     if isinstance(action, argparse.BooleanOptionalAction) or action.nargs == 0:
         if not isinstance(value, bool):
             raise ValueError("expected true or false")
         return value
+    return _convert_one(action, value)
+
+
+def _convert_one(action: argparse.Action, value: object) -> object:
     if isinstance(value, bool) and action.choices:
         value = "on" if value else "off"  # YAML reads a bare on as true
     converted = action.type(str(value)) if action.type else str(value)
