@@ -30,15 +30,10 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dinov3.data.defect_dataset import DefectDataset, as_tensor, make_loader, usable_workers  # noqa: E402
-from dinov3.data.defect_images import read_for_size, read_image, read_mask  # noqa: E402
-from dinov3.data.defect_manifest import (  # noqa: E402
-    COLUMNS,
-    FORMAT_VERSION,
-    SPLITS,
-    DatasetWriter,
-    Manifest,
-    read_manifest,
-)
+from dinov3.data.defect_images import read_for_size, read_image  # noqa: E402
+from dinov3.data.defect_manifest import COLUMNS, FORMAT_VERSION, SPLITS, Manifest, read_manifest  # noqa: E402
+from dinov3.data.defect_masks import read_mask  # noqa: E402
+from dinov3.data.defect_prepare.writer import DatasetWriter  # noqa: E402
 from dinov3.data.defect_transforms import eval_transform  # noqa: E402
 from dinov3.defect_errors import run_script  # noqa: E402
 

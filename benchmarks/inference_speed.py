@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 from inference_defect_model import Inspection  # noqa: E402
 from inference_defect_model import build_parser as script_parser  # noqa: E402
 
-from dinov3.data.defect_images import list_images  # noqa: E402
+from dinov3.data.defect_files import list_images  # noqa: E402
 from dinov3.defect_errors import run_script  # noqa: E402
 from dinov3.inference.outputs import OutputWriter  # noqa: E402
 from dinov3.inference.predictor import DefectPredictor  # noqa: E402

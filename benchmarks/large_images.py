@@ -27,8 +27,9 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from dinov3.data.defect_images import read_mask  # noqa: E402
-from dinov3.data.defect_manifest import DatasetWriter, Manifest, read_manifest  # noqa: E402
+from dinov3.data.defect_manifest import Manifest, read_manifest  # noqa: E402
+from dinov3.data.defect_masks import read_mask  # noqa: E402
+from dinov3.data.defect_prepare.writer import DatasetWriter  # noqa: E402
 from dinov3.data.defect_synthesis.render import synthesize  # noqa: E402
 from dinov3.defect_errors import DefectError, run_script  # noqa: E402
 from dinov3.defect_evaluation.metrics import DefectMetrics  # noqa: E402

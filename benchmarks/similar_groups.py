@@ -19,7 +19,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dinov3.data.defect_images import list_images  # noqa: E402
+from dinov3.data.defect_files import list_images  # noqa: E402
 from dinov3.data.defect_prepare.near_duplicates import describe, pair_codes  # noqa: E402
 from dinov3.data.defect_prepare.splits import join  # noqa: E402
 from dinov3.defect_errors import run_script  # noqa: E402

@@ -15,8 +15,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dinov3.data.defect_files import list_images  # noqa: E402
 from dinov3.data.defect_formats.pairing import tell_masks  # noqa: E402
-from dinov3.data.defect_images import list_images  # noqa: E402
 from dinov3.data.defect_prepare.near_duplicates import (  # noqa: E402
     SAME,
     SAME_IN_A_ROW,

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from dinov3.data.defect_images import ImageReadError, list_images
+from dinov3.data.defect_files import list_images
+from dinov3.data.defect_images import ImageReadError
 from dinov3.defect_cli import fraction, non_negative_int, positive_float, positive_int
 from dinov3.defect_errors import DefectError, StoppedError, run_script
 from dinov3.defect_evaluation.thresholds import limit_text

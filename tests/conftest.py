@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
-from dinov3.data.defect_manifest import DatasetWriter, Manifest  # noqa: E402
+from dinov3.data.defect_manifest import Manifest  # noqa: E402
+from dinov3.data.defect_prepare.writer import DatasetWriter  # noqa: E402
 from dinov3.defect_errors import run_script  # noqa: E402
 
 torch.set_num_threads(1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from dinov3.data.defect_images import IGNORE_INDEX
+from dinov3.data.defect_masks import IGNORE_INDEX
 
 LARGEST = 0.25  # share of the image; larger regions are part of their surface and look cut out on another
 

@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
 
 from dinov3.data.defect_copy_paste import paste_defect
-from dinov3.data.defect_images import ImageReadError, read_for_size, read_mask
+from dinov3.data.defect_images import ImageReadError, read_for_size
 from dinov3.data.defect_manifest import Manifest
+from dinov3.data.defect_masks import read_mask
 from dinov3.data.defect_transforms import eval_transform, train_transform
 
 

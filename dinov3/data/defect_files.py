@@ -1,10 +1,22 @@
-"""Names as people read them: macOS takes apart the accents that others write as one character."""
+"""Which files are images, and their names however accents are written: macOS takes apart those that others write as one
+character."""
 
 from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Collection
 from pathlib import Path
+
+from PIL import Image
+
+from dinov3.defect_errors import DefectError
+
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
+_NOT_PHOTOGRAPHS = set(".eps .ps .pdf .mpg .mpeg .h5 .hdf .grib .bufr .emf .wmf .fit .fits".split())
+Image.init()
+# Everything that Pillow reads, but for documents, films and data containers.
+IMAGE_SUFFIXES = frozenset(s for s, kind in Image.EXTENSION.items() if kind in Image.OPEN) - _NOT_PHOTOGRAPHS
 
 
 def one_spelling(name: str) -> str:
@@ -25,3 +37,55 @@ def spelled_as(path: Path, base: Path) -> Path | None:
         if found is None:
             return None
     return found
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Every image file below ``folder``, by suffix, sorted by path; hidden files and folders are left out.
+
+    Links to folders are not followed, so a link loop ends.
+
+    Raises:
+        DefectError: no such folder, or a file name that no CSV or JSON file could hold.
+    """
+    if not folder.is_dir():
+        raise DefectError(
+            f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; give a folder of images"
+        )
+    return list_files(folder, IMAGE_SUFFIXES)
+
+
+def list_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """As :func:`list_images`, of the files with one of these lower-case suffixes."""
+    names: list[str] = []  # plain text while there may be hundreds of thousands
+    waiting = [""]
+    while waiting:
+        within = waiting.pop()
+        try:
+            with os.scandir(folder / within) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(f"{within}{entry.name}/")
+                    elif os.path.splitext(entry.name)[1].lower() in suffixes and _may_be_read(entry):
+                        names.append(within + entry.name)
+        except PermissionError:
+            names.append(within)  # reading it says why, as with a file
+        except FileNotFoundError:
+            continue  # gone since its parent was listed
+    names.sort(key=lambda name: name.split("/"))
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DefectError(
+                f"{ascii(str(folder / name))}: a file name that is not valid UTF-8; rename the file"
+            ) from None
+    return [folder / name for name in names]
+
+
+def _may_be_read(entry: os.DirEntry[str]) -> bool:
+    """A file, or a link to one or to nothing (reading says so), but no pipe or device, which may never end."""
+    if not entry.is_symlink():
+        return entry.is_file()
+    return os.path.isfile(entry.path) or os.path.isdir(entry.path) or not os.path.exists(entry.path)

@@ -14,8 +14,9 @@ from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
 from dinov3.data.defect_dataset import as_tensor, to_item
-from dinov3.data.defect_images import IGNORE_INDEX, ImageReadError, read_mask
+from dinov3.data.defect_images import ImageReadError
 from dinov3.data.defect_manifest import Manifest
+from dinov3.data.defect_masks import IGNORE_INDEX, read_mask
 from dinov3.data.defect_partial_read import ImageParts
 from dinov3.data.defect_tiles import Tiling, cut_tile, walk_step
 from dinov3.data.defect_transforms import eval_transform, train_transform

@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from dinov3.data.defect_drawing import CJK_FONTS, INK, LINE, SOFT_INK
 from dinov3.defect_evaluation.bootstrap import Estimate, SplitMetrics
 from dinov3.defect_evaluation.curves import AUPRO_LIMIT, Curve
 from dinov3.defect_evaluation.thresholds import limit_text
 from dinov3.inference.reports.html import PALETTE, hex_color
-from dinov3.inference.visualize import CJK_FONTS, INK, LINE, SOFT_INK
 
 BLUE, ORANGE = PALETTE[:2]
 MOST_POINTS = 400  # of a drawn curve

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinov3.data.defect_images import IGNORE_INDEX
+from dinov3.data.defect_masks import IGNORE_INDEX
 from dinov3.defect_evaluation.metrics import pieces, probabilities
 from dinov3.defect_evaluation.thresholds import expect_finite
 

@@ -25,7 +25,7 @@ from torchmetrics.classification import (
     MulticlassJaccardIndex,
 )
 
-from dinov3.data.defect_images import IGNORE_INDEX
+from dinov3.data.defect_masks import IGNORE_INDEX
 from dinov3.defect_evaluation.curves import AUPRO_LIMIT, area_below, binned_average_precision, pro_curve
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from tqdm import tqdm
 
-from dinov3.data.defect_images import IGNORE_INDEX
+from dinov3.data.defect_masks import IGNORE_INDEX
 from dinov3.data.defect_tile_dataset import tile_target
 from dinov3.data.defect_tiles import Tiling
 from dinov3.data.defect_transforms import Normalization, eval_transform

@@ -14,8 +14,9 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from dinov3.data.defect_files import JPEG_SUFFIXES
 from dinov3.data.defect_formats.shapes import ShapeError, polygon
-from dinov3.data.defect_images import JPEG_SUFFIXES, ImageReadError, open_image
+from dinov3.data.defect_images import ImageReadError, open_image
 from dinov3.defect_errors import DefectError
 from dinov3.inference.regions import Region, measure_regions
 

@@ -2,49 +2,35 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from dinov3.data.defect_images import class_color
+from dinov3.data.defect_drawing import (
+    HALOS,
+    INK,
+    LINE,
+    PAPER,
+    SOFT_INK,
+    Color,
+    class_color,
+    font,
+    font_for,
+    overlay_mask,
+)
 
 if TYPE_CHECKING:
     from dinov3.inference.predictor import Prediction
     from dinov3.inference.verdict import NovelPlace
 
-Color = tuple[int, int, int]
 
 PANEL, MARGIN, TITLE = 400, 16, 34  # pixels
-INK, SOFT_INK, LINE, PAPER = (32, 36, 42), (90, 96, 104), (222, 225, 229), (255, 255, 255)
 NORMAL_COLOR, ACCEPT_COLOR, REVIEW_COLOR, REJECT_COLOR = (140, 146, 154), (0, 130, 95), (230, 159, 0), (213, 94, 0)
 VERDICT_COLORS = {"accept": ACCEPT_COLOR, "review": REVIEW_COLOR, "reject": REJECT_COLOR}
-HALOS = (16, 18, 22), (255, 255, 255)  # beside outlines, on lighter and on darker surfaces
-DARK = 100  # brightness, of 255, below which a surface is
 NOVEL_BOX = 22  # half of the side of the square around the place that is least like good parts
-MOST_RINGS = 40  # regions that are too small to see get a ring, unless there are too many
 MOST_BARS = 7
-
-# Fonts with Chinese, Japanese and Korean glyphs that Windows, macOS and Linux come with.
-CJK_FONTS = ("msyh.ttc", "simhei.ttf", "PingFang.ttc", "NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "wqy-zenhei.ttc")
-
-
-@lru_cache
-def font(size: int, cjk: bool = False) -> ImageFont.FreeTypeFont:
-    """Pillow's own scalable font, so that pictures look the same everywhere; ``cjk``: one of the system's, if any."""
-    for name in CJK_FONTS if cjk else ():
-        try:
-            return ImageFont.truetype(name, size)
-        except OSError:
-            continue
-    return ImageFont.load_default(size)
-
-
-def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """A font that has the glyphs of ``text``; class names may be in any script."""
-    return font(size, cjk=any(ord(character) > 0x2E7F for character in text))
 
 
 def draw_panels(image: np.ndarray, prediction: Prediction) -> np.ndarray:
@@ -83,45 +69,6 @@ def _fit(image: np.ndarray) -> np.ndarray:
     scale = PANEL / max(image.shape[:2])
     size = [max(round(side * scale), 1) for side in image.shape[1::-1]]
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-
-
-def _shrink_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a class mask to (height, width); each pixel gets the highest class it covers, so nothing is lost."""
-    height, width = mask.shape
-    if height > size[0]:  # in slices: ten times as fast as reduceat along this axis
-        edges = np.arange(size[0] + 1) * height // size[0]
-        mask = np.stack([mask[start:end].max(axis=0) for start, end in zip(edges, edges[1:], strict=False)])
-    if width > size[1]:
-        mask = np.maximum.reduceat(mask, np.arange(size[1]) * width // size[1], axis=1)
-    return cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
-
-
-def overlay_mask(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Class-colored fill and outline of ``mask`` (H, W) over ``image`` (h, w, 3) uint8 RGB.
-
-    The outline runs around the defect, which stays visible; regions too small to notice get a ring.
-    """
-    mask = _shrink_mask(mask, image.shape[:2])
-    left, top, width, height = cv2.boundingRect(mask)
-    result = image.copy()
-    if not width:
-        return result
-    window = mask[top : top + height, left : left + width]
-    for value in np.flatnonzero(np.bincount(window.ravel())[1:]) + 1:
-        color, area = class_color(int(value)), cv2.inRange(mask, int(value), int(value))
-        result[area > 0] = (0.7 * result[area > 0] + 0.3 * np.array(color)).astype(np.uint8)
-        around = cv2.dilate(area, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)))
-        outlines, _ = cv2.findContours(around, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        boxes = [cv2.boundingRect(outline) for outline in outlines]
-        small = [box for box in boxes if max(box[2:]) < 20]
-        rings = [(x + w // 2, y + h // 2) for x, y, w, h in small] if len(small) <= MOST_RINGS else []
-        nearby = cv2.dilate(around, np.ones((9, 9), np.uint8)) - around
-        halo = HALOS[sum(cv2.mean(image, nearby)) / 3 < DARK]
-        for line, thickness in ((halo, 4), (color, 2)):
-            cv2.drawContours(result, outlines, -1, line, thickness, cv2.LINE_AA)
-            for center in rings:
-                cv2.circle(result, center, 17, line, thickness, cv2.LINE_AA)
-    return result
 
 
 def _mark_novel_place(draw: ImageDraw.ImageDraw, picture: np.ndarray, novel: NovelPlace, size: tuple[int, int]) -> None:

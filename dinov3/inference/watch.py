@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from dinov3.data.defect_images import IMAGE_SUFFIXES
+from dinov3.data.defect_files import IMAGE_SUFFIXES
 
 LOOKED_AT_AGAIN = 2000  # inspected files per look whether they have been rewritten
 SHARE_OF_TIME = 0.05  # spent on looking, at most

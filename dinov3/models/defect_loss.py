@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dinov3.data.defect_images import IGNORE_INDEX
+from dinov3.data.defect_masks import IGNORE_INDEX
 
 
 class MultiTaskLoss(nn.Module):

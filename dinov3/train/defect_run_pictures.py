@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from torchvision.utils import draw_segmentation_masks, make_grid
 
 from dinov3.data.defect_dataset import DefectDataset
-from dinov3.data.defect_images import IGNORE_INDEX, class_color
+from dinov3.data.defect_drawing import class_color
+from dinov3.data.defect_masks import IGNORE_INDEX
 from dinov3.data.defect_tile_dataset import DefectTileDataset
 from dinov3.data.defect_transforms import Normalization
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier

@@ -9,7 +9,7 @@ from conftest import square_image, write_squares
 
 from dinov3.data.defect_copy_paste import paste_defect
 from dinov3.data.defect_dataset import DefectDataset
-from dinov3.data.defect_manifest import DatasetWriter
+from dinov3.data.defect_prepare.writer import DatasetWriter
 
 
 def scene(value: int, defect: int | None = None) -> tuple[np.ndarray, np.ndarray]:

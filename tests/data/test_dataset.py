@@ -12,8 +12,9 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from dinov3.data.defect_dataset import DefectDataset, EpochSampler, make_loader
-from dinov3.data.defect_images import IGNORE_INDEX, read_image, read_mask
+from dinov3.data.defect_images import read_image
 from dinov3.data.defect_manifest import read_manifest
+from dinov3.data.defect_masks import IGNORE_INDEX, read_mask
 from dinov3.data.defect_transforms import Normalization, RandomGamma, RandomNoise, eval_transform, train_transform
 
 

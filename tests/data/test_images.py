@@ -9,17 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinov3.data.defect_images import (
-    CLASS_COLORS,
-    ImageReadError,
-    class_color,
-    exif_orientation,
-    list_images,
-    read_foreign_mask,
-    read_image,
-    read_mask,
-    write_mask,
-)
+from dinov3.data.defect_drawing import CLASS_COLORS, class_color
+from dinov3.data.defect_files import list_images
+from dinov3.data.defect_formats.masks import read_foreign_mask
+from dinov3.data.defect_images import ImageReadError, exif_orientation, read_image
+from dinov3.data.defect_masks import read_mask, write_mask
 from dinov3.defect_errors import DefectError
 
 # How a camera stores an upright array under each EXIF orientation.

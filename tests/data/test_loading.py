@@ -18,10 +18,11 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from dinov3.data import defect_pixel_ops as ops
+from dinov3.data import defect_transforms as ops
 from dinov3.data.defect_dataset import DefectDataset, make_loader
 from dinov3.data.defect_images import ImageReadError, read_for_size, read_image
-from dinov3.data.defect_manifest import COLUMNS, SPLITS, DatasetWriter, Manifest, read_manifest
+from dinov3.data.defect_manifest import COLUMNS, SPLITS, Manifest, read_manifest
+from dinov3.data.defect_prepare.writer import DatasetWriter
 from dinov3.data.defect_transforms import eval_transform
 from dinov3.inference.pipeline import _ImageFiles
 

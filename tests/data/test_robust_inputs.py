@@ -20,7 +20,9 @@ from helpers.inspecting import FLAGS, records_of, rows_of, write_images
 from PIL import Image
 
 import dinov3.inference.pipeline as pipeline
-from dinov3.data.defect_images import ImageReadError, list_images, read_for_size, read_mask
+from dinov3.data.defect_files import list_images
+from dinov3.data.defect_images import ImageReadError, read_for_size
+from dinov3.data.defect_masks import read_mask
 from dinov3.inference.pipeline import predict_files
 from dinov3.inference.predictor import DefectPredictor
 from dinov3.models.defect_checkpoint import load_checkpoint

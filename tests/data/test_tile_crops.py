@@ -15,9 +15,11 @@ from helpers.tiling import SHAPE, TILE, write_large
 from PIL import Image
 
 from dinov3.data.defect_dataset import make_loader
-from dinov3.data.defect_images import IGNORE_INDEX, ImageReadError, read_image, write_mask
-from dinov3.data.defect_manifest import DatasetWriter, Manifest
+from dinov3.data.defect_images import ImageReadError, read_image
+from dinov3.data.defect_manifest import Manifest
+from dinov3.data.defect_masks import IGNORE_INDEX, write_mask
 from dinov3.data.defect_partial_read import ImageParts
+from dinov3.data.defect_prepare.writer import DatasetWriter
 from dinov3.data.defect_tile_dataset import CropKey, DefectTileDataset, WholeImages, tile_target
 from dinov3.data.defect_tiles import Tiling, walk_length, walk_step
 

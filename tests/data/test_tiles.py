@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import dinov3.train.train_defect_classifier as loop
-from dinov3.data.defect_images import read_mask
 from dinov3.data.defect_manifest import Manifest
+from dinov3.data.defect_masks import read_mask
 from dinov3.data.defect_tiles import Tiling, cut_tile, walk_length, walk_step
 from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError

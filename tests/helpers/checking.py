@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from conftest import square_image
 
-from dinov3.data.defect_images import IGNORE_INDEX, write_mask
-from dinov3.data.defect_manifest import DatasetWriter
+from dinov3.data.defect_masks import IGNORE_INDEX, write_mask
+from dinov3.data.defect_prepare.writer import DatasetWriter
 
 
 def write_dozen(folder: Path) -> Path:

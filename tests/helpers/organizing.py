@@ -9,8 +9,8 @@ import numpy as np
 from conftest import square_image
 from PIL import Image
 
-from dinov3.data.defect_images import read_mask
 from dinov3.data.defect_manifest import Manifest, read_manifest
+from dinov3.data.defect_masks import read_mask
 
 SIZE = 32
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dinov3.data.defect_manifest import DatasetWriter, Manifest
+from dinov3.data.defect_manifest import Manifest
+from dinov3.data.defect_prepare.writer import DatasetWriter
 
 SHAPE = (150, 230)  # of the images here: no multiple of any tile
 TILE = 64

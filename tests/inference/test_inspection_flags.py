@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.inspecting import FLAGS, records_of, rows_of, write_images
 
-from dinov3.data.defect_images import read_mask
+from dinov3.data.defect_masks import read_mask
 from dinov3.defect_evaluation.thresholds import limit_text
 from dinov3.inference.pipeline import predict_files
 from dinov3.inference.predictor import DefectPredictor

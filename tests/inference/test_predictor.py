@@ -16,8 +16,9 @@ from conftest import ROOT, TRAIN_FLAGS, square_image
 from helpers.inspecting import FLAGS, rows_of
 from PIL import Image
 
-from dinov3.data.defect_images import ImageReadError, read_mask
+from dinov3.data.defect_images import ImageReadError
 from dinov3.data.defect_manifest import Manifest
+from dinov3.data.defect_masks import read_mask
 from dinov3.inference.predictor import DefectPredictor, Prediction, Region
 from dinov3.inference.visualize import draw_panels
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from dinov3.data.defect_images import write_mask
+from dinov3.data.defect_masks import write_mask
 from dinov3.defect_errors import DefectError
 from dinov3.inference.regions import find_regions
 from dinov3.inference.rules import RuleOutcome, Rules

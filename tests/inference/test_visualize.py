@@ -10,16 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from dinov3.data.defect_images import class_color
+from dinov3.data.defect_drawing import class_color, overlay_mask
 from dinov3.inference.regions import measure_regions
-from dinov3.inference.visualize import (
-    ACCEPT_COLOR,
-    REJECT_COLOR,
-    REVIEW_COLOR,
-    draw_panels,
-    overlay_attention,
-    overlay_mask,
-)
+from dinov3.inference.visualize import ACCEPT_COLOR, REJECT_COLOR, REVIEW_COLOR, draw_panels, overlay_attention
 
 OKABE_ITO = {"E69F00", "56B4E9", "009E73", "F0E442", "0072B2", "D55E00", "CC79A7"}
 LONG = "涂层变色以及其他外观不良的非常非常长的类别名称用于测试版面"

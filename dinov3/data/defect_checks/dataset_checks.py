@@ -10,8 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from dinov3.data.defect_checks.facts import PATCH, Facts
-from dinov3.data.defect_files import one_spelling
-from dinov3.data.defect_images import IMAGE_SUFFIXES
+from dinov3.data.defect_files import IMAGE_SUFFIXES, one_spelling
 from dinov3.data.defect_manifest import SPLITS, Manifest
 
 Finding = tuple[str, str]  # a file (or class), and what is the matter with it

@@ -16,16 +16,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dinov3.data.defect_images import (
-    IGNORE_INDEX,
-    JPEG_SUFFIXES,
-    MASK_MODES,
-    ImageReadError,
-    foreground,
-    open_image,
-    to_rgb,
-)
+from dinov3.data.defect_files import JPEG_SUFFIXES
+from dinov3.data.defect_formats.masks import foreground
+from dinov3.data.defect_images import ImageReadError, open_image, to_rgb
 from dinov3.data.defect_manifest import UNKNOWN, Manifest
+from dinov3.data.defect_masks import IGNORE_INDEX, MASK_MODES
 
 PATCH = 16  # pixels a side; what the network sees as one
 SPECK = 8  # regions of up to so many pixels, less than 3 x 3, are slips of the pen or noise

@@ -16,17 +16,13 @@ from tqdm import tqdm
 from dinov3.data.defect_checks.dataset_checks import orphans, same_pictures
 from dinov3.data.defect_checks.facts import SPECK, Facts
 from dinov3.data.defect_checks.row_checks import unreadable_mask
-from dinov3.data.defect_images import (
-    IGNORE_COLOR,
-    IGNORE_INDEX,
-    JPEG_SUFFIXES,
-    MASK_MODES,
-    class_color,
-    foreground,
-    open_image,
-    same_shape,
-)
-from dinov3.data.defect_manifest import DatasetWriter, Manifest
+from dinov3.data.defect_drawing import IGNORE_COLOR, class_color
+from dinov3.data.defect_files import JPEG_SUFFIXES
+from dinov3.data.defect_formats.masks import foreground, same_shape
+from dinov3.data.defect_images import open_image
+from dinov3.data.defect_manifest import Manifest
+from dinov3.data.defect_masks import IGNORE_INDEX, MASK_MODES
+from dinov3.data.defect_prepare.writer import DatasetWriter
 from dinov3.defect_errors import DefectError
 
 CHANGES = "changes.csv"

@@ -12,17 +12,12 @@ import numpy as np
 
 from dinov3.data.defect_checks.explanations import EXPLANATIONS, PAGE_STYLE
 from dinov3.data.defect_checks.row_checks import Issue
-from dinov3.data.defect_images import (
-    IGNORE_INDEX,
-    JPEG_SUFFIXES,
-    MASK_MODES,
-    ImageReadError,
-    class_color,
-    foreground,
-    open_image,
-    read_image,
-)
+from dinov3.data.defect_drawing import class_color
+from dinov3.data.defect_files import JPEG_SUFFIXES
+from dinov3.data.defect_formats.masks import foreground
+from dinov3.data.defect_images import ImageReadError, open_image, read_image
 from dinov3.data.defect_manifest import Manifest
+from dinov3.data.defect_masks import IGNORE_INDEX, MASK_MODES
 
 THUMBNAIL = 400  # pixels of the longer side; shown at half of that, for sharp screens
 

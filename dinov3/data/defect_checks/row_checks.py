@@ -18,8 +18,8 @@ from dinov3.data.defect_checks.dataset_checks import (
     small_defects,
 )
 from dinov3.data.defect_checks.facts import SPECK, Facts, examine
-from dinov3.data.defect_images import MASK_MODES
 from dinov3.data.defect_manifest import Manifest
+from dinov3.data.defect_masks import MASK_MODES
 
 EXAMPLES = 5  # how many are named
 INVERTED = 0.9  # a defect that covers more of its image is probably the background

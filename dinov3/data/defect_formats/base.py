@@ -13,6 +13,8 @@ from dinov3.defect_errors import DefectError
 
 NORMAL = "normal"
 MASK_LEFT_OUT = "a region cannot be drawn; the image is imported with its class alone"
+WITHOUT_MASK = "defect images without a mask; they train the class alone"
+MASK_WITHOUT_IMAGE = "masks that no image takes; left out"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class ImportReport:
     skipped: list[str] = field(default_factory=list)  # images that are not in the dataset
     remarks: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # the rest, by kind
     notes: list[str] = field(default_factory=list)  # what the reader chose, of the source as a whole
+
+    def remark(self, kind: str, lines: Iterable[object]) -> None:
+        """Add remarks of one kind, if there are any."""
+        if lines := [str(line) for line in lines]:
+            self.remarks[kind] += lines
 
 
 @dataclass(frozen=True)

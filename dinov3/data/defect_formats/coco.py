@@ -8,9 +8,9 @@ from pathlib import Path
 
 from dinov3.data.defect_formats.base import ImportOptions, ImportReport, Regions, SourceImage
 from dinov3.data.defect_formats.detect import expect_some
+from dinov3.data.defect_formats.image_index import ImageFiles
 from dinov3.data.defect_formats.parsing import (
     AnnotationError,
-    ImageFiles,
     annotation_files,
     checked_label,
     checked_size,

@@ -12,9 +12,9 @@ from xml.parsers import expat
 
 from dinov3.data.defect_formats.base import ImportOptions, ImportReport, Regions, SourceImage
 from dinov3.data.defect_formats.detect import expect_some
+from dinov3.data.defect_formats.image_index import ImageFiles
 from dinov3.data.defect_formats.parsing import (
     AnnotationError,
-    ImageFiles,
     annotation_files,
     checked_label,
     checked_size,

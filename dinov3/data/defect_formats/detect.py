@@ -8,8 +8,8 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from dinov3.data.defect_files import IMAGE_SUFFIXES
 from dinov3.data.defect_formats.base import ImportReport, SourceImage
-from dinov3.data.defect_images import IMAGE_SUFFIXES
 from dinov3.defect_errors import DefectError
 
 _PEEK = 64  # files that are looked at

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dinov3.data.defect_files import one_spelling
-from dinov3.data.defect_formats.base import NORMAL, ImportOptions, ImportReport, SourceImage
+from dinov3.data.defect_files import list_images, one_spelling
+from dinov3.data.defect_formats.base import MASK_WITHOUT_IMAGE, NORMAL, ImportOptions, ImportReport, SourceImage
 from dinov3.data.defect_formats.detect import wrong_layout
 from dinov3.data.defect_formats.pairing import pair_masks, tell_masks
 from dinov3.data.defect_formats.parsing import SPLIT_NAMES, kept_splits
-from dinov3.data.defect_images import list_images
 from dinov3.data.defect_manifest import UNKNOWN
 from dinov3.defect_errors import DefectError
 
@@ -117,8 +116,7 @@ def scan_folders(
     masks_of_normals = [*sum(masks[split:], []), *(mask for mask in masks_apart if mask not in used)]
     pairs |= pair_masks(normals, masks_of_normals)[0]
     orphans = {*candidates, *masks_of_normals} - set(pairs.values())
-    if orphans:
-        report.remarks["masks that no image takes; left out"] += map(str, sorted(orphans))
+    report.remark(MASK_WITHOUT_IMAGE, sorted(orphans))
 
     samples: list[SourceImage] = []
     for number, (folder, tag) in enumerate(zip(folders, folder_tags(folders), strict=True)):
@@ -217,3 +215,8 @@ def _placed(sample: SourceImage, root: Path, split: bool) -> SourceImage:
         label=NORMAL if kind.lower() in GOOD_FOLDERS else kind,
         split=SPLIT_NAMES[place.parts[0].lower()] if split else None,
     )
+
+
+def folder_name(folder: Path) -> str:
+    """What a folder is called where it is given, be it a link or ``.``."""
+    return Path(os.path.abspath(folder)).name or "images"

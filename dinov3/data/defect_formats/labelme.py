@@ -18,11 +18,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from dinov3.data.defect_files import JPEG_SUFFIXES
 from dinov3.data.defect_formats.base import ImportOptions, ImportReport, Regions, SourceImage
 from dinov3.data.defect_formats.detect import expect_some
+from dinov3.data.defect_formats.image_index import ImageFiles
 from dinov3.data.defect_formats.parsing import (
     AnnotationError,
-    ImageFiles,
     annotation_files,
     checked_label,
     checked_size,
@@ -44,7 +45,7 @@ from dinov3.data.defect_formats.shapes import (
     polygon,
     polyline,
 )
-from dinov3.data.defect_images import JPEG_SUFFIXES, open_image, to_rgb
+from dinov3.data.defect_images import open_image, to_rgb
 
 _SAME = 4  # levels of grey, of 64 x 64; JPEG changes single pixels by more, but not areas
 _CORNERS = {"circle": 2, "line": 2, "rectangle": 2, "mask": 2}  # of the shapes that have a fixed number

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from dinov3.data.defect_files import one_spelling
-from dinov3.data.defect_images import JPEG_SUFFIXES
+from dinov3.data.defect_files import JPEG_SUFFIXES, list_images, one_spelling
 
 _MASK_SUFFIX = re.compile(r"[_\-. ](mask|masks|gt|label|labels|seg|annotation|ground_?truth)$", re.IGNORECASE)
 
@@ -91,3 +90,14 @@ def _nearest(path: Path, others: Sequence[Path]) -> Path | None:
 @lru_cache(maxsize=4096)
 def _words(folder: Path) -> frozenset[str]:
     return frozenset(re.split(r"[\W_]+", one_spelling(str(folder.absolute())).lower()))
+
+
+def masks_by_stem(folders: Sequence[Path | None]) -> dict[str, list[Path]]:
+    """{stem of the image: its masks}, of ``STEM_mask.png`` or ``STEM.png``, or of all in a folder ``STEM`` (LOCO)."""
+    found = defaultdict(list)
+    for folder in folders:
+        for path in list_images(folder) if folder and folder.is_dir() else ():
+            inside = path.relative_to(folder).parts
+            stem = path.stem.removesuffix("_mask") if len(inside) == 1 else inside[0]
+            found[one_spelling(stem)].append(path)
+    return found

@@ -9,8 +9,10 @@ from dinov3.data.defect_formats.base import ImportOptions, ImportReport, SourceI
 from dinov3.data.defect_formats.coco import read_coco
 from dinov3.data.defect_formats.cvat import read_cvat
 from dinov3.data.defect_formats.folders import read_folders
+from dinov3.data.defect_formats.ksdd2 import read_ksdd2
 from dinov3.data.defect_formats.labelme import read_labelme
-from dinov3.data.defect_formats.mvtec import read_ksdd2, read_mvtec, read_visa
+from dinov3.data.defect_formats.mvtec import read_mvtec
+from dinov3.data.defect_formats.visa import read_visa
 from dinov3.data.defect_formats.yolo import read_yolo
 
 Importer = Callable[[Path, ImportOptions, ImportReport], list[SourceImage]]

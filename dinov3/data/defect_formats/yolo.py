@@ -10,12 +10,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import yaml
 
-from dinov3.data.defect_files import spelled_as
+from dinov3.data.defect_files import list_images, spelled_as
 from dinov3.data.defect_formats.base import ImportOptions, ImportReport, Regions, SourceImage
 from dinov3.data.defect_formats.detect import wrong_layout
 from dinov3.data.defect_formats.parsing import SPLIT_NAMES, AnnotationError, checked_label, kept_splits, shown
 from dinov3.data.defect_formats.shapes import Shape, ShapeError, box, polygon
-from dinov3.data.defect_images import list_images
 from dinov3.defect_errors import DefectError
 
 _MAX_DESCRIPTION, _MAX_LABELS, _MAX_LIST = 2**20, 2**24, 2**27  # bytes; a larger file is something else

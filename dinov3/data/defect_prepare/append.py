@@ -11,11 +11,12 @@ from pathlib import Path
 
 from dinov3.data.defect_files import one_spelling
 from dinov3.data.defect_formats.base import NORMAL, ImportReport, SourceImage
-from dinov3.data.defect_manifest import COLUMNS, SPLITS, UNKNOWN, DatasetWriter, Manifest, count_rows, read_manifest
+from dinov3.data.defect_manifest import COLUMNS, SPLITS, UNKNOWN, Manifest, count_rows, read_manifest
 from dinov3.data.defect_prepare.grouping import Grouping, find_groups
 from dinov3.data.defect_prepare.near_duplicates import ImageFile, digest_of
 from dinov3.data.defect_prepare.organize import expect_apart, write_images
 from dinov3.data.defect_prepare.splits import grouped_split
+from dinov3.data.defect_prepare.writer import DatasetWriter
 from dinov3.defect_errors import DefectError
 
 

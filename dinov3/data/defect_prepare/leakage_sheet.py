@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageDraw, ImageOps
 
+from dinov3.data.defect_drawing import INK, LINE, PAPER, SOFT_INK, font, font_for
 from dinov3.data.defect_images import ImageReadError, read_image
 from dinov3.data.defect_prepare.leakage import Leak
-from dinov3.inference.visualize import INK, LINE, PAPER, SOFT_INK, font, font_for
 
 GROUND = (244, 245, 247)
 SPLIT_COLORS = {"train": (0, 114, 178), "val": (176, 112, 0), "test": (190, 70, 0)}

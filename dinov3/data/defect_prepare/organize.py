@@ -9,11 +9,14 @@ import numpy as np
 from tqdm import tqdm
 
 from dinov3.data.defect_formats.base import MASK_LEFT_OUT, NORMAL, ImportReport, SourceImage
+from dinov3.data.defect_formats.masks import read_foreign_mask
 from dinov3.data.defect_formats.shapes import ShapeError
-from dinov3.data.defect_images import IGNORE_INDEX, ImageReadError, exif_orientation, read_foreign_mask, read_image
-from dinov3.data.defect_manifest import UNKNOWN, DatasetWriter, Manifest
+from dinov3.data.defect_images import ImageReadError, exif_orientation, read_image
+from dinov3.data.defect_manifest import UNKNOWN, Manifest
+from dinov3.data.defect_masks import IGNORE_INDEX
 from dinov3.data.defect_prepare.grouping import Grouping, find_groups, groups_across
 from dinov3.data.defect_prepare.splits import grouped_split
+from dinov3.data.defect_prepare.writer import DatasetWriter
 from dinov3.defect_errors import DefectError
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dinov3.data.defect_manifest import DatasetWriter, Manifest
+from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_prepare.splits import grouped_split
+from dinov3.data.defect_prepare.writer import DatasetWriter
 from dinov3.data.defect_synthesis.render import DEFECTS, SURFACES, synthesize
 from dinov3.defect_errors import DefectError
 

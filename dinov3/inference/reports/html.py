@@ -20,7 +20,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dinov3.inference.visualize import ACCEPT_COLOR, INK, LINE, REJECT_COLOR, REVIEW_COLOR
+from dinov3.data.defect_drawing import INK, LINE
+from dinov3.inference.visualize import ACCEPT_COLOR, REJECT_COLOR, REVIEW_COLOR
 
 # Okabe and Ito (2008), which colour-blind people can tell apart; without black and yellow, which are hard to see here.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")

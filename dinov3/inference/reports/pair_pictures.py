@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dinov3.data.defect_images import ImageReadError, read_image, read_mask
+from dinov3.data.defect_drawing import INK, SOFT_INK, font, font_for, overlay_mask
+from dinov3.data.defect_images import ImageReadError, read_image
 from dinov3.data.defect_manifest import Manifest
-from dinov3.inference.visualize import INK, SOFT_INK, font, font_for, overlay_mask
+from dinov3.data.defect_masks import read_mask
 
 SIDE, GAP, TEXT, HEADER = 320, 6, 52, 56  # pixels: of each picture, between the two, below them, on top of a sheet
 GROUND = (244, 245, 247)

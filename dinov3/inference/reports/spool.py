@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from dinov3.data.defect_images import class_color
+from dinov3.data.defect_drawing import class_color
 from dinov3.inference.pipeline import shrink
 
 SIDE = 160  # pixels, of a thumbnail's longer side

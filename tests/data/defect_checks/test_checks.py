@@ -14,8 +14,9 @@ from helpers.checking import edit_rows, write, write_dozen
 from PIL import Image
 
 from dinov3.data.defect_checks.row_checks import check_dataset
-from dinov3.data.defect_images import read_image, read_mask
+from dinov3.data.defect_images import read_image
 from dinov3.data.defect_manifest import read_manifest
+from dinov3.data.defect_masks import read_mask
 from dinov3.defect_errors import DefectError
 
 

@@ -15,8 +15,9 @@ from helpers.organizing import assert_refused, content, masks_by_image
 from PIL import Image
 
 from dinov3.data.defect_checks.row_checks import check_dataset
-from dinov3.data.defect_images import IGNORE_INDEX, class_color
+from dinov3.data.defect_drawing import class_color
 from dinov3.data.defect_manifest import Manifest, read_manifest
+from dinov3.data.defect_masks import IGNORE_INDEX
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from helpers.import_layouts import assert_masks, importer, write_folders
 from helpers.organizing import assert_refused, picture, save
 from PIL import Image
 
-from dinov3.data.defect_images import read_mask
 from dinov3.data.defect_manifest import read_manifest
+from dinov3.data.defect_masks import read_mask
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from helpers.organizing import assert_refused, mask_of, masks_by_image, picture,
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dinov3.data.defect_formats.mvtec import read_visa_table
+from dinov3.data.defect_formats.visa import read_visa_table
 from dinov3.defect_errors import DefectError
 
 

@@ -13,8 +13,9 @@ from helpers.organizing import assert_refused, save
 from PIL import Image
 from test_near_duplicates import LIGHT, photograph, surface
 
-from dinov3.data.defect_manifest import DatasetWriter, Manifest, read_manifest
+from dinov3.data.defect_manifest import Manifest, read_manifest
 from dinov3.data.defect_prepare.leakage import find_leaks
+from dinov3.data.defect_prepare.writer import DatasetWriter
 
 PARTS, EXPOSURES = 30, (0.5, 0.8, 1.2)
 

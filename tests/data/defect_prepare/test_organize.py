@@ -14,8 +14,9 @@ from helpers.organizing import arguments, assert_refused, mask_of, masks_by_imag
 from PIL import Image
 
 from dinov3.data.defect_formats.folders import folder_tags
-from dinov3.data.defect_images import read_image, read_mask
+from dinov3.data.defect_images import read_image
 from dinov3.data.defect_manifest import read_manifest
+from dinov3.data.defect_masks import read_mask
 
 # --- what a good run leaves
 

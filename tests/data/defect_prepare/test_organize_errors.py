@@ -223,7 +223,7 @@ def test_ctrl_c_leaves_what_there_was(parts, organize, script, monkeypatch, over
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("dinov3.data.defect_manifest.write_mask", interrupted)
+        patch.setattr("dinov3.data.defect_prepare.writer.write_mask", interrupted)
         status, _, err = script("prepare_defect_data", *arguments(parts, "--overwrite"))
     assert status == 130
     assert "Traceback" not in err

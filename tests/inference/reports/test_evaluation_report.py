@@ -15,7 +15,8 @@ from conftest import square_image
 from PIL import Image
 
 from dinov3.data.defect_dataset import make_loader
-from dinov3.data.defect_manifest import DatasetWriter, Manifest
+from dinov3.data.defect_manifest import Manifest
+from dinov3.data.defect_prepare.writer import DatasetWriter
 from dinov3.data.defect_tile_dataset import WholeImages
 from dinov3.data.defect_tiles import Tiling
 from dinov3.data.defect_transforms import Normalization
