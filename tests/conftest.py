@@ -135,7 +135,7 @@ def magnetic_tile() -> Path:
 @pytest.fixture
 def parts(tmp_path: Path) -> Path:
     """Folders bad/, masks/ and good/ as a user may have them."""
-    import organizing  # it imports this module
+    from helpers import organizing  # it imports this module
 
     return organizing.write_parts(tmp_path)
 
@@ -143,7 +143,7 @@ def parts(tmp_path: Path) -> Path:
 @pytest.fixture
 def organize(script, tmp_path: Path) -> Callable[..., tuple[Manifest, str]]:
     """Runs organize on ``parts``: -> manifest, what was printed."""
-    import organizing
+    from helpers import organizing
 
     return organizing.organizer(script, tmp_path)
 
