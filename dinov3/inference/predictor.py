@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from dinov3.data.defect_tiles import Tiling
 from dinov3.data.defect_transforms import Normalization, eval_transform
 from dinov3.defect_errors import DefectError
 from dinov3.defect_evaluation.thresholds import Thresholds, expect_finite
+from dinov3.inference.reasons import Cause, reason_text
 from dinov3.inference.regions import Region, find_regions
 from dinov3.inference.rules import Rules
 from dinov3.inference.verdict import NovelPlace, OnDisagreement, decide
@@ -42,10 +43,15 @@ class Prediction:
     attention: np.ndarray  # (h, w) float32: the classifier's pooling weights, which add up to 1
     regions: list[Region]  # largest first
     milliseconds: float  # network and post-processing, its share of the batch
-    reason: str = ""  # what decided, such as "defect probability 0.93 >= 0.41"
+    decided_by: list[Cause] = field(default_factory=list)  # what decided, with its numbers: dinov3.inference.reasons
     disagrees: bool = False  # whether the mask contradicts the classifier
     review_threshold: float | None = None  # from which on a person is to look; None: no such band
     novel: NovelPlace | None = None  # of a model calibrated with --novelty
+
+    @property
+    def reason(self) -> str:
+        """What decided, such as ``defect probability 0.93 >= 0.41``."""
+        return reason_text(self.decided_by)
 
     @property
     def mask_area_fraction(self) -> float:
@@ -262,7 +268,7 @@ class DefectPredictor:
             attention=attention,
             regions=regions,
             milliseconds=seconds * 1000,
-            reason=decision.reason,
+            decided_by=decision.decided_by,
             disagrees=decision.disagrees,
             review_threshold=self.thresholds.review,
             novel=novel,

@@ -38,7 +38,7 @@ def columns(classes: Sequence[str]) -> list[str]:
 
 
 def make_record(name: str, result: Prediction, mm_per_pixel: float | None) -> Record:
-    """The record of one image: what the table says, and its regions."""
+    """The record of one image: what the table says, what decided it (:mod:`~dinov3.inference.reasons`), its regions."""
     return {
         "image": name,
         "verdict": result.verdict,
@@ -51,6 +51,7 @@ def make_record(name: str, result: Prediction, mm_per_pixel: float | None) -> Re
         "num_regions": len(result.regions),
         "novelty": None if result.novel is None else asdict(result.novel),
         "reason": result.reason,
+        "decided_by": result.decided_by,
         "disagreement": result.disagrees,
         "milliseconds": round(result.milliseconds, 2),
         "error": "",
@@ -66,7 +67,7 @@ def failed_record(name: str, reason: str) -> Record:
 
 def table_row(record: Record) -> Record:
     """A record as ``predictions.csv`` has it."""
-    row = {key: value for key, value in record.items() if key not in ("mask", "regions")}
+    row = {key: value for key, value in record.items() if key not in ("mask", "regions", "decided_by")}
     if "disagreement" in row:
         row["disagreement"] = "true" if row["disagreement"] else "false"
     if row.get("novelty"):

@@ -18,6 +18,7 @@ from dinov3.data.defect_files import JPEG_SUFFIXES
 from dinov3.data.defect_formats.shapes import ShapeError, polygon
 from dinov3.data.defect_images import ImageReadError, open_image
 from dinov3.defect_errors import DefectError
+from dinov3.inference.reasons import Cause
 from dinov3.inference.regions import Region, measure_regions
 
 VERDICT_MODES = ("both", "rules")
@@ -35,12 +36,13 @@ class RuleOutcome:
 
     Attributes:
         passed: no rule fired.
-        fired: each rule that did, such as ``max_length_mm crack: 2.6 > 2.0``.
+        fired: each rule that did, with its numbers (kinds ``rule`` and ``nothing_left`` of
+            :mod:`~dinov3.inference.reasons`).
         alone: the rules decide without the classifier.
     """
 
     passed: bool
-    fired: list[str]
+    fired: list[Cause]
     alone: bool = False
 
 
@@ -52,8 +54,8 @@ class Limit:
     most: float
     class_name: str | None
 
-    def check(self, regions: Sequence[Region], pixels: int, mm_per_pixel: float | None) -> str | None:
-        """A line if the regions of an image of so many pixels break this limit."""
+    def check(self, regions: Sequence[Region], pixels: int, mm_per_pixel: float | None) -> Cause | None:
+        """What is told if the regions of an image of so many pixels break this limit."""
         regions = [region for region in regions if self.class_name in (None, region.class_name)]
         scale = (mm_per_pixel or 1.0) if self.key.endswith("_mm") else 1.0
         scale = (mm_per_pixel or 1.0) ** 2 if self.key.endswith("_mm2") else scale
@@ -67,8 +69,14 @@ class Limit:
         over = [value for value in values if value > self.most]
         if not over:
             return None
-        more = f" ({len(over)} regions)" if len(over) > 1 else ""
-        return f"{self.key}{f' {self.class_name}' if self.class_name else ''}: {_pair(max(over), self.most)}{more}"
+        return {
+            "kind": "rule",
+            "rule": self.key,
+            "class": self.class_name,
+            "value": float(max(over)),
+            "most": self.most,
+            "regions": len(over),
+        }
 
 
 @dataclass
@@ -132,13 +140,13 @@ class Rules:
         self.check_scale(mm_per_pixel)
         keep = self.keep(mask.shape)
         if keep is not None and not keep.any():  # a mistake in the file must not accept everything
-            line = f"regions_of_interest: nothing of this {mask.shape[1]}x{mask.shape[0]} image is left to inspect"
-            return RuleOutcome(False, [line], self.alone)
+            nothing = {"kind": "nothing_left", "width": mask.shape[1], "height": mask.shape[0]}
+            return RuleOutcome(False, [nothing], self.alone)
         if keep is not None and mask[~keep].any():
             mask = mask * keep
             regions = measure_regions(mask, self.classes, keep.astype(np.float32))
-        lines = [limit.check(regions, mask.size, mm_per_pixel) for limit in self.limits]
-        fired = [line for line in lines if line is not None]
+        causes = [limit.check(regions, mask.size, mm_per_pixel) for limit in self.limits]
+        fired = [cause for cause in causes if cause is not None]
         return RuleOutcome(not fired, fired, self.alone)
 
 
@@ -151,15 +159,6 @@ def _draw(zones: Sequence[Zone], shape: tuple[int, int]) -> np.ndarray:
         else:
             canvas |= polygon("zone", zone * shape[::-1] if zone.max() <= 1 else zone).draw(*shape)
     return canvas
-
-
-def _pair(value: float, limit: float) -> str:
-    """Such as ``2.6 > 2.0``, with as many digits as it takes to tell the two apart."""
-    if float(value).is_integer() and float(limit).is_integer():
-        return f"{value:.0f} > {limit:.0f}"
-    least = 1 if limit >= 1 else 4
-    digits = next((n for n in range(least, 9) if f"{value:.{n}f}" != f"{limit:.{n}f}"), 9)
-    return f"{value:.{digits}f} > {limit:.{digits}f}"
 
 
 class _Reader:

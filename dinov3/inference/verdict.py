@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds
+from dinov3.inference.reasons import Cause
 from dinov3.inference.regions import Region
 from dinov3.inference.rules import RuleOutcome
 
-SHOWN = 2  # reasons, of one image; RuleOutcome.fired has every rule
 OnDisagreement = Literal["classifier", "review", "reject"]
 
 
@@ -45,12 +45,12 @@ class Verdict:
 
     Attributes:
         verdict: ``accept``, ``review`` or ``reject``.
-        reason: a short phrase of what decided, such as ``defect probability 0.93 >= 0.41``.
+        decided_by: every cause of it, as :mod:`~dinov3.inference.reasons` describes them.
         disagrees: the mask contradicts the classifier's own verdict.
     """
 
     verdict: str
-    reason: str
+    decided_by: list[Cause]
     disagrees: bool
 
 
@@ -88,42 +88,22 @@ def decide(
         regions: those that count, outside of ignore zones.
         rules: what they say of the image, if there are any.
         on_disagreement: the policy.
-        novel: behind the classifier's verdict, perhaps, and then in its reason.
+        novel: perhaps behind the classifier's verdict, and then told with it.
     """
     classifier = thresholds.verdict(defect_probability)
     disagrees = classifier == ("accept" if regions else "reject")
-    why = _compare(defect_probability, thresholds, classifier)
+    limit = "reject" if classifier == "reject" or thresholds.review is None else "review"
+    threshold = thresholds.review if limit == "review" else thresholds.classification
+    compared: Cause = {"probability": defect_probability, "threshold": threshold, "limit": limit}
+    opinions: list[tuple[str, Cause]] = [(classifier, {"kind": "probability"} | compared)]
     if classifier != "accept" and novel is not None and novel.counts:
-        why += f", unlike good parts at ({novel.x},{novel.y})"
-    opinions = [(classifier, why)]
+        opinions.append((classifier, {"kind": "novelty"} | asdict(novel)))
     if disagrees and classifier == "accept" and on_disagreement != "classifier":
-        count = f"{len(regions)} region{'' if len(regions) == 1 else 's'}"
-        opinions.append((on_disagreement, f"mask and classifier disagree: {count}, but {opinions[0][1]}"))
-    fired = [("reject", f"rule {rule}") for rule in rules.fired] if rules is not None else []
+        opinions.append((on_disagreement, {"kind": "disagreement", "regions": len(regions)} | compared))
+    fired = [("reject", cause) for cause in rules.fired] if rules is not None else []
     if rules is not None and rules.alone:
-        opinions = fired or [("accept", "no rule fired")]
+        opinions = fired or [("accept", {"kind": "no_rule_fired"})]
     else:
         opinions += fired
     verdict = max((opinion for opinion, _ in opinions), key=VERDICTS.index)
-    reasons = [why for opinion, why in opinions if opinion == verdict]
-    more = [f"and {len(reasons) - SHOWN} more"] if len(reasons) > SHOWN else []
-    return Verdict(verdict, "; ".join(reasons[:SHOWN] + more), disagrees)
-
-
-def _compare(probability: float, thresholds: Thresholds, verdict: str) -> str:
-    """Such as ``defect probability 0.93 >= 0.41``."""
-    limits = {
-        "reject": thresholds.classification,
-        "review": thresholds.review,
-        "accept": thresholds.classification if thresholds.review is None else thresholds.review,
-    }
-    limit = limits[verdict]
-    sign, name = ("<", "") if verdict == "accept" else (">=", " (review limit)" if verdict == "review" else "")
-    digits = next((n for n in range(2, 18) if _tells(probability, limit, n)), 2)
-    return f"defect probability {probability:.{digits}f} {sign} {limit:.{digits}f}{name}"
-
-
-def _tells(probability: float, limit: float, digits: int) -> bool:
-    """Whether so many digits tell the two apart, and the limit from 0 and 1."""
-    close = abs(round(limit, digits) - limit) <= 0.01 * abs(min(limit, 1 - limit))
-    return close and f"{probability:.{digits}f}" != f"{limit:.{digits}f}"
+    return Verdict(verdict, [cause for opinion, cause in opinions if opinion == verdict], disagrees)

@@ -49,6 +49,8 @@ def test_rules_reject_with_their_reason_and_sizes_are_in_millimetres(inspect, tm
     assert inspect(*flags, "--mm_per_pixel", 0.5)[0] == 0
     for record in records_of(tmp_path / "out"):
         assert record["verdict"] == "reject" and record["reason"] == "rule max_area_mm2: 144 > 1"
+        (cause,) = record["decided_by"]
+        assert cause == {"kind": "rule", "rule": "max_area_mm2", "class": None, "value": 144, "most": 1, "regions": 1}
         region = record["regions"][0]
         assert (
             region["area"] == 24 * 24

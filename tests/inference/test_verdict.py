@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import get_args
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds
+from dinov3.inference.reasons import LANGUAGES, Cause, reason_text
 from dinov3.inference.regions import Region
 from dinov3.inference.rules import RuleOutcome
 from dinov3.inference.verdict import NovelPlace, OnDisagreement, Verdict, decide
@@ -16,48 +18,68 @@ from dinov3.inference.verdict import NovelPlace, OnDisagreement, Verdict, decide
 REGION = Region("crack", (0, 0, 9, 1), [(0, 0), (8, 0)], 9, 9.0, 1.0, 0.8, 0.9)
 LIMITS = Thresholds(classification=0.41, mask=0.5, review=0.2)
 POLICIES = get_args(OnDisagreement)
+LONG = {"kind": "rule", "rule": "max_length_mm", "class": None, "value": 2.6, "most": 2.0, "regions": 1}
+
+
+def told(verdict: Verdict) -> tuple[str, str, bool]:
+    """A verdict with its reason as text."""
+    return verdict.verdict, reason_text(verdict.decided_by), verdict.disagrees
 
 
 @pytest.mark.parametrize(
     ("probability", "regions", "policy", "expected"),
     [
-        (0.93, [REGION], "classifier", Verdict("reject", "defect probability 0.93 >= 0.41", False)),
-        (0.41, [REGION], "classifier", Verdict("reject", "defect probability 0.41 >= 0.41", False)),
-        (0.3, [], "reject", Verdict("review", "defect probability 0.30 >= 0.20 (review limit)", False)),
-        (0.3, [REGION], "reject", Verdict("review", "defect probability 0.30 >= 0.20 (review limit)", False)),
-        (0.05, [], "reject", Verdict("accept", "defect probability 0.05 < 0.20", False)),
-        (0.1999, [], "reject", Verdict("accept", "defect probability 0.1999 < 0.2000", False)),
-        (0.05, [REGION], "classifier", Verdict("accept", "defect probability 0.05 < 0.20", True)),
-        (0.93, [], "classifier", Verdict("reject", "defect probability 0.93 >= 0.41", True)),
-        (0.93, [], "review", Verdict("reject", "defect probability 0.93 >= 0.41", True)),
+        (0.93, [REGION], "classifier", ("reject", "defect probability 0.93 >= 0.41", False)),
+        (0.41, [REGION], "classifier", ("reject", "defect probability 0.41 >= 0.41", False)),
+        (0.3, [], "reject", ("review", "defect probability 0.30 >= 0.20 (review limit)", False)),
+        (0.3, [REGION], "reject", ("review", "defect probability 0.30 >= 0.20 (review limit)", False)),
+        (0.05, [], "reject", ("accept", "defect probability 0.05 < 0.20", False)),
+        (0.1999, [], "reject", ("accept", "defect probability 0.1999 < 0.2000", False)),
+        (0.05, [REGION], "classifier", ("accept", "defect probability 0.05 < 0.20", True)),
+        (0.93, [], "classifier", ("reject", "defect probability 0.93 >= 0.41", True)),
+        (0.93, [], "review", ("reject", "defect probability 0.93 >= 0.41", True)),
     ],
 )
-def test_classifier_and_mask(probability: float, regions: list[Region], policy: str, expected: Verdict) -> None:
-    assert decide(probability, LIMITS, regions, None, policy) == expected
+def test_classifier_and_mask(probability: float, regions: list[Region], policy: str, expected: tuple) -> None:
+    assert told(decide(probability, LIMITS, regions, None, policy)) == expected
 
 
 @pytest.mark.parametrize("policy", ["review", "reject"])
 def test_a_region_on_an_accepted_image_follows_the_policy(policy: str) -> None:
+    verdict = decide(0.05, LIMITS, [REGION] * 2, None, policy)
     reason = "mask and classifier disagree: 2 regions, but defect probability 0.05 < 0.20"
-    assert decide(0.05, LIMITS, [REGION] * 2, None, policy) == Verdict(policy, reason, True)
+    assert told(verdict) == (policy, reason, True)
+    cause = {"kind": "disagreement", "regions": 2, "probability": 0.05, "threshold": 0.2, "limit": "review"}
+    assert verdict.decided_by == [cause]
+    assert reason_text(verdict.decided_by, "zh") == "掩码与分类结果不一致：有 2 个缺陷区域，但缺陷概率 0.05 < 0.20"
 
 
 def test_a_rule_that_fired_rejects_and_says_which() -> None:
-    fired = RuleOutcome(False, ["max_length_mm crack: 2.6 > 2.0"])
-    expected = Verdict("reject", "rule max_length_mm crack: 2.6 > 2.0", True)
-    assert decide(0.05, LIMITS, [REGION], fired) == decide(0.05, LIMITS, [REGION], fired, "review") == expected
-    both = "defect probability 0.93 >= 0.41; rule max_length_mm crack: 2.6 > 2.0"
-    assert decide(0.93, LIMITS, [REGION], fired).reason == both
-    many = RuleOutcome(False, [f"max_count {i}: 1 > 0" for i in range(5)])
-    assert decide(0.3, LIMITS, [REGION], many).reason == "rule max_count 0: 1 > 0; rule max_count 1: 1 > 0; and 3 more"
+    rule = LONG | {"class": "crack"}
+    fired = RuleOutcome(False, [rule])
+    verdict = decide(0.05, LIMITS, [REGION], fired)
+    assert verdict == decide(0.05, LIMITS, [REGION], fired, "review") == Verdict("reject", [rule], True)
+    assert reason_text(verdict.decided_by) == "rule max_length_mm crack: 2.6 > 2.0"
+    assert reason_text(verdict.decided_by, "zh") == "规则 max_length_mm crack：2.6 > 2.0"
+    both = decide(0.93, LIMITS, [REGION], fired).decided_by
+    assert reason_text(both) == "defect probability 0.93 >= 0.41; rule max_length_mm crack: 2.6 > 2.0"
+    assert reason_text(both, "zh") == "缺陷概率 0.93 >= 0.41；规则 max_length_mm crack：2.6 > 2.0"
+
+
+def test_of_many_causes_the_text_has_two_and_the_data_all() -> None:
+    counts = [LONG | {"rule": f"max_count {i}", "value": 3.0, "most": 1.0, "regions": i} for i in range(1, 6)]
+    causes = decide(0.3, LIMITS, [REGION], RuleOutcome(False, counts)).decided_by
+    assert causes == counts
+    assert reason_text(causes) == "rule max_count 1: 3 > 1; rule max_count 2: 3 > 1 (2 regions); and 3 more"
+    assert reason_text(causes, "zh") == "规则 max_count 1：3 > 1；规则 max_count 2：3 > 1（2 个区域）；另有 3 项"
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_rules_may_decide_alone(policy: str) -> None:
-    passed, failed = RuleOutcome(True, [], alone=True), RuleOutcome(False, ["max_count: 1 > 0"], alone=True)
-    assert decide(0.93, LIMITS, [], passed, policy) == Verdict("accept", "no rule fired", True)
-    assert decide(0.05, LIMITS, [REGION], passed, policy) == Verdict("accept", "no rule fired", True)
-    assert decide(0.93, LIMITS, [REGION], failed, policy) == Verdict("reject", "rule max_count: 1 > 0", False)
+    passed, failed = RuleOutcome(True, [], alone=True), RuleOutcome(False, [LONG], alone=True)
+    assert told(decide(0.93, LIMITS, [], passed, policy)) == ("accept", "no rule fired", True)
+    assert told(decide(0.05, LIMITS, [REGION], passed, policy)) == ("accept", "no rule fired", True)
+    assert told(decide(0.93, LIMITS, [REGION], failed, policy)) == ("reject", "rule max_length_mm: 2.6 > 2.0", False)
 
 
 @given(
@@ -65,27 +87,33 @@ def test_rules_may_decide_alone(policy: str) -> None:
     st.floats(0, 1),
     st.none() | st.floats(0, 1),
     st.integers(0, 3),
-    st.none() | st.lists(st.just("max_count: 1 > 0"), max_size=4),
+    st.none() | st.lists(st.just(LONG), max_size=4),
     st.sampled_from(POLICIES),
 )
 def test_nothing_makes_a_verdict_less_cautious_than_the_classifiers(
-    probability: float, reject: float, review: float | None, count: int, fired: list[str] | None, policy: str
+    probability: float, reject: float, review: float | None, count: int, fired: list[Cause] | None, policy: str
 ) -> None:
     limits = Thresholds(reject, 0.5, None if review is None else min(review, reject))
     rules = None if fired is None else RuleOutcome(not fired, fired)
     verdict = decide(probability, limits, [REGION] * count, rules, policy)
     assert VERDICTS.index(verdict.verdict) >= VERDICTS.index(limits.verdict(probability))
     assert verdict.verdict == "reject" or not fired
-    assert verdict.reason and "\n" not in verdict.reason
+    assert json.loads(json.dumps(verdict.decided_by)) == verdict.decided_by
+    for lang in LANGUAGES:
+        assert reason_text(verdict.decided_by, lang) and "\n" not in reason_text(verdict.decided_by, lang)
     if policy == "classifier" and not fired:
         assert verdict.verdict == limits.verdict(probability)
 
 
 def test_a_verdict_that_comes_from_an_unusual_place_says_where() -> None:
     def reason(probability: float, deviations: float) -> str:
-        return decide(probability, LIMITS, [], novel=NovelPlace(deviations, 120, 88)).reason
+        return reason_text(decide(probability, LIMITS, [], novel=NovelPlace(deviations, 120, 88)).decided_by)
 
     assert reason(0.93, 6.1) == "defect probability 0.93 >= 0.41, unlike good parts at (120,88)"
     assert reason(0.3, 6.1) == "defect probability 0.30 >= 0.20 (review limit), unlike good parts at (120,88)"
     assert reason(0.93, 1.9) == "defect probability 0.93 >= 0.41"
     assert reason(0.05, 6.1) == "defect probability 0.05 < 0.20"
+    both = decide(0.93, LIMITS, [], novel=NovelPlace(6.1, 120, 88)).decided_by
+    assert [cause["kind"] for cause in both] == ["probability", "novelty"]
+    assert both[1] == {"kind": "novelty", "deviations": 6.1, "x": 120, "y": 88}
+    assert reason_text(both, "zh") == "缺陷概率 0.93 >= 0.41，与良品不相似，位置 (120,88)"

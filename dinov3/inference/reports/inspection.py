@@ -18,6 +18,7 @@ import numpy as np
 
 from dinov3.defect_errors import DefectError
 from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds
+from dinov3.inference.reasons import record_kinds, record_reasons
 from dinov3.inference.reports.html import data_script
 from dinov3.inference.reports.inspection_page import DATA, report_page
 from dinov3.inference.reports.spool import Spool
@@ -170,10 +171,9 @@ class ReportWriter:
         reject = millionths(limits.classification)
         review = reject if limits.review is None else millionths(limits.review)
         by_probability = 2 if p >= reject else 1 if p >= review else 0
-        reasons = record.get("reason", "").split("; ")
-        fired = any(reason.startswith("rule ") for reason in reasons)
-        mildest = given if fired or given > by_probability else 0
-        strictest = given if "no rule fired" in reasons or given < by_probability else 2
+        kinds = record_kinds(record)
+        mildest = given if kinds & {"rule", "nothing_left"} or given > by_probability else 0
+        strictest = given if "no_rule_fired" in kinds or given < by_probability else 2
         return mildest, strictest
 
     def _data(self, summary: Summary) -> Iterator[str]:
@@ -204,7 +204,7 @@ class ReportWriter:
             "probabilities": [millionths(record[f"prob_{name}"]) for name in self.classes],
             "area": record["mask_area_fraction"],
             "regions": record["num_regions"],
-            "reason": record.get("reason", ""),
+            "reasons": record_reasons(record),
             "disagrees": bool(record.get("disagreement")),
             "milliseconds": record["milliseconds"],
             "largest": regions,

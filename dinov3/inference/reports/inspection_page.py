@@ -16,18 +16,7 @@ from dinov3.inference.visualize import NORMAL_COLOR
 DATA = "<!--images-->"  # where ReportWriter puts what it streams; escaped text cannot hold it
 STATIC = Path(__file__).with_name("static")
 
-# Phrases in the reasons of a verdict; the Chinese page shows their translation.
-REASONS = {
-    "defect probability": ("defect probability", "缺陷概率"),
-    "mask and classifier disagree": ("mask and classifier disagree", "掩码与分类结果不一致"),
-    ", unlike good parts at ": (", unlike good parts at ", "，与良品不相似，位置 "),
-    "no rule fired": ("no rule fired", "未触发任何规则"),
-    "rule ": ("rule ", "规则 "),
-    " region, but ": (" region, but ", " 个区域，但"),
-    " regions, but ": (" regions, but ", " 个区域，但"),
-    " (review limit)": (" (review limit)", "（复检阈值）"),
-}
-TEXTS = REASONS | {
+TEXTS = {
     "accept": ("accept", "合格"),
     "review": ("review", "复检"),
     "reject": ("reject", "不合格"),
@@ -104,7 +93,6 @@ def report_page(
         "counts": {v: counts.get(v, 0) for v in VERDICTS},
         "panels": "visualizations" if has_panels else "",
         "block": block,
-        "reasons": list(REASONS),
     }
     body = "\n".join(
         [

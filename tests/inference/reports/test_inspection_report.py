@@ -44,11 +44,17 @@ def record(name: str, p: float, verdict: str = "", **more: Any) -> dict[str, Any
         "mask_area_fraction": 0.01,
         "num_regions": 1,
         "reason": f"defect probability {p:.2f}",
+        "decided_by": [{"kind": "probability", "probability": p, "threshold": 0.3, "limit": "review"}],
         "disagreement": False,
         "milliseconds": 1.5,
         "error": "",
         "regions": [region],
     } | more
+
+
+def rule(name: str = "max_area_mm2", **more: Any) -> dict[str, Any]:
+    """What a rule that fired leaves in ``decided_by``."""
+    return {"kind": "rule", "rule": name, "class": "crack", "value": 9.0, "most": 2.0, "regions": 1} | more
 
 
 def picture(seed: int = 0, size: int = 48) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +89,9 @@ def test_every_image_counts_and_each_verdict_follows_from_the_numbers_in_the_pag
 
 def test_names_classes_reasons_and_errors_can_hold_anything(tmp_path):
     plain = write(tmp_path / "plain.html", [record("a.png", 0.9), {"image": "b.png", "error": "broken"}])
-    entries = [record(name, 0.9, reason=name) for name in HOSTILE] + [{"image": n, "error": n} for n in HOSTILE]
+    entries = [record(name, 0.9, decided_by=[rule(name)]) for name in HOSTILE] + [
+        {"image": n, "error": n} for n in HOSTILE
+    ]
     hostile = HOSTILE[0]
     for entry in entries[: len(HOSTILE)]:
         entry.update({f"prob_{hostile}": 0.1, "predicted_class": hostile})
@@ -107,7 +115,7 @@ def test_names_classes_reasons_and_errors_can_hold_anything(tmp_path):
 
 def test_the_most_suspicious_images_are_shown_and_the_others_counted(tmp_path):
     entries = [record(f"accept{i}.png", i / 100) for i in range(20)]
-    entries += [record("rule.png", 0.02, "reject", reason="rule max_area_mm2"), record("sure.png", 0.95)]
+    entries += [record("rule.png", 0.02, "reject", decided_by=[rule()]), record("sure.png", 0.95)]
     entries += [record("band.png", 0.4), record("odd.png", 0.05, disagreement=True)]
     entries += [{"image": f"bad{i}.png", "error": f"bad{i}.png: broken"} for i in range(9)]
     page = write(tmp_path / "report.html", entries, max_images=6)
@@ -123,19 +131,47 @@ def test_the_most_suspicious_images_are_shown_and_the_others_counted(tmp_path):
 
 
 def test_thresholds_do_not_undo_what_rules_and_disagreements_decided(tmp_path):
-    why = "defect probability 0.70 >= 0.60"
+    odd = {"kind": "disagreement", "regions": 1, "probability": 0.2, "threshold": 0.3, "limit": "review"}
+    nothing = {"kind": "nothing_left", "width": 9, "height": 9}
     entries = [
-        record("rule.png", 0.1, "reject", reason="rule max_area_mm2: crack 9.0 > 2.0"),
-        record("both.png", 0.7, "reject", reason=f"{why}; rule max_count: crack 3 > 2"),
-        record("odd.png", 0.2, "review", reason="mask and classifier disagree: 1 region, but ..."),
-        record("alone.png", 0.7, "accept", reason="no rule fired"),
-        record("alone too.png", 0.1, "accept", reason="no rule fired"),
-        record("plain.png", 0.7, reason=why),
+        record("rule.png", 0.1, "reject", decided_by=[rule()]),
+        record("both.png", 0.7, "reject", decided_by=[*record("", 0.7)["decided_by"], rule("max_count")]),
+        record("blind.png", 0.7, "reject", decided_by=[*record("", 0.7)["decided_by"], nothing]),
+        record("odd.png", 0.2, "review", decided_by=[odd]),
+        record("alone.png", 0.7, "accept", decided_by=[{"kind": "no_rule_fired"}]),
+        record("alone too.png", 0.1, "accept", decided_by=[{"kind": "no_rule_fired"}]),
+        record("plain.png", 0.7),
     ]
     page = write(tmp_path / "report.html", entries)
-    assert page.probabilities[1].tolist() == [2, 2, 1, 0, 0, 0]
-    assert page.probabilities[2].tolist() == [2, 2, 2, 0, 0, 2]
-    assert "5 verdict(s) came from rules" in page.text
+    assert page.probabilities[1].tolist() == [2, 2, 2, 1, 0, 0, 0]
+    assert page.probabilities[2].tolist() == [2, 2, 2, 2, 0, 0, 2]
+    assert "6 verdict(s) came from rules" in page.text
+    reasons = {row["name"]: row["reasons"] for row in page.json("rows")}
+    assert reasons["rule.png"] == ["rule max_area_mm2 crack: 9 > 2", "规则 max_area_mm2 crack：9 > 2"]
+    assert reasons["alone.png"] == ["no rule fired", "未触发任何规则"]
+
+
+def test_records_of_version_0_1_have_their_reason_as_text_alone(tmp_path):
+    why = "defect probability 0.70 >= 0.60"
+    reasons = {
+        "rule": "rule max_area_mm2: crack 9.0 > 2.0",
+        "both": f"{why}; rule max_count: crack 3 > 2",
+        "alone": "no rule fired",
+        "alone too": "no rule fired",
+        "plain": why,
+    }
+    p = {"rule": 0.1, "alone too": 0.1}
+    done = [record(n, p.get(n, 0.7), "accept" if "alone" in n else "reject", reason=r) for n, r in reasons.items()]
+    for entry in done:
+        del entry["decided_by"]
+    with writer(tmp_path / "report.html", done=done) as report:
+        report.add(record("new", 0.7))
+    page = Page(tmp_path / "report.html")
+    assert page.probabilities[1].tolist() == [2, 2, 0, 0, 0, 0]
+    assert page.probabilities[2].tolist() == [2, 2, 0, 0, 2, 2]
+    shown = {row["name"]: row["reasons"] for row in page.json("rows")}
+    assert shown.pop("new") == ["defect probability 0.70 >= 0.30 (review limit)", "缺陷概率 0.70 >= 0.30（复检阈值）"]
+    assert shown == {name: [reason, reason] for name, reason in reasons.items()}
 
 
 def test_without_a_review_band_the_review_limit_is_the_reject_limit(tmp_path):

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import test_inspection_report
-from test_inspection_report import HOSTILE, THRESHOLDS, record
+from test_inspection_report import HOSTILE, THRESHOLDS, record, rule
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -57,7 +57,7 @@ ENTRIES = [
         float(p),
         mask_area_fraction=float((p * 7) % 1),
         disagreement=i % 10 == 0,
-        **({"verdict": "reject", "reason": "rule max_area_mm2: crack 9.0 > 2.0"} if i in (4, 8) else {}),
+        **({"verdict": "reject", "decided_by": [rule()]} if i in (4, 8) else {}),
     )
     for i, p in enumerate(P)
 ]
@@ -224,7 +224,7 @@ def test_hostile_names_stay_text_and_find_their_four_panel_picture(show, tmp_pat
         path = panels / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(cv2.imencode(".png", np.zeros((45, 168, 3), np.uint8))[1].tobytes())
-    entries = [record(n, 0.9 - i / 100, reason=n) for i, n in enumerate(names)]
+    entries = [record(n, 0.9 - i / 100, decided_by=[rule(n)]) for i, n in enumerate(names)]
     entries += [{"image": n, "error": n} for n in HOSTILE]
     test_inspection_report.write(tmp_path / "report.html", entries, panels=True)
     page = show(tmp_path / "report.html")

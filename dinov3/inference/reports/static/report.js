@@ -13,7 +13,7 @@ const say = (key, values = {}) => t(key).replace(/\{(\w+)\}/g, (_, name) => valu
 const count = (n) => n.toLocaleString("en");
 const three = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const percent = (share) => `${three.format(100 * share)}%`;
-const reason = (text) => report.reasons.reduce((out, key) => out.replaceAll(key, t(key)), text);
+const reason = (row) => row.reasons[lang === "zh" ? 1 : 0];
 
 function make(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
@@ -129,7 +129,7 @@ function select() {
       hasVerdict(row) &&
       (!kind.value || row.class === Number(kind.value)) &&
       (!disagreement.checked || row.disagrees) &&
-      (!wanted || `${row.name}\n${className(row)}\n${row.reason}`.toLowerCase().includes(wanted)),
+      (!wanted || `${row.name}\n${className(row)}\n${row.reasons.join("\n")}`.toLowerCase().includes(wanted)),
   );
   selected.sort(ORDERS[order.value]);
   const pressed = disagreement.checked ? "disagreement" : verdict.value;
@@ -219,7 +219,7 @@ function makeCell(row, place) {
   const first = changes(row) ? `${p} · ` : row.disagrees ? "⚠ " : "";
   const link = make(
     "a",
-    { className: `image ${VERDICTS[row.verdict]}`, href: addressOf(row), title: reason(row.reason) },
+    { className: `image ${VERDICTS[row.verdict]}`, href: addressOf(row), title: reason(row) },
     frame(row, describe(row)),
     make("span", { className: "line" }, make("span", {}, ...badges), changes(row) ? "" : make("b", { textContent: p })),
     make("span", { className: "name" }, make("bdi", { textContent: row.name, title: row.name })),
@@ -288,7 +288,7 @@ function drawFull() {
     }),
   );
   const facts = [
-    ["why", reason(row.reason)],
+    ["why", reason(row)],
     ["class", className(row)],
     ["defect_probability", `${(row.p / MILLION).toFixed(6)}`],
     ["marked", row.regions ? say("area", { share: percent(row.area), n: row.regions }) : t("no_region")],
