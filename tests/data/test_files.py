@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,13 @@ def test_file_names_in_another_encoding_are_refused_by_name(tmp_path):
     with pytest.raises(DefectError, match="not valid UTF-8; rename") as raised:
         list_images(tmp_path)
     str(raised.value).encode()  # can be printed
+
+
+def test_200_000_entries_are_listed_in_seconds(outside: Path) -> None:
+    for number in range(100_000):
+        os.close(os.open(outside / f"{number}.png", os.O_CREAT))
+        os.close(os.open(outside / f"{number}.txt", os.O_CREAT))
+    start = time.process_time()
+    paths = list_images(outside)
+    assert time.process_time() - start < 8
+    assert len(paths) == 100_000 and paths == sorted(paths)

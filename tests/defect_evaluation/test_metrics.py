@@ -165,3 +165,18 @@ def test_each_image_counts_where_it_can() -> None:
     result = metrics.compute()
     assert math.isnan(result["image_ap"]) and result["pixel_iou"] == pytest.approx(0.25)
     assert result["pixel_miou"] == pytest.approx((0.25 + 128 / 176) / 2)  # of background and defect
+
+
+def test_pixel_metrics_of_a_large_image_count_every_pixel() -> None:
+    rng = np.random.default_rng(0)
+    prob = rng.random((1, 1100, 1300), np.float32)
+    truth = rng.integers(0, 3, (1, 11, 13), dtype=np.uint8).repeat(100, axis=1).repeat(100, axis=2)
+    truth[truth == 2] = 255
+    metrics = DefectMetrics(2)
+    facts = (torch.tensor([1]), torch.from_numpy(truth), torch.tensor([True]))
+    metrics.update_probabilities(torch.tensor([[0.2, 0.8]]), torch.from_numpy(prob), *facts)
+    result, predicted = metrics.compute(), prob >= 0.5
+    overlap, union = (predicted & (truth == 1)).sum(), ((predicted & (truth == 0)) | (truth == 1)).sum()
+    assert result["pixel_iou"] == pytest.approx(overlap / union, abs=1e-5)
+    assert result["mean_iou_defect"] == pytest.approx(overlap / union, abs=1e-5)
+    assert metrics.curves.positive.sum() == (truth == 1).sum() and metrics.curves.negative.sum() == (truth == 0).sum()
