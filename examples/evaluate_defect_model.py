@@ -23,7 +23,6 @@ from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_cli import fraction, non_negative_int, positive_int
 from dinov3.defect_errors import DefectError, run_script
 from dinov3.defect_evaluation.bootstrap import SplitMetrics, measure, resample_parts
-from dinov3.defect_evaluation.calibrate import parts
 from dinov3.defect_evaluation.findings import Findings
 from dinov3.defect_evaluation.image_results import ImageResults
 from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds, limit_text
@@ -67,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = resolve_device(args.device)
     model = restore_model(content, args.checkpoint, args.dinov3_repo).to(device)
     thresholds = Thresholds.of(content, args.threshold, args.mask_threshold)
-    weights = resample_parts(parts(rows), args.resamples)
+    weights = resample_parts(rows.parts, args.resamples)
     results = ImageResults(len(rows.classes), thresholds.mask, weights=weights)
     loader_options = {"num_workers": args.num_workers, "pin_memory": device.type == "cuda"}
     options = {
@@ -83,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         loader = make_loader(WholeImages(rows), None, **loader_options)
         options |= {"tiling": tiling, "image_size": content["image_size"], "batch_size": args.batch_size}
         evaluate_tiles(model, loader, results, **options)
-    metrics, findings = measure(results, thresholds, parts(rows)), Findings(results, rows, thresholds)
+    metrics, findings = measure(results, thresholds, rows.parts), Findings(results, rows, thresholds)
     tiles = f" by tiles of {tiling.size} px" if tiling else ""
     calibration = content.get("calibration") if args.threshold is None else None  # it speaks of its own limits
     review = "" if thresholds.review is None else f"{limit_text(thresholds.review)} (review), "
@@ -102,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "split": args.split,
             "images": len(rows),
             "defect_images": int((rows.labels > 0).sum()),
-            "parts": len(set(parts(rows).tolist())),
+            "parts": len(set(rows.parts.tolist())),
             "left_out": int(((results.labels < 0) & ~results.images["has_mask"]).sum()),
             **({"tile_size": tiling.size} if tiling else {}),
             "date": date.today().isoformat(),

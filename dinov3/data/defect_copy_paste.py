@@ -8,7 +8,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from dinov3.data.defect_masks import IGNORE_INDEX
+from dinov3.data.defect_masks import defect_pixels
 
 LARGEST = 0.25  # share of the image; larger regions are part of their surface and look cut out on another
 
@@ -35,7 +35,7 @@ def paste_defect(
     for axis in (0, 1):
         if rng.random() < 0.5:
             donor, donor_mask = np.flip(donor, axis), np.flip(donor_mask, axis)
-    defect = np.ascontiguousarray((donor_mask > 0) & (donor_mask != IGNORE_INDEX)).astype(np.uint8)
+    defect = np.ascontiguousarray(defect_pixels(donor_mask)).astype(np.uint8)
     count, regions, stats, _ = cv2.connectedComponentsWithStats(defect)
     if count == 1:
         return 0

@@ -43,6 +43,11 @@ class Manifest:
         index = {name: i for i, name in enumerate(self.classes)} | {UNKNOWN: -1}
         return np.array([index[name] for name in self.columns["label"].tolist()], dtype=np.int64)
 
+    @property
+    def parts(self) -> np.ndarray:
+        """(N,) names of the physical parts: each row's group or, without one, its image, a part of its own."""
+        return np.where(self.columns["group"] == "", self.columns["image"], self.columns["group"])
+
     @cached_property
     def _shared(self) -> dict[str, tuple[Any, str]]:
         """Each column's bytes as a tensor in shared memory, and its dtype; made once for all processes."""

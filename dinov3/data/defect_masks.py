@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -10,8 +11,21 @@ from PIL import Image
 from dinov3.data.defect_drawing import IGNORE_COLOR, class_color
 from dinov3.data.defect_images import ImageReadError, open_image
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Mask = TypeVar("Mask", np.ndarray, Tensor)
+
 MASK_MODES = ("P", "L", "1")  # of Pillow; what training reads as class indices
 IGNORE_INDEX = 255  # mask pixels of this value count for nothing, in losses and in metrics
+
+
+def defect_pixels(mask: Mask) -> Mask:
+    """Which pixels of a mask of class indices, of any shape, show a defect: bool, of the same shape and kind.
+
+    Everything but 0, the background, and 255, which is ignored.
+    """
+    return (mask > 0) & (mask != IGNORE_INDEX)
 
 
 def read_mask(path: Path | str) -> np.ndarray:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 from dinov3.data.defect_dataset import as_tensor, to_item
 from dinov3.data.defect_images import ImageReadError
 from dinov3.data.defect_manifest import Manifest
-from dinov3.data.defect_masks import IGNORE_INDEX, read_mask
+from dinov3.data.defect_masks import IGNORE_INDEX, defect_pixels, read_mask
 from dinov3.data.defect_partial_read import ImageParts
 from dinov3.data.defect_tiles import Tiling, cut_tile, walk_step
 from dinov3.data.defect_transforms import eval_transform, train_transform
@@ -223,7 +223,7 @@ class LargeImage:
             return 0, 0
         x, y, width, height = self.boxes[turn % len(self.boxes)]
         inside = self.mask[y : y + height, x : x + width]
-        pixels = np.argwhere((inside > 0) & (inside != IGNORE_INDEX))
+        pixels = np.argwhere(defect_pixels(inside))
         middle = pixels[rng.integers(len(pixels)) if rng else 0] + (y, x) - size // 2
         if rng is not None:
             middle += rng.integers(-(size // 4), size // 4 + 1, 2)
@@ -233,7 +233,7 @@ class LargeImage:
 
 def defect_boxes(mask: np.ndarray) -> np.ndarray:
     """(N, 4) x, y, width, height of the connected areas (8-neighbourhood) of an (H, W) mask, the largest first."""
-    defect = ((mask > 0) & (mask != IGNORE_INDEX)).astype(np.uint8)
+    defect = defect_pixels(mask).astype(np.uint8)
     x, y, width, height = cv2.boundingRect(defect)  # labelling the part that matters alone is much faster
     if not width:
         return np.zeros((0, 4), int)  # OpenCV crashes on an array without pixels
@@ -263,7 +263,7 @@ def tile_target(
         return target, label
     if not is_located:
         return target, -1
-    defect = (part > 0) & (part != IGNORE_INDEX)
+    defect = defect_pixels(part)
     if not defect.any():
         return target, -1 if part.any() else 0
     rim, (height, width) = size // 64, mask.shape

@@ -78,12 +78,7 @@ def score_validation(
     else:
         evaluate(model, loader, results, **options)
     known = results.labels >= 0
-    return ScoredImages(results.class_prob[known], results.labels[known], parts(rows)[known], results, rows)
-
-
-def parts(rows: Manifest) -> np.ndarray:
-    """(N,) the physical part of each row: its group, or the image itself where none is given."""
-    return np.where(rows.columns["group"] == "", rows.columns["image"], rows.columns["group"])
+    return ScoredImages(results.class_prob[known], results.labels[known], rows.parts[known], results, rows)
 
 
 def store_calibration(path: Path, content: dict[str, Any], calibration: Calibration) -> None:

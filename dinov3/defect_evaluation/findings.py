@@ -15,7 +15,6 @@ from PIL import Image
 
 from dinov3.data.defect_manifest import Manifest
 from dinov3.defect_evaluation.bootstrap import image_iou
-from dinov3.defect_evaluation.calibrate import parts
 from dinov3.defect_evaluation.image_results import HIT_SHARE, ImageResults
 from dinov3.defect_evaluation.temperature import Rate
 from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds
@@ -74,7 +73,7 @@ class Findings:
     @cached_property
     def parts(self) -> np.ndarray:
         """(N,) names of the physical parts."""
-        return parts(self.rows)
+        return self.rows.parts
 
     @cached_property
     def found(self) -> np.ndarray:

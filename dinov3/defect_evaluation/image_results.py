@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinov3.data.defect_masks import IGNORE_INDEX
+from dinov3.data.defect_masks import IGNORE_INDEX, defect_pixels
 from dinov3.defect_evaluation.metrics import pieces, probabilities
 from dinov3.defect_evaluation.thresholds import expect_finite
 
@@ -125,7 +125,7 @@ class ImageResults:
         image["size"], image["peak"] = tuple(mask.shape), mask_prob.max().item()
         if has_mask:
             marked, known = mask_prob >= self.mask_threshold, mask != IGNORE_INDEX
-            defect = known & (mask > 0)
+            defect = defect_pixels(mask)
             counts = [defect & marked, known & ~defect & marked, defect & ~marked, known & ~defect & ~marked]
             tp, fp, fn, tn = torch.stack([pixels.sum() for pixels in counts]).tolist()
             image["tp"], image["fp"], image["fn"], image["tn"] = tp, fp, fn, tn

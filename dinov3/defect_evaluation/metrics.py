@@ -25,7 +25,7 @@ from torchmetrics.classification import (
     MulticlassJaccardIndex,
 )
 
-from dinov3.data.defect_masks import IGNORE_INDEX
+from dinov3.data.defect_masks import IGNORE_INDEX, defect_pixels
 from dinov3.defect_evaluation.curves import AUPRO_LIMIT, area_below, binned_average_precision, pro_curve
 
 
@@ -167,7 +167,7 @@ class DefectMetrics(torch.nn.Module):
             self.classes.update(predicted, labels)
         mask_prob = mask_prob[has_mask]  # (b, H, W)
         truth = masks[has_mask].to(torch.uint8)
-        truth[(truth > 0) & (truth != IGNORE_INDEX)] = 1
+        truth[defect_pixels(truth)] = 1
         if len(truth):
             predicted = mask_prob >= self.mask_threshold
             self.mean_iou.update(predicted, truth)

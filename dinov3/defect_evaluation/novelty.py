@@ -15,7 +15,6 @@ from dinov3.data.defect_manifest import Manifest, read_manifest
 from dinov3.data.defect_tiles import Tiling
 from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError
-from dinov3.defect_evaluation.calibrate import parts
 from dinov3.defect_evaluation.evaluate import report_unreadable
 from dinov3.models.defect_checkpoint import restore_model
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
@@ -49,7 +48,7 @@ def fit_novelty(
     def maps(split: str) -> Iterator[Tensor]:
         rows = manifest.select(split)
         rows = rows.subset(rows.labels == 0)
-        part, seen = parts(rows), set()
+        part, seen = rows.parts, set()
         dataset, pin_memory = DefectDataset(rows, image_size), precision.device.type == "cuda"
         loader = make_loader(dataset, batch_size, num_workers=num_workers, pin_memory=pin_memory)
         for batch in tqdm(loader, desc=f"good images of {split}", unit="batch", leave=False):

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from tqdm import tqdm
 
-from dinov3.data.defect_masks import IGNORE_INDEX
+from dinov3.data.defect_masks import defect_pixels
 from dinov3.data.defect_tile_dataset import tile_target
 from dinov3.data.defect_tiles import Tiling
 from dinov3.data.defect_transforms import Normalization, eval_transform
@@ -80,7 +80,7 @@ class TileLosses:
     def watch(self, item: dict[str, Any]) -> Watcher:
         """What to call with the outputs and corners of each batch of tiles of this image."""
         mask, label, has_mask = item["mask"].numpy(), item["label"], item["has_mask"]
-        is_located = bool(((mask > 0) & (mask != IGNORE_INDEX)).any())
+        is_located = bool(defect_pixels(mask).any())
 
         def add(outputs: dict[str, Tensor], corners: list[tuple[int, int]]) -> None:
             targets = [tile_target(mask, label, is_located, *corner, self.tiling.size) for corner in corners]

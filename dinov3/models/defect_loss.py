@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dinov3.data.defect_masks import IGNORE_INDEX
+from dinov3.data.defect_masks import IGNORE_INDEX, defect_pixels
 
 
 class MultiTaskLoss(nn.Module):
@@ -167,7 +167,7 @@ def dice(overlap: Tensor, area: Tensor) -> Tensor:
 def mask_targets(masks: Tensor, seg_channels: int) -> Tensor:
     """Float targets (B, S, H, W) of class-index masks (B, H, W); ignored pixels come out as 0."""
     if seg_channels == 1:
-        return ((masks > 0) & (masks != IGNORE_INDEX))[:, None].float()
+        return defect_pixels(masks)[:, None].float()
     classes = torch.arange(1, seg_channels + 1, device=masks.device).view(1, -1, 1, 1)
     return (masks[:, None] == classes).float()
 

@@ -12,7 +12,7 @@ from torchvision.utils import draw_segmentation_masks, make_grid
 
 from dinov3.data.defect_dataset import DefectDataset
 from dinov3.data.defect_drawing import class_color
-from dinov3.data.defect_masks import IGNORE_INDEX
+from dinov3.data.defect_masks import defect_pixels
 from dinov3.data.defect_tile_dataset import DefectTileDataset
 from dinov3.data.defect_transforms import Normalization
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
@@ -51,7 +51,7 @@ def example_page(
 
 def _overlay(image: Tensor, mask: Tensor) -> Tensor:
     """``image`` with its mask of class indices in the colours of the classes."""
-    present = [int(value) for value in mask.unique() if value not in (0, IGNORE_INDEX)]
+    present = mask[defect_pixels(mask)].unique().tolist()
     if not present:
         return image
     layers = torch.stack([mask == value for value in present])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from helpers.image_files import save
 from PIL import Image
 
 from dinov3.data.defect_drawing import CLASS_COLORS, class_color
 from dinov3.data.defect_images import ImageReadError
-from dinov3.data.defect_masks import read_mask, write_mask
+from dinov3.data.defect_masks import defect_pixels, read_mask, write_mask
 
 
 def test_masks_survive_the_disk_and_can_be_seen(tmp_path):
@@ -27,3 +28,9 @@ def test_masks_survive_the_disk_and_can_be_seen(tmp_path):
 def test_a_color_image_is_no_mask(tmp_path):
     with pytest.raises(ImageReadError, match="mode RGB; expected a palette or grey PNG"):
         read_mask(save(tmp_path / "m.png", np.zeros((12, 20, 3), np.uint8)))
+
+
+def test_defect_pixels_are_all_but_background_and_ignored_ones():
+    mask = np.array([[0, 1, 2], [9, 254, 255]], np.uint8)
+    expected = [[False, True, True], [True, True, False]]
+    assert defect_pixels(mask).tolist() == defect_pixels(torch.from_numpy(mask)).tolist() == expected

@@ -33,8 +33,8 @@ def same_pictures(facts: list[Facts]) -> list[list[Facts]]:
 def leaks(manifest: Manifest, facts: list[Facts]) -> tuple[list[Finding], int]:
     """Groups (physical parts) and single pictures with images in more than one split: findings, number of leaks."""
     groups: dict[str, list[Facts]] = defaultdict(list)
-    for group, f in zip(manifest.columns["group"].tolist(), facts, strict=True):
-        groups[group or f.name].append(f)  # as organize --append names the part of an image without a group
+    for part, f in zip(manifest.parts.tolist(), facts, strict=True):
+        groups[part].append(f)
     leaking = {f"group {group}": members for group, members in groups.items() if _split_names(members)[1:]}
     told = {f.name for members in leaking.values() for f in members}
     for copies in same_pictures(facts):

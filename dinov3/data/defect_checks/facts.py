@@ -20,7 +20,7 @@ from dinov3.data.defect_files import JPEG_SUFFIXES
 from dinov3.data.defect_formats.masks import foreground
 from dinov3.data.defect_images import ImageReadError, open_image, to_rgb
 from dinov3.data.defect_manifest import UNKNOWN, Manifest
-from dinov3.data.defect_masks import IGNORE_INDEX, MASK_MODES
+from dinov3.data.defect_masks import IGNORE_INDEX, MASK_MODES, defect_pixels
 
 PATCH = 16  # pixels a side; what the network sees as one
 SPECK = 8  # regions of up to so many pixels, less than 3 x 3, are slips of the pen or noise
@@ -143,12 +143,12 @@ def mask_facts(image: Image.Image, lossy: bool, classes: int, image_size: int, m
     if image.mode in MASK_MODES:
         indices = np.asarray(image, dtype=np.uint8)
         present = np.flatnonzero(np.bincount(indices.ravel(), minlength=256))
-        strange = present[(present > classes) & (present != IGNORE_INDEX)]
+        strange = present[defect_pixels(present) & (present > classes)]
         if not len(strange):
             no_class = present[-1] == IGNORE_INDEX and not (present[:-1] > 0).any()
             reading = "ignored" if no_class and not may_ignore else "classes"
     if reading == "classes":
-        defect = ((indices > 0) & (indices != IGNORE_INDEX)).astype(np.uint8)
+        defect = defect_pixels(indices).astype(np.uint8)
     else:
         defect = foreground(image, lossy, [])
     height, width = defect.shape

@@ -21,7 +21,7 @@ from dinov3.data.defect_files import JPEG_SUFFIXES
 from dinov3.data.defect_formats.masks import foreground, same_shape
 from dinov3.data.defect_images import open_image
 from dinov3.data.defect_manifest import Manifest
-from dinov3.data.defect_masks import IGNORE_INDEX, MASK_MODES
+from dinov3.data.defect_masks import IGNORE_INDEX, MASK_MODES, defect_pixels
 from dinov3.data.defect_prepare.writer import DatasetWriter
 from dinov3.defect_errors import DefectError
 
@@ -144,7 +144,7 @@ def _mask(manifest: Manifest, f: Facts, changes: list[Change]) -> np.ndarray | N
         return None
     if f.mask.size != f.image.size:
         resized = np.asarray(Image.fromarray(mask).resize(f.image.size, Image.Resampling.NEAREST))
-        if (_defect(mask).any() and not _defect(resized).any()) or (mask.any() and not resized.any()):
+        if (defect_pixels(mask).any() and not defect_pixels(resized).any()) or (mask.any() and not resized.any()):
             note("size_mismatch", f"left out: resized from {found} to {wanted}, nothing of its defect would be left")
             return None
         mask = resized
@@ -229,13 +229,9 @@ def _class_value(classes: list[str], f: Facts) -> int | None:
     return IGNORE_INDEX if f.verdict == "unknown" else None
 
 
-def _defect(mask: np.ndarray) -> np.ndarray:
-    return (mask > 0) & (mask != IGNORE_INDEX)
-
-
 def _without_specks(mask: np.ndarray) -> tuple[np.ndarray, int]:
     """The mask without regions of a few pixels, and their number; they stay if there is no larger one."""
-    defect = _defect(mask).astype(np.uint8)
+    defect = defect_pixels(mask).astype(np.uint8)
     _, regions, stats, _ = cv2.connectedComponentsWithStats(defect, connectivity=8)
     speck = stats[:, cv2.CC_STAT_AREA] <= SPECK
     speck[0] = False  # the background

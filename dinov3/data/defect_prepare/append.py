@@ -103,7 +103,7 @@ def append(
         return manifest
     columns = {name: values.tolist() for name, values in manifest.columns.items()}
     # A row without a group is a part of its own, which new images join by its image's name: its line stays as it is.
-    columns["group"] = [group or image for group, image in zip(columns["group"], columns["image"], strict=True)]
+    columns["group"] = manifest.parts.tolist()
     old = len(manifest)
     names = [*(image.removeprefix("images/") for image in columns["image"]), *(sample.name for sample in samples)]
     images = [*(manifest.root / image for image in columns["image"]), *(sample.image for sample in samples)]

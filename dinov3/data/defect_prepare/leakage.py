@@ -34,7 +34,7 @@ class Leak:
 def find_leaks(manifest: Manifest) -> list[Leak]:
     """Pairs that span splits, the most alike first. Of a part with many images not every pair is listed, but at least
     one for each of its images that has a look-alike, or fellow of its group, in another split."""
-    images, splits, groups = (manifest.columns[name].tolist() for name in ("image", "split", "group"))
+    images, splits = (manifest.columns[name].tolist() for name in ("image", "split"))
     leaks: dict[tuple[int, int], Leak] = {}
 
     def add(kind: Literal["same file", "similar", "same group"], a: int, b: int, score: float | None) -> None:
@@ -45,8 +45,8 @@ def find_leaks(manifest: Manifest) -> list[Leak]:
             add("same file" if pair.score == 1 else "similar", pair.a, pair.b, pair.score)
     told = {i for pair in leaks for i in pair}
     members: dict[str, list[int]] = defaultdict(list)
-    for i, group in enumerate(groups):
-        members[group or images[i]].append(i)  # as organize --append names the part of an image without a group
+    for i, part in enumerate(manifest.parts.tolist()):
+        members[part].append(i)
     for rows in members.values():
         first = {splits[i]: i for i in reversed(rows)}
         for i in rows:

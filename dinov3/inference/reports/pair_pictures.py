@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from dinov3.data.defect_drawing import INK, SOFT_INK, font, font_for, overlay_mask
 from dinov3.data.defect_images import ImageReadError, read_image
 from dinov3.data.defect_manifest import Manifest
-from dinov3.data.defect_masks import read_mask
+from dinov3.data.defect_masks import defect_pixels, read_mask
 
 SIDE, GAP, TEXT, HEADER = 320, 6, 52, 56  # pixels: of each picture, between the two, below them, on top of a sheet
 GROUND = (244, 245, 247)
@@ -51,7 +51,7 @@ def draw_pair(rows: Manifest, number: int, note: tuple[str, str], predict: Calla
     size = [max(round(side * scale), 1) for side in image.shape[1::-1]]
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     if truth is not None:
-        truth = np.where(truth == 255, 0, truth).astype(np.uint8)  # ignored pixels are no class
+        truth = np.where(defect_pixels(truth), truth, 0).astype(np.uint8)  # ignored pixels are no class
     left = small if truth is None else overlay_mask(small, truth)
     return Pair(name, note, np.hstack([_square(left), _square(None), _square(overlay_mask(small, predicted))]))
 
