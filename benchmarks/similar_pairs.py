@@ -30,12 +30,17 @@ from dinov3.data.defect_prepare.splits import find_group, join, read_groups  # n
 from dinov3.defect_errors import DefectError, run_script  # noqa: E402
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print."""
+def build_parser() -> argparse.ArgumentParser:
+    """All flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder of images")
     parser.add_argument("--group_csv", type=Path, required=True, help="columns image,group: which show one part")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    args = build_parser().parse_args(argv)
     paths, _ = tell_masks(list_images(args.images))
     table = read_groups(args.group_csv)
     listed = [find_group(path.absolute(), table) for path in paths]

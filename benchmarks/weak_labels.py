@@ -77,8 +77,8 @@ def run_variant(args: argparse.Namespace, manifest: Manifest, percent: int, leav
     return json.loads(result.read_text(encoding="utf-8"))
 
 
-def main() -> None:
-    """Run all variants and print a table."""
+def build_parser() -> argparse.ArgumentParser:
+    """All flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add(
@@ -96,7 +96,12 @@ def main() -> None:
     add("--epochs", type=int, default=5)
     add("--lr", type=float, default=1e-3)
     add("--num_workers", type=int, default=1)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Run all variants and print a table."""
+    args = build_parser().parse_args()
     args.work_dir, args.data_root = args.work_dir.resolve(), args.data_root.resolve()
     manifest = read_manifest(args.data_root)
     total = len(masked_rows(manifest, 100, 0))
@@ -112,7 +117,7 @@ def main() -> None:
     print("|---|---|" + "---|" * len(METRICS))
     for (percent, leave_out), runs in results.items():
         kept = len(masked_rows(manifest, percent, args.seeds[0]))
-        rest = "-" if percent == 100 else "left out" if leave_out else "class alone"
+        rest = "-" if percent == 100 else "skipped" if leave_out else "class alone"
         cells = []
         for name in METRICS:
             values = [run[name] for run in runs]

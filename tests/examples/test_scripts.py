@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from helpers.documents import read, table_with
 
 from dinov3.data.defect_manifest import Manifest
 from dinov3.models.defect_checkpoint import load_checkpoint
@@ -103,10 +104,15 @@ def test_quick_start_passes_the_same_settings_on_both_systems() -> None:
     assert settings and settings.items() <= twin.items()
 
 
-def test_model_checks_pass_and_print_every_backbone(script) -> None:
+def test_model_checks_pass_and_count_the_parameters_that_the_page_on_sizes_states(script) -> None:
     status, out, _ = script("test_model")
     assert status == 0 and out.count("ok  ") == 4 and "all checks passed" in out
-    assert all(name in out for name in ("dinov3_vit7b16", "dinov3_vitb14", "dinov3_convnext_large"))
+    stated = table_with(read(ROOT / "MODEL_SIZE_EXPLANATION.md"), "name", "backbone", "heads", "total")
+    counted = [words for line in out.splitlines() if len(words := line.split()) == 6 and f"`{words[0]}`" in stated]
+    columns = ("name", "backbone", "heads", "total", "class token", "patch or stride")
+    assert [[f"`{words[0]}`", *words[1:]] for words in counted] == [
+        [row[c] for c in columns] for row in stated.values()
+    ]
 
 
 def test_model_checks_fail_when_something_is_wrong(script, monkeypatch) -> None:
