@@ -2,7 +2,7 @@
 
 python benchmarks/accuracy.py --data tiles --variants guided dual_branch unet fpn --seeds 0 1 2
 
-Cross-validation: the parts are dealt into folds, each image is tested once per seed, and a fifth of the parts of the
+Cross-validation: the parts are assigned to folds, each image is tested once per seed, and a fifth of the parts of the
 other folds is validation, which alone chooses the mask's threshold; each run is tested at its last epoch. Finished runs
 are kept in --work_dir and not run again: stop at any time and give the same command, or add a variant, a seed or a
 fold.
@@ -20,8 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from accuracy_data import keep_masks, leave_out, open_data, strata_and_groups  # noqa: E402
-from accuracy_folds import deal_folds, write_fold  # noqa: E402
+from accuracy_data import keep_masks, open_data, strata_and_groups, without_type  # noqa: E402
+from accuracy_folds import assign_folds, write_fold  # noqa: E402
 from accuracy_models import VARIANTS  # noqa: E402
 from accuracy_run import run  # noqa: E402
 from accuracy_table import print_tables  # noqa: E402
@@ -46,9 +46,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of weights, order and augmentation")
     add("--folds", type=int, default=3, help="parts of the data that are tested in turn")
     add("--only_folds", type=int, nargs="+", help="run these folds alone (default: all)")
-    add("--random_split", action="store_true", help="deal images, not parts: shows what twins in training add")
+    add(
+        "--random_split",
+        action="store_true",
+        help="assign images, not parts, to folds: shows what near-duplicates in training add",
+    )
     add("--masks", type=int, default=100, help="percent of each type's defect images that train with their mask")
-    add("--without", metavar="TYPE", help="leave this type of defect out of training and validation, e.g. MT_Break")
+    add("--without", metavar="TYPE", help="train and validate without this type of defect, e.g. MT_Break")
     add("--backbone", default="efficientnet_lite0")
     add("--weights", default="default", help="default, none, or a local file")
     add("--image_size", type=int, default=224)
@@ -61,9 +65,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--flips", action="store_true", help="tables of answers averaged over mirror images")
     add("--novelty", action="store_true", help="tables in which what is unlike good training images counts")
     add(
-        "--testimony",
+        "--score_fusion",
         action="store_true",
-        help="tables in which the masks of all variants testify as the default's does",
+        help="tables in which the scores of all variants are fused as the default's are",
     )
     add("--split", choices=("test", "val"), default="test", help="of the tables; choose by val, report test")
     add("--table_only", action="store_true", help="print the tables of what has been run")
@@ -125,7 +129,7 @@ def main() -> int:
             f"--without {args.without}: not a type of defect here; expected one of {', '.join(bad_types)}"
         )
     strata, groups = strata_and_groups(args, manifest)
-    folds = deal_folds(strata, groups, args.folds, seed=0)
+    folds = assign_folds(strata, groups, args.folds, seed=0)
     setting = f"{args.backbone}_{Path(args.weights).stem}_{args.image_size}px_{args.epochs}epochs"
     setting += f"_{args.masks}masks" if args.masks < 100 else ""
     setting += f"_without_{args.without}" if args.without else ""
@@ -144,11 +148,11 @@ def main() -> int:
                 print(f"{name}, fold {k}, seed {seed}", flush=True)
                 data = keep_masks(read_manifest(data_folder), args.masks, seed)
                 if args.without:
-                    data = leave_out(data, args.without)
+                    data = without_type(data, args.without)
                 run(args, VARIANTS[name], data, folder, seed)
     how = "_flips" if args.flips else "_novelty" if args.novelty else ""
-    silent = [name for name in args.variants if args.testimony and not VARIANTS[name].mask_testifies]
-    print_tables(root, args.variants, args.seeds, numbers, split=args.split, how=how, silent=silent)
+    fused = [name for name in args.variants if args.score_fusion and not VARIANTS[name].fuses_scores]
+    print_tables(root, args.variants, args.seeds, numbers, split=args.split, how=how, fused=fused)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Which images ``accuracy.py`` trains and tests on: the dataset, what stays together in it, and what is left out."""
+"""Which images ``accuracy.py`` trains and tests on: the dataset, what stays together in it, and what is excluded."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def keep_masks(data: Manifest, percent: int, seed: int) -> Manifest:
     return data
 
 
-def leave_out(data: Manifest, kind: str) -> Manifest:
+def without_type(data: Manifest, kind: str) -> Manifest:
     """``data`` without a type of defect, but for its test images; the other types are not tested."""
     is_kind, is_test = data.columns["source"] == kind, data.columns["split"] == "test"
     return data.subset(np.where(is_test, is_kind | (data.labels == 0), ~is_kind))

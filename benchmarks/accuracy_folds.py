@@ -11,7 +11,7 @@ from dinov3.data.defect_prepare.splits import grouped_split
 from dinov3.defect_errors import DefectError
 
 
-def deal_folds(strata: Sequence[str], groups: Sequence[str], count: int, seed: int) -> list[int]:
+def assign_folds(strata: Sequence[str], groups: Sequence[str], count: int, seed: int) -> list[int]:
     """A fold for every image, stratified by type, with each group in one fold.
 
     Raises:

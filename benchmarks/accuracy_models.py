@@ -43,13 +43,13 @@ class Variant:
     stages: tuple[Stage, ...] = THREE_STAGES
     options: dict[str, Any] = field(default_factory=dict)  # of the classifier
     paste_defects: float = 0.4
-    rest_norms: bool = True  # the backbone's BatchNorms keep their pretrained statistics
+    freeze_batch_norm: bool = True  # of the backbone: it keeps its pretrained statistics
     peer: str = ""  # a network of segmentation_models_pytorch
 
     @property
-    def mask_testifies(self) -> bool:
-        """Whether the verdict is the mask's, too, where masks are many enough."""
-        return not self.peer and self.options.get("mask_evidence", True) and self.options.get("guidance") != "none"
+    def fuses_scores(self) -> bool:
+        """Whether the mask's score counts in the verdict, where there are enough masks."""
+        return not self.peer and self.options.get("score_fusion", True) and self.options.get("guidance") != "none"
 
     def build(self, backbone: str, weights: str) -> tuple[nn.Module, Normalization]:
         """The model, with the backbone's weights, and how its input is normalised."""
@@ -59,14 +59,16 @@ class Variant:
             model = Peer(self.peer, network)
         else:
             model = AttentionGuidedDefectClassifier(network, network.embed_dim, 2, 1, 0.2, **self.options)
-        if self.rest_norms and weights != "none":
-            model.rest_norms()
+        if self.freeze_batch_norm and weights != "none":
+            model.freeze_batch_norm()
         return model, normalization
 
 
 VARIANTS = {
     "guided": Variant("attention-guided: the default"),
-    "no_evidence": Variant("the same, but the verdict is the classifier's alone", options={"mask_evidence": False}),
+    "no_fusion": Variant(
+        "the same without score fusion: the classifier's verdict alone", options={"score_fusion": False}
+    ),
     "dual_branch": Variant("the same without a link from mask to class", options={"guidance": "none"}),
     "progressive": Variant(
         "dual branch that learns masks first, then classes",
@@ -77,7 +79,7 @@ VARIANTS = {
         ),
         {"guidance": "none"},
     ),
-    "moving_norms": Variant("the backbone's norms follow the batches", rest_norms=False),
+    "moving_norms": Variant("the backbone's BatchNorms follow the batches", freeze_batch_norm=False),
     "faster_backbone": Variant(
         "the backbone at half the heads' rate",
         (FROZEN, replace(FINETUNE, backbone_lr_scale=0.5), replace(THREE_STAGES[2], backbone_lr_scale=0.5)),
@@ -95,7 +97,9 @@ VARIANTS = {
     "one_stage": Variant("everything trains from the start, fixed weights", (Stage(1.0, weights="fixed"),)),
     "no_paste": Variant("no defects pasted onto good images", paste_defects=0.0),
     "unet": Variant("U-Net with a class head on the encoder", TWO_STAGES, peer="Unet"),
-    "unet_moving_norms": Variant("the same, norms follow the batches", TWO_STAGES, rest_norms=False, peer="Unet"),
+    "unet_moving_norms": Variant(
+        "the same, BatchNorms follow the batches", TWO_STAGES, freeze_batch_norm=False, peer="Unet"
+    ),
     "fpn": Variant("FPN with a class head on the encoder", TWO_STAGES, peer="FPN"),
     "dpt": Variant("DPT with a class head on the encoder, for a ViT", TWO_STAGES, peer="DPT"),
 }
@@ -117,7 +121,7 @@ class Peer(nn.Module):
         )
         self.backbone = network.encoder  # named so, as the optimizer gives it a rate of its own
         self.network = network
-        self.backbone_frozen, self.norms_rest = False, False
+        self.backbone_frozen, self.batch_norm_frozen = False, False
         self._take_weights(backbone.network.state_dict())
 
     def _take_weights(self, source: dict[str, Tensor]) -> None:
@@ -133,15 +137,15 @@ class Peer(nn.Module):
         self.backbone.requires_grad_(not frozen)
         self.train(self.training)
 
-    def rest_norms(self) -> None:
+    def freeze_batch_norm(self) -> None:
         """As the classifier's."""
-        self.norms_rest = True
+        self.batch_norm_frozen = True
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Peer:
-        """As the classifier's: what rests in the encoder keeps its eval mode."""
+        """As the classifier's: what is frozen in the encoder stays in eval mode."""
         super().train(mode)
-        defect_layers.rest_frozen_parts(self.backbone, self.norms_rest)
+        defect_layers.hold_frozen_parts(self.backbone, self.batch_norm_frozen)
         return self
 
     def forward(self, images: Tensor, return_attention: bool = False) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from dinov3.models.defect_checkpoint import load_checkpoint
 from dinov3.models.defect_classifier import DynamicWeightScheduler, MultiTaskLoss
 from dinov3.models.defect_device import Precision, resolve_device, resolve_precision
 from dinov3.models.defect_tta import FlipAveraged
-from dinov3.train.defect_data import masks_can_testify
+from dinov3.train.defect_data import enough_masks
 from dinov3.train.defect_finetune import backbone_rates
 from dinov3.train.train_defect_classifier import TrainingOptions, evaluate, fit
 
@@ -39,8 +39,8 @@ def run(args: argparse.Namespace, variant: Variant, data: Manifest, folder: Path
     precision = resolve_precision(args.mixed_precision, resolve_device(args.device))
     torch.manual_seed(seed)
     model, normalization = variant.build(args.backbone, args.weights)
-    if not masks_can_testify(data.select("train")):  # as train_defect_model.py decides
-        model.mask_evidence = False
+    if not enough_masks(data.select("train")):  # as train_defect_model.py decides
+        model.score_fusion = False
     model.to(precision.device, memory_format=torch.channels_last)
     for number, epochs in enumerate(split_epochs(variant.stages, args.epochs)):
         save_dir = folder / f"stage{number + 1}"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torchmetrics.functional.classification import binary_average_precision
 
-from dinov3.models.defect_guidance import joint_verdict
+from dinov3.models.defect_guidance import fuse_scores
 
 RESAMPLES = 1000
 Run = dict[str, np.ndarray]
@@ -76,15 +76,15 @@ def print_tables(
     *,
     split: str = "test",
     how: str = "",
-    silent: Sequence[str] = (),
+    fused: Sequence[str] = (),
 ) -> None:
     """Print what is there of ``variants``; the first one is what the others are compared with, and its own mask without
     its class head. ``how`` the answers came about, where not plainly: ``_flips``, averaged over mirror images, or
     ``_novelty``, where what is unlike good images counts (the peers have none of it); the first one without that is
-    compared, too. The verdict of the ``silent`` variants, whose masks have no say, is joined with their masks'."""
+    compared, too. The scores of the ``fused`` variants, which have no score fusion themselves, are fused here."""
     cells = [(fold, seed) for seed in seeds for fold in folds]
     runs = {name: _read(root / name, cells, split + how) for name in variants}
-    runs |= {name: {cell: _joined(run) for cell, run in runs[name].items()} for name in silent}
+    runs |= {name: {cell: _fused(run) for cell, run in runs[name].items()} for name in fused}
     if how:
         runs[f"{variants[0]} without {how[1:]}"] = _read(root / variants[0], list(runs[variants[0]]), split)
     runs[f"mask of {variants[0]} alone"] = {cell: _mask_alone(run) for cell, run in runs[variants[0]].items()}
@@ -108,12 +108,12 @@ def _read(folder: Path, cells: list[tuple[int, int]], results: str) -> dict[tupl
     return found
 
 
-def _joined(run: Run) -> Run:
-    """The same run, had its mask testified as the default's does."""
+def _fused(run: Run) -> Run:
+    """The same run, with its scores fused as the default's are."""
     images = run["images"].copy()
     logits = torch.from_numpy(images["class_prob"].clip(1e-7)).log()
     peak = torch.logit(torch.from_numpy(images["peak"].copy()), eps=1e-7)[:, None, None, None]
-    images["class_prob"] = joint_verdict(logits, peak).softmax(1).numpy()
+    images["class_prob"] = fuse_scores(logits, peak).softmax(1).numpy()
     return run | {"images": images}
 
 

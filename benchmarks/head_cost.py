@@ -1,4 +1,4 @@
-"""What decoder, classifier, the mask's testimony and novelty add to the backbone's forward time, measured side by side.
+"""What decoder, classifier, score fusion and novelty add to the backbone's forward time, measured side by side.
 
 python benchmarks/head_cost.py --backbone dinov3_vitb16 --image_size 512
 """
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     images = images.contiguous(memory_format=torch.channels_last)
     backbone = build_backbone(args.backbone, "none").to(device, memory_format=torch.channels_last).eval()
     calls = {"backbone": lambda: backbone.forward_features(images)}
-    heads = {"multiscale": {}, "no testimony": {"mask_evidence": False}, "novelty": {}, "light": {"decoder": "light"}}
+    heads = {"multiscale": {}, "no fusion": {"score_fusion": False}, "novelty": {}, "light": {"decoder": "light"}}
     for name, options in heads.items():
         model = AttentionGuidedDefectClassifier(backbone, backbone.embed_dim, **options)
         if name == "novelty":

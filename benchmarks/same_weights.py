@@ -1,4 +1,4 @@
-"""Whether this working tree trains the same weights, bit for bit, as another commit: three stages on the CPU, one thread.
+"""Whether this working tree trains the same weights as another commit, bit for bit: three stages, one CPU thread.
 
 python benchmarks/same_weights.py f443c32
 python benchmarks/same_weights.py f443c32 -- --ema_decay 0.9 --accumulate 2     # flags of training behind --

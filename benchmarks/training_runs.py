@@ -23,7 +23,7 @@ from dinov3.models.defect_backbone import _is_vit, _look_up, build_backbone  # n
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss  # noqa: E402
 from dinov3.models.defect_device import Precision  # noqa: E402
 from dinov3.models.defect_layers import checkpoint_activations  # noqa: E402
-from dinov3.train.defect_ema import RunWeights  # noqa: E402
+from dinov3.train.defect_ema import ModelEma  # noqa: E402
 from dinov3.train.defect_finetune import LARGE, compile_model, prepare_backbone  # noqa: E402
 from dinov3.train.defect_guardrails import LossGuard  # noqa: E402
 from dinov3.train.defect_meter import EpochProgress  # noqa: E402
@@ -93,7 +93,7 @@ def our_run(flags: argparse.Namespace, precision: Precision, compiled: bool) -> 
     optimizer = build_optimizer(model, criterion, **options)
     lr_scheduler = build_lr_scheduler(optimizer, 10**6)
     step, scaler, guard = TrainStep(model, criterion), precision.scaler(), LossGuard(0)
-    weights = RunWeights(model, flags.ema_decay)
+    weights = ModelEma(model, flags.ema_decay)
     batch = synthetic_batch(flags.batch_size, flags.image_size, device)
 
     def run(steps: int) -> None:

@@ -1,4 +1,4 @@
-"""One process or several: who am I, and who writes."""
+"""One process or several: who am I, who writes, and what all agree on; and numbers read asynchronously."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dinov3.defect_errors import DefectError, StoppedError
-from dinov3.models.defect_device import LateValue
 
 # What gloo, the store and NCCL say when the process at the other end is gone.
 LOST = ("closed by peer", "reset by peer", "Broken pipe", "Connection refused", "Socket", "remote process exited")
@@ -85,19 +84,46 @@ def max_over_ranks(values: list[int], device: torch.device) -> list[int]:
     return packed.tolist()
 
 
+class AsyncScalar:
+    """A number of a device, or a few, that the host reads one step later, so that it never waits for the device."""
+
+    def __init__(self):
+        self._copy: Tensor | None = None
+        self._copied: torch.cuda.Event | None = None
+
+    def put(self, value: Tensor) -> None:
+        """Start copying ``value`` to the host."""
+        self._copy = value.detach().to("cpu", non_blocking=True)
+        if value.is_cuda:
+            self._copied = torch.cuda.current_stream(value.device).record_event()
+
+    def take(self) -> Tensor | None:
+        """What was put last, on the CPU; None if it was taken before. Waits until it has arrived."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        value, self._copy, self._copied = self._copy, None, None
+        return value
+
+    def exchange(self, value: Tensor) -> Tensor | None:
+        """Put ``value`` and take the one before, long there; None the first time."""
+        previous = self.take()
+        self.put(value)
+        return previous
+
+
 class Agreement:
     """The element-wise maximum over all processes, so that all of them decide alike.
 
     Args:
-        late: return that of the call before, so that the host never waits for a CUDA device.
+        asynchronous: return that of the call before, so that the host never waits for a CUDA device.
     """
 
-    def __init__(self, device: torch.device, late: bool):
-        self.device, self.late, self._values = device, late, LateValue()
+    def __init__(self, device: torch.device, asynchronous: bool):
+        self.device, self.asynchronous, self._values = device, asynchronous, AsyncScalar()
 
     def reach(self, values: list[int]) -> list[int]:
-        """What all have agreed on; zeros the first time if late. To be called in all processes."""
-        if not self.late or not dist.is_initialized():
+        """What all have agreed on; zeros the first time if asynchronous. To be called in all processes."""
+        if not self.asynchronous or not dist.is_initialized():
             return max_over_ranks(values, self.device)
         packed = torch.stack([torch.full((), value, device=self.device) for value in values])  # filled on the device
         dist.all_reduce(packed, dist.ReduceOp.MAX)
@@ -106,7 +132,7 @@ class Agreement:
 
     def forget(self) -> None:
         """What was agreed on has been done: the next call starts anew."""
-        self._values = LateValue()
+        self._values = AsyncScalar()
 
 
 def gather_over_ranks(value: Any) -> list[Any]:

@@ -38,15 +38,16 @@ from dinov3.models.defect_device import add_device_flags, resolve_device, resolv
 from dinov3.train.defect_data import (
     balanced_weights,
     build_datasets,
-    masks_can_testify,
+    enough_masks,
     print_summary,
     usable_split,
 )
 from dinov3.train.defect_finetune import add_finetuning_flags, compile_model, memory_demand, prepare_backbone
 from dinov3.train.defect_fsdp import is_to_shard
-from dinov3.train.defect_guardrails import WATCHABLE, EarlyStopping, learned_nothing
+from dinov3.train.defect_guardrails import WATCHABLE, EarlyStopping
 from dinov3.train.defect_memory import explain_out_of_memory, find_batch_size
 from dinov3.train.defect_resume import check_same, fingerprint, what_is_complete
+from dinov3.train.defect_run_diagnosis import learned_nothing
 from dinov3.train.defect_step import TrainStep
 from dinov3.train.train_defect_classifier import TrainingOptions, fit
 
@@ -207,7 +208,7 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
     train_rows, val_rows = usable_split(manifest, "train"), usable_split(manifest, "val")
     train_set, val_set = build_datasets(args, train_rows, val_rows)
     if args.mask_evidence is None:
-        args.mask_evidence = args.guidance == "mask" and masks_can_testify(train_rows)
+        args.mask_evidence = args.guidance == "mask" and enough_masks(train_rows)
     if args.mask_evidence and args.guidance == "none":
         raise DefectError("--mask_evidence needs --guidance mask: without guidance, nothing links mask and verdict")
     last = args.save_dir / "last.pth"
@@ -245,7 +246,7 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         args.dropout,
         decoder=args.decoder,
         guidance=args.guidance,
-        mask_evidence=args.mask_evidence,
+        score_fusion=args.mask_evidence,
     )
     if start is not None and resume is None:
         load_model_state(model, start["model"], source)

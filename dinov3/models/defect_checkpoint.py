@@ -154,7 +154,7 @@ def restore_model(content: dict[str, Any], source: Path | str, dinov3_repo: Path
         config["dropout"],
         decoder=config["decoder"],
         guidance=config["guidance"],
-        mask_evidence=config.get("mask_evidence", False),  # older ones have the class head's verdict
+        score_fusion=config.get("mask_evidence", False),  # older ones have the class head's verdict
     )
     load_model_state(model, content["model"], source)
     if content.get("novelty") is not None:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from dinov3.models import defect_layers
 from dinov3.models.defect_decoder import DecoderName, build_decoder, feature_levels
-from dinov3.models.defect_guidance import joint_verdict, pooling_weights, uniform_weights
+from dinov3.models.defect_guidance import fuse_scores, pooling_weights, uniform_weights
 from dinov3.models.defect_loss import DynamicWeightScheduler, MultiTaskLoss
 from dinov3.models.defect_novelty import Novelty, novelty_level
 
@@ -39,8 +39,9 @@ class AttentionGuidedDefectClassifier(nn.Module):
         decoder: ``multiscale`` (mask at stride 4) or ``light`` (one value per patch).
         guidance: ``mask`` pools features where the predicted mask is, ``none`` pools them evenly (the plain
             dual branch: same parameters, no link from mask to class).
-        mask_evidence: in eval mode the verdict is the :func:`~dinov3.models.defect_guidance.joint_verdict` of class
-            head and mask. Only with ``guidance='mask'``, and worth something only if trained on masks.
+        score_fusion: in eval mode, the defect logit is the mean of the classifier's and the mask's maximum
+            (:func:`~dinov3.models.defect_guidance.fuse_scores`). Only with ``guidance='mask'``, and of use only if
+            trained on masks.
 
     Raises:
         ValueError: ``embed_dim`` differs from ``backbone.embed_dim``, or an unknown decoder or guidance.
@@ -56,7 +57,7 @@ class AttentionGuidedDefectClassifier(nn.Module):
         *,
         decoder: DecoderName = "multiscale",
         guidance: GuidanceName = "mask",
-        mask_evidence: bool = True,
+        score_fusion: bool = True,
     ):
         super().__init__()
         actual = getattr(backbone, "embed_dim", embed_dim)
@@ -66,7 +67,7 @@ class AttentionGuidedDefectClassifier(nn.Module):
             raise ValueError(f"guidance is {guidance!r}; expected 'mask' or 'none'")
         self.backbone = backbone
         self.guidance = guidance
-        self.mask_evidence = mask_evidence and guidance == "mask"
+        self.score_fusion = score_fusion and guidance == "mask"
         self.levels = feature_levels(backbone, embed_dim, decoder)
         # A ConvNet has several strides; padding to the largest one makes all its maps line up.
         self.pad_multiple = max(getattr(backbone, "patch_size", None) or 1, *(level.stride for level in self.levels))
@@ -80,14 +81,14 @@ class AttentionGuidedDefectClassifier(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(256, num_classes),
         )
-        self.backbone_frozen, self.norms_rest = False, False
+        self.backbone_frozen, self.batch_norm_frozen = False, False
         self.novelty: Novelty | None = None  # fitted after training, for eval mode
 
     def freeze_backbone(self, frozen: bool = True, unfreeze_last: int = 0) -> None:
         """Stop (or resume) training the backbone. Frozen, it stays in eval mode and runs without a graph.
 
         Args:
-            frozen: whether the backbone rests.
+            frozen: whether the backbone stops training.
             unfreeze_last: its last layers that train all the same.
 
         Raises:
@@ -99,16 +100,16 @@ class AttentionGuidedDefectClassifier(nn.Module):
             defect_layers.unfreeze_last(self.backbone, unfreeze_last)
         self.train(self.training)
 
-    def rest_norms(self) -> None:
-        """Have the backbone's BatchNorms keep their statistics from now on: those of pretraining hold for parts never
-        seen, those of small batches of a few parts do not."""
-        self.norms_rest = True
+    def freeze_batch_norm(self) -> None:
+        """Keep the statistics of the backbone's BatchNorms as they are from now on: those of pretraining hold for parts
+        never seen, those of small batches of a few parts do not."""
+        self.batch_norm_frozen = True
         self.train(self.training)
 
     def train(self, mode: bool = True) -> AttentionGuidedDefectClassifier:
-        """As ``nn.Module.train``, except that frozen parts of the backbone, and norms at rest, keep their eval mode."""
+        """As ``nn.Module.train``, except that frozen parts of the backbone and frozen BatchNorms stay in eval mode."""
         super().train(mode)
-        defect_layers.rest_frozen_parts(self.backbone, self.norms_rest)
+        defect_layers.hold_frozen_parts(self.backbone, self.batch_norm_frozen)
         return self
 
     def _backbone_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -155,8 +156,10 @@ class AttentionGuidedDefectClassifier(nn.Module):
         pooled = (features.float() * attention).sum(dim=(2, 3))  # (B, C)
         logits = self.classifier(torch.cat([self.token_norm(token), self.pooled_norm(pooled)], dim=1))
         segmentation = F.interpolate(mask_logits, padded.shape[-2:], mode="bilinear")[..., :height, :width]
-        if self.mask_evidence and not self.training:  # each learns by itself: a mask that knows excuses the head
-            logits = joint_verdict(logits, segmentation)
+        if (
+            self.score_fusion and not self.training
+        ):  # fused in training, a good mask would leave the head nothing to learn
+            logits = fuse_scores(logits, segmentation)
         outputs = {"segmentation": segmentation, "seg_prob": seg_prob}
         if self.novelty is not None and not self.training:
             logits, beyond = self.novelty(logits, novelty_level(maps))

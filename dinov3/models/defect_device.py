@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
 
 from dinov3.defect_errors import DefectError
 
@@ -85,30 +84,3 @@ def resolve_precision(name: PrecisionName, device: torch.device) -> Precision:
     if name == "tf32" and device.type != "cuda":
         raise DefectError(f"--mixed_precision tf32: only CUDA devices have it, not {device.type}; use auto or off")
     return Precision(device, {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": None, "off": None}[name])
-
-
-class LateValue:
-    """Numbers of a device that the host reads later, so that it never waits for the device to catch up."""
-
-    def __init__(self):
-        self._copy: Tensor | None = None
-        self._copied: torch.cuda.Event | None = None
-
-    def put(self, value: Tensor) -> None:
-        """Start copying ``value`` to the host."""
-        self._copy = value.detach().to("cpu", non_blocking=True)
-        if value.is_cuda:
-            self._copied = torch.cuda.current_stream(value.device).record_event()
-
-    def take(self) -> Tensor | None:
-        """What was put last, on the CPU; None if it was taken before. Waits until it has arrived."""
-        if self._copied is not None:
-            self._copied.synchronize()
-        value, self._copy, self._copied = self._copy, None, None
-        return value
-
-    def exchange(self, value: Tensor) -> Tensor | None:
-        """Put ``value`` and take the one before, long there; None the first time."""
-        previous = self.take()
-        self.put(value)
-        return previous

@@ -1,4 +1,4 @@
-"""How the mask guides the class: where the classifier looks, and what the mask says for or against a defect.
+"""How the mask guides the class: where the classifier looks, and how the scores of both are fused.
 
 Shapes: B batch, S mask channels, K classes, h x w decoder grid, H x W input.
 """
@@ -25,12 +25,12 @@ def uniform_weights(seg_prob: Tensor) -> Tensor:
     return torch.full_like(seg_prob[:, :1], 1.0 / seg_prob[0, 0].numel())
 
 
-def joint_verdict(classification: Tensor, segmentation: Tensor) -> Tensor:
-    """Class logits (B, K) whose log-odds of 'defective' are the mean of the class head's and those of the mask's
-    strongest pixel; which defect it is stays the head's answer alone.
+def fuse_scores(classification: Tensor, segmentation: Tensor) -> Tensor:
+    """Class logits (B, K) whose defect log-odds are the mean of the classifier's and the mask's maximum; which kind of
+    defect it is remains the classifier's answer.
 
-    Two witnesses, each wrong in its own way on a part never seen: a mean of log-odds is the geometric pooling of their
-    opinions (Genest and Zidek 1986).
+    Both err, each in its own way, on a part never seen. A mean of log-odds is the geometric pooling of two opinions
+    (Genest and Zidek 1986).
 
     Args:
         classification: (B, K) class logits, class 0 normal.

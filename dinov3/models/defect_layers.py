@@ -56,12 +56,12 @@ def unfreeze_last(backbone: nn.Module, count: int) -> None:
         parameter.requires_grad_(layers[name] >= total - count)
 
 
-def rest_frozen_parts(backbone: nn.Module, norms: bool = False) -> None:
-    """Put every part of ``backbone`` in which nothing trains into eval mode: norm statistics and drop path rest. With
-    ``norms`` every BatchNorm, too: it normalises by the statistics it came with; scale and shift may train."""
+def hold_frozen_parts(backbone: nn.Module, batch_norm: bool = False) -> None:
+    """Put every part of ``backbone`` in which nothing trains into eval mode: norm statistics and drop path are off.
+    With ``batch_norm`` every BatchNorm, too: it keeps the statistics it came with; scale and shift may train."""
     for module in backbone.modules():
         parameters = list(module.parameters())
-        is_norm = norms and isinstance(module, nn.modules.batchnorm._BatchNorm)
+        is_norm = batch_norm and isinstance(module, nn.modules.batchnorm._BatchNorm)
         if is_norm or (parameters and not any(parameter.requires_grad for parameter in parameters)):
             module.eval()
 

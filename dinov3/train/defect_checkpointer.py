@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dinov3.defect_distributed import Agreement, World, max_over_ranks
 from dinov3.defect_errors import StoppedError
-from dinov3.train.defect_background_save import BackgroundWriter, remove_unfinished
+from dinov3.models.defect_checkpoint import save_checkpoint
 from dinov3.train.defect_fsdp import gathered
 from dinov3.train.defect_meter import EpochProgress
 from dinov3.train.defect_signals import StoppableLoader, StopSignals
@@ -42,7 +44,7 @@ def chosen_thresholds(defaults: dict[str, float], metrics: dict[str, Any]) -> di
     return defaults if math.isnan(best) else defaults | {"mask": round(best, 3)}
 
 
-class RunKeeper:
+class Checkpointer:
     """Saves a run after each epoch, now and then within one, and when SIGTERM or Ctrl-C ends it; a context, which
     ends when all is written.
 
@@ -77,10 +79,10 @@ class RunKeeper:
         self.seconds_between = 60 * save_every_minutes
         self.world, self.device = world, device
         self.signals, self.writer = StopSignals(), BackgroundWriter()
-        self.agreement = Agreement(device, late=device.type == "cuda")
+        self.agreement = Agreement(device, asynchronous=device.type == "cuda")
         self.saved_at = time.monotonic()
 
-    def __enter__(self) -> RunKeeper:
+    def __enter__(self) -> Checkpointer:
         self.signals.__enter__()
         if self.world.is_main:
             remove_unfinished(self.save_dir)
@@ -161,3 +163,65 @@ class RunKeeper:
         name = signal.Signals(number).name
         text = f"interrupted by {name} {place}; saved: the same command with --resume goes on from there"
         raise StoppedError(text if self.world.is_main else "", number)
+
+
+def snapshot(value: Any) -> Any:
+    """A copy of nested dicts, lists and tuples whose tensors lie on the CPU and change no more."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: snapshot(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(snapshot(item) for item in value)
+    return value
+
+
+class BackgroundWriter:
+    """Writes checkpoints in a thread of its own, one :meth:`submit` at a time and in order.
+
+    A failure is raised by the next call of any method.
+    """
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the last submission is still being written."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def check(self) -> None:
+        """Raise what went wrong since the last call, if anything did."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def submit(self, paths: list[Path], content: dict[str, Any], more: Mapping[str, Any] | None = None) -> None:
+        """Write ``content`` as it is now to each of ``paths``, one after the other, and ``more`` into the last one,
+        too. Waits if the last submission is not finished, so that there are never more than two states in memory."""
+        self.wait()
+        copies = (snapshot(content), snapshot(more or {}))
+        self._thread = threading.Thread(target=self._write, args=(paths, *copies), name="checkpoints")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when all is written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def _write(self, paths: list[Path], content: dict[str, Any], more: dict[str, Any]) -> None:
+        try:
+            for path in paths[:-1]:
+                save_checkpoint(path, content)
+            save_checkpoint(paths[-1], content | more)
+        except BaseException as error:  # handed over to the thread that trains
+            self._error = error
+
+
+def remove_unfinished(save_dir: Path) -> None:
+    """Delete what a killed process had begun to write."""
+    for path in save_dir.glob(".*.pth.unfinished"):
+        path.unlink(missing_ok=True)

@@ -40,9 +40,10 @@ def build_datasets(
     return train_set, DefectTileDataset(val_rows, tiling, args.image_size)
 
 
-def masks_can_testify(rows: Manifest) -> bool:
-    """Whether at least a twentieth of the defect images have a mask, so that a mask without a mark says something: with
-    a tenth, the joint verdict was not worse (``benchmarks/accuracy.py --masks 10``); fewer were not measured."""
+def enough_masks(rows: Manifest) -> bool:
+    """Whether at least a twentieth of the defect images have a mask, so that the mask's score is worth fusing with the
+    classifier's: with a tenth, the fused score was not worse (``benchmarks/accuracy.py --masks 10``); fewer were not
+    measured."""
     return bool((rows.columns["mask"][rows.labels > 0] != "").mean() >= 0.05)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dinov3.models.defect_lora import has_adapters, merged_state
 
 
-class RunWeights:
+class ModelEma:
     """A model that trains, and with a ``decay`` above 0 its average.
 
     The decay warms up, ``1 - N ** (-2 / 3)`` at update N and at most ``decay``, so that a short run does not drag its

@@ -67,14 +67,14 @@ def prepare_backbone(model: AttentionGuidedDefectClassifier, args: argparse.Name
     backbone = model.backbone
     if args.lora_rank and (args.freeze_backbone or args.unfreeze_last):
         other = "--freeze_backbone" if args.freeze_backbone else "--unfreeze_last"
-        raise DefectError(f"--lora_rank trains adapters on a backbone that rests otherwise; leave {other} out")
+        raise DefectError(f"--lora_rank trains adapters on a otherwise frozen backbone; leave {other} out")
     model.freeze_backbone(args.freeze_backbone or args.unfreeze_last > 0, args.unfreeze_last)
     if args.lora_rank:
         add_lora(backbone, args.lora_rank)
     if args.rest_norms is None:
         args.rest_norms = args.weights != "none"
     if args.rest_norms:
-        model.rest_norms()
+        model.freeze_batch_norm()
     if args.drop_path:
         set_drop_path(backbone, args.drop_path)
     is_vit = not hasattr(backbone, "embed_dims")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from dinov3.models.defect_device import LateValue
+from dinov3.defect_distributed import AsyncScalar
 from dinov3.train.defect_fsdp import clip_gradient
 from dinov3.train.defect_guardrails import LossGuard, batch_files, describe
 from dinov3.train.defect_meter import EpochProgress
@@ -95,7 +95,7 @@ class UpdateRecord:
         self.late, self.overflows, self.write = late, overflows, write
         self._batches: list[dict[str, Any]] = []
         self._overflowed = 0  # updates in a row
-        self._values = LateValue()
+        self._values = AsyncScalar()
 
     def add(self, batches: list[dict[str, Any]], norm: Tensor) -> None:
         """Take in an update from ``batches``, each with its ``losses`` and ``place``, and the ``norm`` of its gradient.

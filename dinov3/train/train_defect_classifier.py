@@ -24,6 +24,7 @@ from dinov3.data.defect_dataset import DefectDataset, make_loader
 from dinov3.data.defect_tile_dataset import DefectTileDataset, WholeImages
 from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_distributed import (
+    AsyncScalar,
     World,
     broadcast_buffers,
     means_over_ranks,
@@ -38,9 +39,9 @@ from dinov3.models.defect_classifier import (
     DynamicWeightScheduler,
     MultiTaskLoss,
 )
-from dinov3.models.defect_device import LateValue, Precision
-from dinov3.train.defect_checkpointer import RunKeeper
-from dinov3.train.defect_ema import RunWeights
+from dinov3.models.defect_device import Precision
+from dinov3.train.defect_checkpointer import Checkpointer
+from dinov3.train.defect_ema import ModelEma
 from dinov3.train.defect_fsdp import InStep, shard
 from dinov3.train.defect_guardrails import EarlyStopping, LossGuard
 from dinov3.train.defect_meter import COUNTS, EpochProgress
@@ -127,7 +128,7 @@ def train_one_epoch(
         disable=not progress,
         leave=False,
     )
-    shown = LateValue()
+    shown = AsyncScalar()
     start = time.perf_counter() - state.seconds
     gathered: list[dict[str, Any]] = []  # the batches of this update, with their losses in place of the pixels
     for batch in bar:
@@ -205,7 +206,7 @@ def fit(
         StoppedError: SIGTERM or Ctrl-C ended the run, and ``last.pth`` knows where.
     """
     device, save_dir, progress = precision.device, options.save_dir, world.is_main
-    weights = RunWeights(model, options.ema_decay)
+    weights = ModelEma(model, options.ema_decay)
     if resume is not None and "training_state" in resume and not weights.is_plain:
         weights.load_state_dict(resume["training_state"])
     if options.sharded:
@@ -261,7 +262,7 @@ def fit(
     steps_done = steps * first_epoch + math.ceil(state.batches / options.accumulate)
     lr_scheduler = build_lr_scheduler(optimizer, steps * options.epochs, steps_done=steps_done)
     step = across_processes(TrainStep(model, criterion), world, device)
-    keeper = RunKeeper(
+    keeper = Checkpointer(
         save_dir,
         parts,
         description | {"epochs": options.epochs},

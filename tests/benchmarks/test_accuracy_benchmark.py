@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from accuracy import check_peers  # noqa: E402
-from accuracy_data import keep_masks, leave_out  # noqa: E402
-from accuracy_folds import deal_folds  # noqa: E402
+from accuracy_data import keep_masks, without_type  # noqa: E402
+from accuracy_folds import assign_folds  # noqa: E402
 from accuracy_models import VARIANTS  # noqa: E402
 from accuracy_table import image_ap, mean_difference, mean_iou_defect, pixel_iou, pixel_miou  # noqa: E402
 
@@ -27,11 +27,11 @@ from dinov3.defect_errors import DefectError  # noqa: E402
 def test_folds_hold_every_type_and_never_part_a_group() -> None:
     strata = ["good"] * 40 + ["crack"] * 12 + ["pit"] * 9
     groups = [f"{kind}{number // 3}" for number, kind in enumerate(strata)]
-    folds = deal_folds(strata, groups, 3, seed=1)
+    folds = assign_folds(strata, groups, 3, seed=1)
     assert {(s, f) for s, f in zip(strata, folds, strict=True)} == {(s, f) for s in set(strata) for f in range(3)}
     assert len(set(zip(groups, folds, strict=True))) == len(set(groups))
     with pytest.raises(DefectError, match="pit: only in folds"):
-        deal_folds(strata, groups, 5, seed=1)
+        assign_folds(strata, groups, 5, seed=1)
 
 
 def test_metrics_of_a_run_by_hand() -> None:
@@ -57,7 +57,7 @@ def run_with_iou(iou: float) -> dict[str, np.ndarray]:
 
 
 def test_a_difference_is_only_as_sure_as_the_runs_agree() -> None:
-    """Every part says the same here, so the whole interval is that of training's luck."""
+    """Every part fuses the same here, so the whole interval is that of training's luck."""
     agree = [(fold, run_with_iou(0.5), run_with_iou(0.4)) for fold in (0, 1, 2) for _ in range(3)]
     assert mean_difference(agree, pixel_iou) == pytest.approx((0.1, 0.1, 0.1))
     differ = [(fold, run_with_iou(0.5), run_with_iou(iou)) for fold in (0, 1, 2) for iou in (0.3, 0.4, 0.5)]
@@ -86,7 +86,7 @@ def test_a_type_of_defect_can_be_tested_without_having_been_in_training(tmp_path
     write_demo(tmp_path / "data", 80, seed=0)
     whole = read_manifest(tmp_path / "data")
     kind = whole.columns["source"][whole.labels > 0][0]
-    rows = leave_out(whole, kind)
+    rows = without_type(whole, kind)
     is_test, is_kind = rows.columns["split"] == "test", rows.columns["source"] == kind
     assert is_kind[is_test & (rows.labels > 0)].all() and not is_kind[~is_test].any()
     assert (rows.labels == 0).sum() == (whole.labels == 0).sum()
@@ -114,10 +114,10 @@ def test_what_can_not_be_run_is_said_before_anything_trains(flags: tuple[str, st
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_mask_testifies_once() -> None:
-    says = {name: variant.mask_testifies for name, variant in VARIANTS.items()}
-    assert says["guided"] and says["two_stages"] and says["light_decoder"]
-    assert not any(says[name] for name in ("no_evidence", "dual_branch", "progressive", "unet", "fpn"))
+def test_scores_are_fused_once() -> None:
+    fuses = {name: variant.fuses_scores for name, variant in VARIANTS.items()}
+    assert fuses["guided"] and fuses["two_stages"] and fuses["light_decoder"]
+    assert not any(fuses[name] for name in ("no_fusion", "dual_branch", "progressive", "unet", "fpn"))
 
 
 def accuracy_command(folder: Path, *more: object) -> list[str]:
@@ -142,7 +142,7 @@ def test_one_command_runs_the_folds_and_the_next_one_runs_nothing_again(tmp_path
     assert "| guided without novelty | 1 | " in novel.stdout
     chosen = subprocess.run([*command, "--split", "val"], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert chosen.returncode == 0 and chosen.stdout != first.stdout
-    joined = subprocess.run([*command, "--testimony"], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    joined = subprocess.run([*command, "--score_fusion"], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert joined.returncode == 0 and joined.stdout != first.stdout
     other = subprocess.run([*command, "--folds", "3"], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert other.returncode == 1 and "its runs had another setting (folds was 2, now 3)" in other.stderr

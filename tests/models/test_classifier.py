@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dinov3.models.defect_backbone import build_backbone
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
-from dinov3.models.defect_guidance import joint_verdict, pooling_weights
+from dinov3.models.defect_guidance import fuse_scores, pooling_weights
 
 
 class PatchTokensOnly(nn.Module):
@@ -100,29 +100,31 @@ def test_guidance_carries_the_mask_to_the_class_and_none_does_not() -> None:
         assert (gradient is not None and bool(gradient.any())) == carried
 
 
-def test_the_verdict_is_the_mean_of_what_head_and_mask_say() -> None:
+def test_the_fused_score_is_the_mean_of_classifier_and_mask() -> None:
     head = torch.tensor([[1.0, 0.5, 2.0], [3.0, -1.0, 0.0]])  # normal and two types of defect
     masks = torch.full((2, 1, 8, 8), -9.0)
     masks[0, 0, 2, 2] = 5.0
-    joint = joint_verdict(head, masks)
-    defective = torch.logit(1 - joint.softmax(1)[:, 0])
+    fused_logits = fuse_scores(head, masks)
+    defective = torch.logit(1 - fused_logits.softmax(1)[:, 0])
     alone = torch.logit(1 - head.softmax(1)[:, 0])
     assert torch.allclose(defective, (alone + torch.tensor([5.0, -9.0])) / 2, atol=1e-5)
-    assert torch.allclose(joint[:, 2] - joint[:, 1], head[:, 2] - head[:, 1])  # which type: the head alone
+    assert torch.allclose(
+        fused_logits[:, 2] - fused_logits[:, 1], head[:, 2] - head[:, 1]
+    )  # which type: the head alone
 
 
-def test_the_mask_testifies_when_the_model_predicts_and_not_while_it_learns() -> None:
+def test_scores_are_fused_when_the_model_predicts_and_not_while_it_learns() -> None:
     image, mark = torch.randn(2, 3, 64, 64), {}
-    for evidence in (True, False):
-        model = make("efficientnet_lite0", mask_evidence=evidence).eval()
+    for fused in (True, False):
+        model = make("efficientnet_lite0", score_fusion=fused).eval()
         before = model(image)["classification"].softmax(1)[:, 1]
         nn.init.constant_(model.decoder.head.bias, 6.0)  # a mask all over
-        mark[evidence] = (model(image)["classification"].softmax(1)[:, 1] - before).mean().item()
+        mark[fused] = (model(image)["classification"].softmax(1)[:, 1] - before).mean().item()
     assert mark[True] > 0.5 and abs(mark[False]) < 0.05
     trained = {}
-    for evidence in (True, False):
-        model = make("efficientnet_lite0", mask_evidence=evidence, dropout=0.0).train()
-        trained[evidence] = model(image)["classification"]
+    for fused in (True, False):
+        model = make("efficientnet_lite0", score_fusion=fused, dropout=0.0).train()
+        trained[fused] = model(image)["classification"]
     assert torch.equal(trained[True], trained[False])
 
 

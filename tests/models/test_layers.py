@@ -140,7 +140,7 @@ def test_unfreeze_last_trains_exactly_these(name: str, count: int, first: str, n
     trained = {p for group in parameter_groups(model, MultiTaskLoss(), 1e-3, 1, 0) for p in group["params"]}
     assert {key for key, p in model.backbone.named_parameters() if p in trained} == set(names)
     assert all(p.grad is None for p in model.backbone.parameters() if not p.requires_grad)
-    # what rests keeps its norm statistics too, and what trains moves them
+    # what is frozen keeps its norm statistics too, and what trains moves them
     moved = {key for key, value in model.backbone.state_dict().items() if not torch.equal(value, before[key])}
     frozen = [key.rsplit(".", 1)[0] for key in layers if key not in names]
     assert not any(key.rsplit(".", 1)[0] in frozen for key in moved)

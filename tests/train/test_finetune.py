@@ -18,12 +18,13 @@ from torch import Tensor, nn
 import dinov3.train.train_defect_classifier as loop
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_transforms import Normalization
+from dinov3.defect_distributed import AsyncScalar
 from dinov3.defect_errors import DefectError
 from dinov3.models.defect_checkpoint import load_checkpoint
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
-from dinov3.models.defect_device import LateValue, resolve_precision
+from dinov3.models.defect_device import resolve_precision
 from dinov3.models.defect_lora import add_lora, merged_state
-from dinov3.train.defect_ema import RunWeights
+from dinov3.train.defect_ema import ModelEma
 from dinov3.train.defect_finetune import compile_model
 from dinov3.train.defect_guardrails import LossGuard
 from dinov3.train.defect_meter import EpochProgress
@@ -87,7 +88,7 @@ def test_adapters_that_cannot_be_had(monkeypatch) -> None:
 def test_the_average_by_hand() -> None:
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
     model[1].requires_grad_(False)
-    weights = RunWeights(model, decay=0.5)
+    weights = ModelEma(model, decay=0.5)
     average = weights.evaluated
     expected = 0.0
     # the decay at updates 1, 2, 3, 4: 1 - N ** (-2 / 3), up to 0.5
@@ -248,7 +249,7 @@ def test_a_compiled_model_predicts_the_same_and_keeps_its_names() -> None:
         for key, value in model(images).items():
             torch.testing.assert_close(value, expected[key], atol=1e-5, rtol=1e-5)
     assert list(model.state_dict()) == names
-    assert list(RunWeights(model, 0.9).evaluated.state_dict()) == names
+    assert list(ModelEma(model, 0.9).evaluated.state_dict()) == names
 
 
 def test_a_compiler_that_is_missing_is_named(monkeypatch) -> None:
@@ -261,7 +262,7 @@ def test_a_compiler_that_is_missing_is_named(monkeypatch) -> None:
 
 
 def test_a_late_value_is_the_one_before() -> None:
-    late = LateValue()
+    late = AsyncScalar()
     assert [late.exchange(torch.tensor(value)) for value in (1.0, 2.0, 3.0)] == [None, 1.0, 2.0]
 
 

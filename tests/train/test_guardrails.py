@@ -14,13 +14,8 @@ import dinov3.train.train_defect_classifier as loop
 from dinov3.data.defect_manifest import Manifest
 from dinov3.defect_errors import DefectError
 from dinov3.models.defect_checkpoint import load_checkpoint
-from dinov3.train.defect_guardrails import (
-    EarlyStopping,
-    LossGuard,
-    is_constant_mask,
-    is_constant_verdict,
-    learned_nothing,
-)
+from dinov3.train.defect_guardrails import EarlyStopping, LossGuard
+from dinov3.train.defect_run_diagnosis import is_constant_mask, is_constant_verdict, learned_nothing
 
 FLAGS = "--backbone timm:test_efficientnet --weights none --image_size 32 --batch_size 4 --num_workers 0 --device cpu"
 

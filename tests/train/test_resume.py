@@ -189,16 +189,16 @@ def test_an_interrupted_epoch_of_tiles_goes_on_with_the_crops_that_are_left() ->
 
 
 def test_writing_does_not_hold_up_training_and_changes_made_meanwhile_stay_out(tmp_path: Path, monkeypatch) -> None:
-    from dinov3.train import defect_background_save
+    from dinov3.train import defect_checkpointer
 
-    let_go, original = threading.Event(), defect_background_save.save_checkpoint
+    let_go, original = threading.Event(), defect_checkpointer.save_checkpoint
 
     def slow(path: Path, content: dict) -> None:
         assert let_go.wait(20)
         original(path, content)
 
-    monkeypatch.setattr(defect_background_save, "save_checkpoint", slow)
-    writer, weights = defect_background_save.BackgroundWriter(), torch.zeros(3)
+    monkeypatch.setattr(defect_checkpointer, "save_checkpoint", slow)
+    writer, weights = defect_checkpointer.BackgroundWriter(), torch.zeros(3)
     writer.submit([tmp_path / "best_iou.pth", tmp_path / "last.pth"], {"model": {"weights": weights}})
     weights += 1  # training goes on
     assert writer.is_busy and not (tmp_path / "last.pth").exists()

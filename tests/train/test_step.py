@@ -21,7 +21,7 @@ from dinov3.defect_errors import DefectError
 from dinov3.models.defect_backbone import build_backbone
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
 from dinov3.models.defect_device import resolve_precision
-from dinov3.train.defect_ema import RunWeights
+from dinov3.train.defect_ema import ModelEma
 from dinov3.train.defect_guardrails import LossGuard
 from dinov3.train.defect_meter import EpochProgress
 from dinov3.train.defect_optim import build_lr_scheduler, build_optimizer, restore_optimizer
@@ -42,7 +42,7 @@ class Update:
         torch.manual_seed(0)
         self.network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.1, fused=fused or None)
-        self.weights = RunWeights(self.network, decay=0.5)
+        self.weights = ModelEma(self.network, decay=0.5)
         self.updater = Updater(self.network, self.optimizer, torch.amp.GradScaler("cpu", enabled=False), grad_clip=1.0)
         self.number = 0
 
@@ -176,18 +176,18 @@ def test_what_is_booked_late_is_in_every_checkpoint(as_on_a_gpu, data: Manifest,
     """A run saved after every update, and stopped in the middle of an epoch."""
     import json
 
-    from dinov3.train.defect_checkpointer import RunKeeper
+    from dinov3.train.defect_checkpointer import Checkpointer
 
     saved = []
-    original = RunKeeper._write
+    original = Checkpointer._write
 
-    def write(keeper: RunKeeper, files: list[str], epochs: int, progress: list[dict] | None) -> None:
+    def write(keeper: Checkpointer, files: list[str], epochs: int, progress: list[dict] | None) -> None:
         if progress is not None:
             saved.append((progress[0]["batches"], int(progress[0]["counts"][0]), keeper.parts["guard"].seen))
         original(keeper, files, epochs, progress)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunKeeper, "_write", write)
+        patch.setattr(Checkpointer, "_write", write)
         arguments = test_guardrails.flags(data, tmp_path, "--epochs", 1, "--save_every_minutes", 1e-9)
         assert script("train_defect_model", *arguments)[0] == 0
     assert saved and all(images == 4 * batches and seen == batches for batches, images, seen in saved)
@@ -203,12 +203,12 @@ def alone(tmp_path: Path) -> Iterator[None]:
 
 
 def test_what_is_agreed_on_late_is_done_once(alone) -> None:
-    agreement = Agreement(CPU, late=True)
+    agreement = Agreement(CPU, asynchronous=True)
     assert [agreement.reach(values) for values in ([0, 1], [15, 0], [0, 0])] == [[0, 0], [0, 1], [15, 0]]
     agreement.reach([15, 0])
     agreement.forget()
     assert agreement.reach([0, 0]) == [0, 0]
-    assert Agreement(CPU, late=False).reach([15, 0]) == [15, 0]
+    assert Agreement(CPU, asynchronous=False).reach([15, 0]) == [15, 0]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only a CUDA device can tell when the host waits for it")
@@ -216,7 +216,7 @@ def test_what_is_agreed_on_late_is_done_once(alone) -> None:
 def test_an_epoch_never_waits_for_the_device(accumulate: int) -> None:
     device = torch.device("cuda")
     backbone = build_backbone("dinov3_vitt16", "none")
-    weights = RunWeights(AttentionGuidedDefectClassifier(backbone, backbone.embed_dim).to(device), decay=0.9)
+    weights = ModelEma(AttentionGuidedDefectClassifier(backbone, backbone.embed_dim).to(device), decay=0.9)
     criterion = MultiTaskLoss(use_uncertainty_weighting=True).to(device)
     optimizer = build_optimizer(weights.model, criterion, lr=1e-3, backbone_lr_scale=0.1, weight_decay=0.05)
     precision = resolve_precision("auto", device)
