@@ -182,8 +182,8 @@ def test_defect_images_without_masks_train_the_class(tmp_path: Path, script, mas
     status, out, _ = script("train_defect_model", *flags(data, tmp_path / "run", "--epochs", 1))
     assert status == 0 and f"{4 - masks} defect images without a mask" in out
     content = load_checkpoint(tmp_path / "run/best_iou.pth")
-    # A mask that nobody taught does not testify; one that learned from some defects does.
-    assert restore_model(content, "best_iou.pth").mask_evidence is (masks > 0)
+    # Scores are fused only if some defects had a mask to learn from.
+    assert restore_model(content, "best_iou.pth").score_fusion is (masks > 0)
     line = log_lines(tmp_path / "run")[0]
     assert (line["verdicts_seen"], line["masks_seen"]) == (8, 4 + masks)
 
