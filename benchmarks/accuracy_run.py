@@ -12,10 +12,11 @@ import torch
 from accuracy_models import Stage, Variant
 from torch import nn
 
-from dinov3.data.defect_dataset import DefectDataset, make_loader
+from dinov3.data.defect_dataset import DefectDataset
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError
+from dinov3.defect_evaluation.evaluate import View, evaluate, evaluation_loader
 from dinov3.defect_evaluation.image_results import ImageResults
 from dinov3.defect_evaluation.novelty import fit_novelty
 from dinov3.models.defect_checkpoint import load_checkpoint
@@ -24,7 +25,7 @@ from dinov3.models.defect_device import Precision, resolve_device, resolve_preci
 from dinov3.models.defect_tta import FlipAveraged
 from dinov3.train.defect_data import enough_masks
 from dinov3.train.defect_finetune import backbone_rates
-from dinov3.train.train_defect_classifier import TrainingOptions, evaluate, fit
+from dinov3.train.train_defect_classifier import TrainingOptions, fit
 
 
 def split_epochs(stages: tuple[Stage, ...], total: int) -> list[int]:
@@ -89,9 +90,11 @@ def score_all(
     """Keep what ``model`` makes of every validation and test image; the file of the test images comes last."""
     for name in (f"val{suffix}", f"test{suffix}"):
         rows = data.select(name.split("_")[0])
-        loader = make_loader(DefectDataset(rows, args.image_size), args.batch_size, num_workers=args.num_workers)
+        view = View(args.image_size, normalization)
+        options = {"num_workers": args.num_workers, "device": precision.device}
+        loader = evaluation_loader(rows, view, args.batch_size, **options)
         results = ImageResults(2, content["thresholds"]["mask"])
-        evaluate(model, loader, results, precision=precision, normalization=normalization, description=name)
+        evaluate(model, loader, results, view, batch_size=args.batch_size, precision=precision, description=name)
         columns = {column: rows.columns[column] for column in ("image", "group", "source")}
         unfinished = folder / f"{name}.tmp.npz"  # what is called test.npz is a finished run
         np.savez_compressed(unfinished, **columns, images=results.images, regions=results.regions)

@@ -126,7 +126,7 @@ def compare(rows: Manifest, results: Path) -> dict[str, float]:
         p = probability[image]
         values = (torch.tensor([1 - p, p]), torch.from_numpy(predicted).float(), torch.tensor(label))
         values += (torch.tensor(truth), torch.tensor(True))
-        metrics.update_probabilities(*(value[None] for value in values))
+        metrics.update(*(value[None] for value in values))
         count, areas = cv2.connectedComponents(truth)
         total += count - 1
         found += len(np.unique(areas[predicted & (areas > 0)]))

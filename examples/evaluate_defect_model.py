@@ -15,23 +15,18 @@ from pathlib import Path
 
 import _bootstrap  # noqa: F401  puts the repository first on sys.path
 
-from dinov3.data.defect_dataset import DefectDataset, make_loader
 from dinov3.data.defect_manifest import SPLITS, read_manifest
-from dinov3.data.defect_tile_dataset import WholeImages
-from dinov3.data.defect_tiles import Tiling
-from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_cli import fraction, non_negative_int, positive_int
 from dinov3.defect_errors import DefectError, run_script
 from dinov3.defect_evaluation.bootstrap import SplitMetrics, measure, resample_parts
+from dinov3.defect_evaluation.evaluate import View, evaluate, evaluation_loader
 from dinov3.defect_evaluation.findings import Findings
 from dinov3.defect_evaluation.image_results import ImageResults
 from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds, limit_text
-from dinov3.defect_evaluation.tile_evaluation import evaluate_tiles
 from dinov3.inference.predictor import DefectPredictor
 from dinov3.inference.reports.evaluation import Evaluation, write_report
 from dinov3.models.defect_checkpoint import load_checkpoint, restore_model
 from dinov3.models.defect_device import add_device_flags, resolve_device, resolve_precision
-from dinov3.train.train_defect_classifier import evaluate
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -68,22 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     thresholds = Thresholds.of(content, args.threshold, args.mask_threshold)
     weights = resample_parts(rows.parts, args.resamples)
     results = ImageResults(len(rows.classes), thresholds.mask, weights=weights)
-    loader_options = {"num_workers": args.num_workers, "pin_memory": device.type == "cuda"}
-    options = {
-        "precision": resolve_precision(args.mixed_precision, device),
-        "normalization": Normalization(**content["normalization"]),
-        "description": args.split,
-    }
-    tiling = Tiling.of(content)
-    if tiling is None:
-        loader = make_loader(DefectDataset(rows, content["image_size"]), args.batch_size, **loader_options)
-        evaluate(model, loader, results, **options)
-    else:
-        loader = make_loader(WholeImages(rows), None, **loader_options)
-        options |= {"tiling": tiling, "image_size": content["image_size"], "batch_size": args.batch_size}
-        evaluate_tiles(model, loader, results, **options)
+    view = View.of(content)
+    loader = evaluation_loader(rows, view, args.batch_size, num_workers=args.num_workers, device=device)
+    precision = resolve_precision(args.mixed_precision, device)
+    evaluate(model, loader, results, view, batch_size=args.batch_size, precision=precision, description=args.split)
     metrics, findings = measure(results, thresholds, rows.parts), Findings(results, rows, thresholds)
-    tiles = f" by tiles of {tiling.size} px" if tiling else ""
+    tiles = f" by tiles of {view.tiling.size} px" if view.tiling else ""
     calibration = content.get("calibration") if args.threshold is None else None  # it speaks of its own limits
     review = "" if thresholds.review is None else f"{limit_text(thresholds.review)} (review), "
     limits = f"thresholds {review}{limit_text(thresholds.classification)} and {limit_text(thresholds.mask)} (mask)"
@@ -103,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "defect_images": int((rows.labels > 0).sum()),
             "parts": len(set(rows.parts.tolist())),
             "left_out": int(((results.labels < 0) & ~results.images["has_mask"]).sum()),
-            **({"tile_size": tiling.size} if tiling else {}),
+            **({"tile_size": view.tiling.size} if view.tiling else {}),
             "date": date.today().isoformat(),
         }
         limits = {"threshold": thresholds.classification, "mask_threshold": thresholds.mask}

@@ -38,6 +38,8 @@ class DefectDataset(Dataset):
     it alone, whatever worker runs them.
     """
 
+    tiling = None  # a model sees the whole image
+
     def __init__(self, manifest: Manifest, image_size: int, augment: bool = False, paste_defects: float = 0.0):
         self.manifest = manifest
         self.image_size = image_size

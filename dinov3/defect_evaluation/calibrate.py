@@ -10,19 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from dinov3.data.defect_dataset import DefectDataset, make_loader
 from dinov3.data.defect_manifest import Manifest, read_manifest
-from dinov3.data.defect_tile_dataset import WholeImages
-from dinov3.data.defect_tiles import Tiling
-from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError
-from dinov3.defect_evaluation.evaluate import evaluate
+from dinov3.defect_evaluation.evaluate import View, evaluate, evaluation_loader
 from dinov3.defect_evaluation.image_results import ImageResults
 from dinov3.defect_evaluation.reliability_diagram import draw_reliability
 from dinov3.defect_evaluation.targets import Target
 from dinov3.defect_evaluation.temperature import Calibration, calibrate
 from dinov3.defect_evaluation.thresholds import limit_text
-from dinov3.defect_evaluation.tile_evaluation import evaluate_tiles
 from dinov3.models.defect_checkpoint import load_checkpoint, restore_model, save_checkpoint
 from dinov3.models.defect_device import Precision
 from dinov3.train.defect_checkpointer import BEST
@@ -66,17 +61,9 @@ def score_validation(
     device = precision.device
     model = restore_model(content, source, dinov3_repo).to(device, memory_format=torch.channels_last)
     results = ImageResults(len(rows.classes), content["thresholds"]["mask"])
-    tiling = Tiling.of(content)
-    dataset = WholeImages(rows) if tiling else DefectDataset(rows, content["image_size"])
-    pin_memory = device.type == "cuda"
-    loader = make_loader(dataset, None if tiling else batch_size, num_workers=num_workers, pin_memory=pin_memory)
-    options = {"precision": precision, "normalization": Normalization(**content["normalization"])}
-    options["description"] = "calibrate"
-    if tiling:
-        options |= {"tiling": tiling, "image_size": content["image_size"], "batch_size": batch_size}
-        evaluate_tiles(model, loader, results, **options)
-    else:
-        evaluate(model, loader, results, **options)
+    view = View.of(content)
+    loader = evaluation_loader(rows, view, batch_size, num_workers=num_workers, device=device)
+    evaluate(model, loader, results, view, batch_size=batch_size, precision=precision, description="calibrate")
     known = results.labels >= 0
     return ScoredImages(results.class_prob[known], results.labels[known], rows.parts[known], results, rows)
 

@@ -1,20 +1,209 @@
-"""Metrics of a model over the images of a split."""
+"""Metrics of a model over the images of a split, which it sees whole or, if they are large, tile by tile."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision import tv_tensors
 from tqdm import tqdm
 
-from dinov3.data.defect_transforms import Normalization
+from dinov3.data.defect_dataset import DefectDataset, make_loader
+from dinov3.data.defect_manifest import Manifest
+from dinov3.data.defect_masks import defect_pixels
+from dinov3.data.defect_tile_dataset import WholeImages, tile_target
+from dinov3.data.defect_tiles import Tiling
+from dinov3.data.defect_transforms import Normalization, eval_transform
 from dinov3.defect_distributed import max_over_ranks, sum_over_ranks
 from dinov3.defect_evaluation.image_results import ImageResults
-from dinov3.defect_evaluation.metrics import DefectMetrics
+from dinov3.defect_evaluation.metrics import DefectMetrics, probabilities
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
 from dinov3.models.defect_device import Precision
+from dinov3.models.defect_sliding_window import Watcher, slide_window
+
+LOSSES = ("total_loss", "cls_loss", "seg_loss")
+
+
+@dataclass(frozen=True)
+class View:
+    """How a model sees images: ``image_size`` pixels a side and normalised; with a ``tiling``, tile by tile."""
+
+    image_size: int
+    normalization: Normalization
+    tiling: Tiling | None = None
+
+    @classmethod
+    def of(cls, checkpoint: dict[str, Any]) -> View:
+        """As in training."""
+        return cls(checkpoint["image_size"], Normalization(**checkpoint["normalization"]), Tiling.of(checkpoint))
+
+
+def evaluation_loader(
+    rows: Manifest,
+    view: View,
+    batch_size: int,
+    *,
+    num_workers: int,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader:
+    """The images of ``rows`` in their order, for :func:`evaluate`: every ``world_size``-th, from number ``rank`` on.
+
+    They come resized, ``batch_size`` at a time; to be seen by tiles, as they are and one by one.
+    """
+    tiles = view.tiling is not None
+    return make_loader(
+        WholeImages(rows) if tiles else DefectDataset(rows, view.image_size),
+        None if tiles else batch_size,
+        sampler=list(range(rank, len(rows), world_size)),
+        num_workers=num_workers,
+        pin_memory=device.type == "cuda",
+    )
+
+
+@torch.inference_mode()
+def evaluate(
+    model: AttentionGuidedDefectClassifier,
+    loader: Iterable[dict[str, Any]],
+    metrics: DefectMetrics | ImageResults,
+    view: View,
+    *,
+    batch_size: int,
+    precision: Precision,
+    criterion: MultiTaskLoss | None = None,
+    description: str = "evaluate",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Metrics of ``model`` over the images of ``loader``, an :func:`evaluation_loader` for this ``view``.
+
+    By tiles, pixel metrics are taken at full resolution, and one image is held at a time, beside those that the loader
+    reads ahead. Unreadable images are reported; they keep their place in ``metrics`` and count nowhere.
+
+    Args:
+        metrics: is filled.
+        batch_size: tiles of an image at a time.
+        criterion: adds ``val_total_loss`` and its parts: the means over all batches or, by tiles, those of all tiles
+            as one batch, at the size the model sees.
+
+    Returns:
+        What ``metrics.compute()`` gives, and the losses.
+    """
+    model.eval()
+    # MPS has no float64, which the counts of pixels need.
+    metrics_device = torch.device("cpu") if precision.device.type == "mps" else precision.device
+    metrics.to(metrics_device)
+    if view.tiling is None:
+        see = WholeImagePass(model, view, precision, criterion)
+    else:
+        see = TiledPass(model, view, precision, criterion, batch_size)
+    unit = "batch" if view.tiling is None else "image"
+    for batch in tqdm(loader, desc=description, unit=unit, disable=not progress, leave=False):
+        report_unreadable(batch)
+        metrics.update(*(value.to(metrics_device) for value in see(batch)))
+    return metrics.compute() | see.losses()
+
+
+# What `update` of the metrics takes: class probabilities (B, K), the defect probability of each pixel (B, H, W), labels
+# (B,), masks (B, H, W) and has_mask (B,).
+Seen = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+class WholeImagePass:
+    """Runs batches of resized images, and keeps their losses if there is a ``criterion``."""
+
+    def __init__(
+        self,
+        model: AttentionGuidedDefectClassifier,
+        view: View,
+        precision: Precision,
+        criterion: MultiTaskLoss | None,
+    ):
+        self.model, self.view, self.precision, self.criterion = model, view, precision, criterion
+        self.sums: list[Tensor] = []  # per batch, (N,) ``criterion.sums`` with the number of images behind them
+
+    def __call__(self, batch: dict[str, Any]) -> Seen:
+        images, labels, masks, has_mask = to_device(batch, self.precision.device, self.view.normalization)
+        with self.precision.autocast():
+            outputs = self.model(images)
+        if self.criterion is not None:
+            sums = self.criterion.sums(outputs, labels, masks, has_mask)
+            self.sums.append(torch.cat([sums, labels.new_tensor([len(labels)])]))
+        return *probabilities(outputs), labels, masks, has_mask
+
+    def losses(self) -> dict[str, float]:
+        """Means over the images of all processes, whose batches of the same number count as one."""
+        if self.criterion is None:
+            return {}
+        device = self.sums[0].device
+        length = max_over_ranks([len(self.sums)], device)[0]
+        missing = [torch.zeros_like(self.sums[0])] * (length - len(self.sums))
+        table = sum_over_ranks(torch.stack([*self.sums, *missing]))
+        losses = [self.criterion.combine(row[:-1]) for row in table]
+        weights = table[:, -1] / table[:, -1].sum()
+        return {f"val_{name}": float((weights * torch.stack([loss[name] for loss in losses])).sum()) for name in LOSSES}
+
+
+class TiledPass:
+    """Slides over one large image after the other, and keeps the losses of all tiles of all images as if they were one
+    batch."""
+
+    def __init__(
+        self,
+        model: AttentionGuidedDefectClassifier,
+        view: View,
+        precision: Precision,
+        criterion: MultiTaskLoss | None,
+        batch_size: int,
+    ):
+        self.model, self.view, self.precision, self.criterion = model, view, precision, criterion
+        self.batch_size, self.resize = batch_size, eval_transform(view.image_size)
+        self.sums: Tensor | None = None
+
+    def __call__(self, item: dict[str, Any]) -> Seen:
+        facts = (torch.tensor([item["label"]]), item["mask"][None], torch.tensor([item["has_mask"]]))
+        if item["error"]:
+            return torch.full((1, 1), torch.nan), torch.zeros(facts[1].shape), *facts
+        output = slide_window(
+            self.model,
+            item["image"].numpy(),
+            self.view.tiling,
+            self.view.image_size,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            normalization=self.view.normalization,
+            watch=None if self.criterion is None else self.watch(item),
+        )
+        return output.class_prob[None], output.mask_prob[None], *facts
+
+    def watch(self, item: dict[str, Any]) -> Watcher:
+        """What to call with the outputs and corners of each batch of tiles of this image."""
+        mask, label, has_mask = item["mask"].numpy(), item["label"], item["has_mask"]
+        is_located = bool(defect_pixels(mask).any())
+
+        def add(outputs: dict[str, Tensor], corners: list[tuple[int, int]]) -> None:
+            targets = [tile_target(mask, label, is_located, *corner, self.view.tiling.size) for corner in corners]
+            masks = torch.stack([self.resize(tv_tensors.Mask(target)) for target, _ in targets])
+            labels = torch.tensor([label for _, label in targets], device=self.precision.device)
+            known = torch.full_like(labels, has_mask, dtype=torch.bool)
+            sums = self.criterion.sums(outputs, labels, masks.to(self.precision.device), known)
+            self.sums = sums if self.sums is None else self.sums + sums
+
+        return add
+
+    def losses(self) -> dict[str, float]:
+        """Over the tiles of all processes."""
+        if self.criterion is None:
+            return {}
+        length = max_over_ranks([0 if self.sums is None else len(self.sums)], self.precision.device)[0]
+        # None where this process could read no image; if none could, the sums of one mask channel do
+        sums = torch.zeros(length or 10, device=self.precision.device) if self.sums is None else self.sums
+        losses = self.criterion.combine(sum_over_ranks(sums))
+        return {f"val_{name}": losses[name].item() for name in LOSSES}
 
 
 def to_device(batch: dict[str, Any], device: torch.device, normalization: Normalization) -> tuple[Tensor, ...]:
@@ -25,61 +214,10 @@ def to_device(batch: dict[str, Any], device: torch.device, normalization: Normal
     return normalization(images), labels, masks, has_mask
 
 
-@torch.inference_mode()
-def evaluate(
-    model: AttentionGuidedDefectClassifier,
-    loader: DataLoader,
-    metrics: DefectMetrics | ImageResults,
-    *,
-    precision: Precision,
-    normalization: Normalization,
-    criterion: MultiTaskLoss | None = None,
-    description: str = "evaluate",
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Metrics of ``model`` over ``loader``; with a ``criterion`` also ``val_total_loss`` and its parts.
-
-    Unreadable images are reported and left out.
-    """
-    model.eval()
-    # MPS has no float64, which the counts of pixels need.
-    metrics_device = torch.device("cpu") if precision.device.type == "mps" else precision.device
-    metrics.to(metrics_device)
-    sums: list[Tensor] = []
-    for batch in tqdm(loader, desc=description, unit="batch", disable=not progress, leave=False):
-        report_unreadable(batch)
-        images, labels, masks, has_mask = to_device(batch, precision.device, normalization)
-        with precision.autocast():
-            outputs = model(images)
-        if criterion is not None:
-            sums.append(torch.cat([criterion.sums(outputs, labels, masks, has_mask), labels.new_tensor([len(labels)])]))
-        outputs = {name: value.to(metrics_device) for name, value in outputs.items()}
-        metrics.update(outputs, *(value.to(metrics_device) for value in (labels, masks, has_mask)))
-    return metrics.compute() | (mean_losses(criterion, sums) if criterion is not None else {})
-
-
-def mean_losses(criterion: MultiTaskLoss, sums: list[Tensor]) -> dict[str, float]:
-    """``val_total_loss`` and its parts, as means over the images of all processes, whose batches of the same number
-    count as one.
-
-    Args:
-        sums: per batch, (N,) ``criterion.sums`` with the number of images behind them.
-    """
-    device = sums[0].device
-    length = max_over_ranks([len(sums)], device)[0]
-    missing = [torch.zeros_like(sums[0])] * (length - len(sums))
-    table = sum_over_ranks(torch.stack([*sums, *missing]))
-    losses = [criterion.combine(row[:-1]) for row in table]
-    weights = table[:, -1] / table[:, -1].sum()
-    return {
-        f"val_{name}": float((weights * torch.stack([loss[name] for loss in losses])).sum())
-        for name in ("total_loss", "cls_loss", "seg_loss")
-    }
-
-
 def report_unreadable(batch: dict[str, Any]) -> int:
-    """Print why files of a batch could not be read, and count them."""
-    problems = [error for error in batch["error"] if error]
+    """Print why files of a batch, or the file of a single item, could not be read, and count them."""
+    errors = [batch["error"]] if isinstance(batch["error"], str) else batch["error"]
+    problems = [error for error in errors if error]
     for problem in problems:
-        tqdm.write(f"left out: {problem}")
+        tqdm.write(f"skipped: {problem}")
     return len(problems)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dinov3.data.defect_masks import IGNORE_INDEX, defect_pixels
-from dinov3.defect_evaluation.metrics import pieces, probabilities
+from dinov3.defect_evaluation.metrics import pieces
 from dinov3.defect_evaluation.thresholds import expect_finite
 
 HIT_SHARE = 0.1  # of a true defect region's pixels that the mask must mark for it to count as found
@@ -32,7 +32,7 @@ REGION = np.dtype(
 
 
 class ImageResults:
-    """Is filled in place of :class:`DefectMetrics` in ``evaluate`` and ``evaluate_tiles``.
+    """Is filled in place of :class:`DefectMetrics` in ``evaluate``.
 
     Images keep the order of the pass. One that could not be read, or of which nothing is known, has label -1 and no
     mask. For one process: nothing is gathered over several.
@@ -100,14 +100,8 @@ class ImageResults:
         """Nothing to move: what is kept is NumPy's."""
         return self
 
-    def update(self, outputs: dict[str, Tensor], labels: Tensor, masks: Tensor, has_mask: Tensor) -> None:
-        """Add a batch of the model's outputs, as ``DefectMetrics.update``."""
-        self.update_probabilities(*probabilities(outputs), labels, masks, has_mask)
-
     @torch.no_grad()
-    def update_probabilities(
-        self, class_prob: Tensor, mask_prob: Tensor, labels: Tensor, masks: Tensor, has_mask: Tensor
-    ) -> None:
+    def update(self, class_prob: Tensor, mask_prob: Tensor, labels: Tensor, masks: Tensor, has_mask: Tensor) -> None:
         """Add a batch: class probabilities (B, K), each pixel's defect probability (B, H, W), labels (B,), masks
         (B, H, W) of class indices, has_mask (B,)."""
         for values in zip(class_prob.cpu().numpy(), mask_prob, labels.tolist(), masks, has_mask.tolist(), strict=True):

@@ -146,18 +146,13 @@ class DefectMetrics(torch.nn.Module):
         self.mean_iou = MeanDefectIoU()
         self.curves = PixelCurves()
 
-    def update(self, outputs: dict[str, Tensor], labels: Tensor, masks: Tensor, has_mask: Tensor) -> None:
-        """Add a batch: the model's outputs, labels (B,), masks (B, H, W) of class indices, has_mask (B,).
+    def update(self, class_prob: Tensor, mask_prob: Tensor, labels: Tensor, masks: Tensor, has_mask: Tensor) -> None:
+        """Add a batch: class probabilities (B, K), each pixel's defect probability (B, H, W), labels (B,), masks
+        (B, H, W) of class indices, has_mask (B,).
 
         An image of label -1 (verdict unknown, or unreadable) counts in the pixel metrics alone, one without a mask
         in the image metrics alone.
         """
-        self.update_probabilities(*probabilities(outputs), labels, masks, has_mask)
-
-    def update_probabilities(
-        self, class_prob: Tensor, mask_prob: Tensor, labels: Tensor, masks: Tensor, has_mask: Tensor
-    ) -> None:
-        """As :meth:`update`, from class probabilities (B, K) and each pixel's defect probability (B, H, W)."""
         known = labels >= 0
         if known.any():
             class_prob, labels = class_prob[known], labels[known]

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dinov3.data.defect_dataset import DefectDataset, make_loader
-from dinov3.data.defect_tile_dataset import DefectTileDataset, WholeImages
+from dinov3.data.defect_tile_dataset import DefectTileDataset
 from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_distributed import (
     AsyncScalar,
@@ -31,9 +31,8 @@ from dinov3.defect_distributed import (
     sum_over_ranks,
 )
 from dinov3.defect_errors import DefectError
-from dinov3.defect_evaluation.evaluate import evaluate, report_unreadable, to_device
+from dinov3.defect_evaluation.evaluate import View, evaluate, evaluation_loader, report_unreadable, to_device
 from dinov3.defect_evaluation.metrics import DefectMetrics
-from dinov3.defect_evaluation.tile_evaluation import evaluate_tiles
 from dinov3.models.defect_classifier import (
     AttentionGuidedDefectClassifier,
     DynamicWeightScheduler,
@@ -224,16 +223,23 @@ def fit(
     if len(val_set) < world.size or len(train_set) < world.size:
         raise DefectError(f"{len(train_set)} training and {len(val_set)} validation images for {world.size} processes")
     sampler = train_set.sampler(options.seed, world.rank, world.size)
-    loader_options = {"num_workers": options.num_workers, "pin_memory": device.type == "cuda"}
-    train_loader = make_loader(train_set, options.batch_size, sampler=sampler, **loader_options)
-    val_rows = list(range(world.rank, len(val_set), world.size))
-    validate = evaluate
-    if isinstance(val_set, DefectTileDataset):
-        whole = {"tiling": val_set.tiling, "image_size": val_set.image_size, "batch_size": options.batch_size}
-        validate = partial(evaluate_tiles, **whole)
-        val_loader = make_loader(WholeImages(val_set.manifest), None, sampler=val_rows, **loader_options)
-    else:
-        val_loader = make_loader(val_set, options.batch_size, sampler=val_rows, **loader_options)
+    train_loader = make_loader(
+        train_set,
+        options.batch_size,
+        sampler=sampler,
+        num_workers=options.num_workers,
+        pin_memory=device.type == "cuda",
+    )
+    view = View(val_set.image_size, normalization, val_set.tiling)
+    val_loader = evaluation_loader(
+        val_set.manifest,
+        view,
+        options.batch_size,
+        num_workers=options.num_workers,
+        device=device,
+        rank=world.rank,
+        world_size=world.size,
+    )
     scaler = precision.scaler()
     guard = LossGuard(options.max_skipped_batches)
     early_stopping = early_stopping or EarlyStopping("image_ap", 0)
@@ -303,12 +309,13 @@ def fit(
             broadcast_buffers(model)
             broadcast_buffers(weights.evaluated)
             metrics = DefectMetrics(len(description["classes"]))
-            result |= state.rates | validate(
+            result |= state.rates | evaluate(
                 weights.evaluated,
                 keeper.stoppable(val_loader, epoch, state, finish_validation),
                 metrics,
+                view,
+                batch_size=options.batch_size,
                 precision=precision,
-                normalization=normalization,
                 criterion=criterion,
                 description=f"epoch {epoch + 1} val",
                 progress=progress,

@@ -46,7 +46,7 @@ def made_up(count: int = COUNT, spread: float = 4.0, seed: int = 0) -> tuple[Ten
 def run(data: tuple[Tensor, ...], limits: Thresholds, parts: np.ndarray | None = None, **options) -> SplitMetrics:
     results = ImageResults(data[0].shape[1], limits.mask, **options)
     for start in range(0, len(data[0]), 7):
-        results.update_probabilities(*(values[start : start + 7] for values in data))
+        results.update(*(values[start : start + 7] for values in data))
     return measure(results, limits, np.arange(len(data[0])).astype(str) if parts is None else parts)
 
 
@@ -91,7 +91,7 @@ def test_image_and_pixel_metrics_agree_with_scikit_learn() -> None:
 def test_metrics_agree_with_those_of_training() -> None:
     data, limits = made_up(), Thresholds(0.6, 0.3)
     reference = DefectMetrics(K, limits.classification, limits.mask)
-    reference.update_probabilities(*data)
+    reference.update(*data)
     expected, metrics = reference.compute(), run(data, limits)
     assert metrics.confusion.tolist() == expected.pop("confusion")
     del expected["best_mask_threshold"]  # chosen in training alone
@@ -241,7 +241,7 @@ def test_results_of_each_image_and_region() -> None:
     prob = torch.zeros(2, 8, 8)
     prob[1, 0, :2], prob[1, 7], prob[0, 3, 3] = 0.9, 0.9, 0.6
     results = ImageResults(2)
-    results.update_probabilities(
+    results.update(
         torch.tensor([[0.8, 0.2], [0.3, 0.7]]), prob, torch.tensor([0, 1]), masks, torch.tensor([True, True])
     )
     images, regions = results.images, results.regions
@@ -260,10 +260,10 @@ def test_memory_does_not_grow_with_pixels() -> None:
     results = ImageResults(K, weights=resample_parts(parts, 50))
     data = made_up(50)
     for _ in range(6):
-        results.update_probabilities(*data)
+        results.update(*data)
     tracemalloc.start()
     for _ in range(20):
-        results.update_probabilities(*data)
+        results.update(*data)
     grown, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(results) == 1300

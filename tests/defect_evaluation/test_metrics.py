@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_average_precision
 
-from dinov3.defect_evaluation.metrics import DefectMetrics, PixelCurves
+from dinov3.defect_evaluation.metrics import DefectMetrics, PixelCurves, probabilities
 
 
 def outputs(defect_probability: list[float], mask_probability: Tensor) -> dict[str, Tensor]:
@@ -26,7 +26,7 @@ def outputs(defect_probability: list[float], mask_probability: Tensor) -> dict[s
 def measure(out: dict[str, Tensor], labels: list[int], masks: Tensor, **options: float) -> dict:
     metrics = DefectMetrics(2, **options)
     target = torch.tensor(labels)
-    metrics.update(out, target, masks, torch.ones(len(target), dtype=torch.bool))
+    metrics.update(*probabilities(out), target, masks, torch.ones(len(target), dtype=torch.bool))
     return metrics.compute()
 
 
@@ -78,7 +78,7 @@ def test_several_types_are_right_only_as_the_right_type() -> None:
     metrics = DefectMetrics(3)
     logits = torch.tensor([[0.2, 0.5, 0.3], [0.2, 0.5, 0.3], [0.6, 0.3, 0.1]]).log()
     out = {"classification": logits, "segmentation": torch.full((3, 2, 4, 4), -5.0)}
-    metrics.update(out, torch.tensor([1, 2, 0]), torch.zeros(3, 4, 4), torch.ones(3, dtype=torch.bool))
+    metrics.update(*probabilities(out), torch.tensor([1, 2, 0]), torch.zeros(3, 4, 4), torch.ones(3, dtype=torch.bool))
     result = metrics.compute()
     assert result["image_accuracy"] == pytest.approx(2 / 3)
     assert result["image_f1"] == 1
@@ -156,12 +156,12 @@ def test_each_image_counts_where_it_can() -> None:
     logits[1, 0, :2] = 9.0  # half of the defect of the second image; nothing of the first
     outputs = {"segmentation": logits, "classification": torch.tensor([[0.0, 5.0], [5.0, 0.0], [5.0, 0.0]])}
     metrics = DefectMetrics(2)
-    metrics.update(outputs, torch.tensor([1, -1, 0]), masks, torch.tensor([False, True, True]))
+    metrics.update(*probabilities(outputs), torch.tensor([1, -1, 0]), masks, torch.tensor([False, True, True]))
     result = metrics.compute()
     assert result["confusion"] == [[1, 0], [0, 1]]
     assert result["pixel_iou"] == pytest.approx(0.5)
     metrics = DefectMetrics(2)
-    metrics.update(outputs, torch.tensor([-1, -1, -1]), masks, torch.ones(3, dtype=torch.bool))
+    metrics.update(*probabilities(outputs), torch.tensor([-1, -1, -1]), masks, torch.ones(3, dtype=torch.bool))
     result = metrics.compute()
     assert math.isnan(result["image_ap"]) and result["pixel_iou"] == pytest.approx(0.25)
     assert result["pixel_miou"] == pytest.approx((0.25 + 128 / 176) / 2)  # of background and defect
@@ -174,7 +174,7 @@ def test_pixel_metrics_of_a_large_image_count_every_pixel() -> None:
     truth[truth == 2] = 255
     metrics = DefectMetrics(2)
     facts = (torch.tensor([1]), torch.from_numpy(truth), torch.tensor([True]))
-    metrics.update_probabilities(torch.tensor([[0.2, 0.8]]), torch.from_numpy(prob), *facts)
+    metrics.update(torch.tensor([[0.2, 0.8]]), torch.from_numpy(prob), *facts)
     result, predicted = metrics.compute(), prob >= 0.5
     overlap, union = (predicted & (truth == 1)).sum(), ((predicted & (truth == 0)) | (truth == 1)).sum()
     assert result["pixel_iou"] == pytest.approx(overlap / union, abs=1e-5)

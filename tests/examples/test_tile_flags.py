@@ -18,7 +18,7 @@ import dinov3.train.train_defect_classifier as loop
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_masks import read_mask
 from dinov3.data.defect_tiles import Tiling
-from dinov3.defect_evaluation.tile_evaluation import evaluate_tiles
+from dinov3.defect_evaluation.evaluate import evaluate
 from dinov3.models.defect_checkpoint import load_checkpoint
 
 
@@ -58,10 +58,10 @@ def test_a_run_on_tiles_goes_on_exactly_and_only_with_the_same_tiles(
     def stop(*args: object, **options: object) -> None:
         if options["description"] == "epoch 2 val":
             raise KeyboardInterrupt
-        return evaluate_tiles(*args, **options)
+        return evaluate(*args, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "evaluate_tiles", stop)
+        patch.setattr(loop, "evaluate", stop)
         train_defect_model.main([str(a) for a in train_flags(large, folder, "--epochs", 2)])
     assert load_checkpoint(folder / "last.pth")["epoch"] == 1
     for flag, old, new in (

@@ -12,7 +12,8 @@ from helpers.tiling import SHAPE, TILE
 
 from dinov3.data.defect_tiles import Tiling
 from dinov3.data.defect_transforms import Normalization
-from dinov3.defect_evaluation.tile_evaluation import TileLosses
+from dinov3.defect_evaluation.evaluate import View, evaluate
+from dinov3.defect_evaluation.metrics import DefectMetrics
 from dinov3.inference.predictor import DefectPredictor
 from dinov3.models.defect_classifier import MultiTaskLoss
 from dinov3.models.defect_device import resolve_device, resolve_precision
@@ -100,19 +101,20 @@ def test_a_tile_without_an_answer_is_not_hidden_by_others() -> None:
 def test_validation_losses_do_not_depend_on_how_many_tiles_run_at_a_time() -> None:
     mask = np.zeros(SHAPE, np.uint8)
     mask[:40, :50], mask[100:, 100:] = 1, 255
-    image = {"mask": torch.from_numpy(mask), "label": 1, "has_mask": True}
-    found = []
-    for batch_size in (1, 4, 100):
-        losses = TileLosses(MultiTaskLoss(), Tiling(TILE), TILE, torch.device("cpu"))
-        pixels = np.random.default_rng(4).integers(0, 256, (*SHAPE, 3), dtype=np.uint8)
+    pixels = torch.from_numpy(np.random.default_rng(4).integers(0, 256, (*SHAPE, 3), dtype=np.uint8))
+    image = {"image": pixels, "mask": torch.from_numpy(mask), "label": 1, "has_mask": True, "error": ""}
+    broken = {"image": pixels[:1, :1], "mask": image["mask"][:1, :1], "label": -1, "has_mask": False, "error": "broken"}
+
+    def losses(item: dict, batch_size: int) -> dict[str, float]:
+        view = View(TILE, Normalization((0.0,) * 3, (1.0,) * 3), Tiling(TILE))
         options = {"batch_size": batch_size, "precision": resolve_precision("off", torch.device("cpu"))}
-        plain = Normalization((0.0,) * 3, (1.0,) * 3)
-        slide_window(OneMask(), pixels, Tiling(TILE), TILE, normalization=plain, watch=losses.watch(image), **options)
-        found.append(losses.values())
+        found = evaluate(OneMask(), [item], DefectMetrics(2), view, criterion=MultiTaskLoss(), **options)
+        return {name: value for name, value in found.items() if name.startswith("val_")}
+
+    found = [losses(image, batch_size) for batch_size in (1, 4, 100)]
     assert found[0] == pytest.approx(found[1]) and found[1] == pytest.approx(found[2])
     assert set(found[0]) == {"val_total_loss", "val_cls_loss", "val_seg_loss"} and min(found[0].values()) > 0
-    nothing = TileLosses(MultiTaskLoss(), Tiling(TILE), TILE, torch.device("cpu"))  # no image could be read
-    assert nothing.values() == dict.fromkeys(found[0], 0.0)
+    assert losses(broken, 4) == dict.fromkeys(found[0], 0.0)  # no image could be read
 
 
 @pytest.mark.parametrize("size", [64, 96])

@@ -103,6 +103,6 @@ def test_scores_of_known_images_alone() -> None:
     assert image_scores(metrics) is None
     probability = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
     masks, has_mask = torch.zeros(3, 4, 4), torch.ones(3, dtype=torch.bool)
-    metrics.update_probabilities(probability, torch.zeros(3, 4, 4), torch.tensor([0, 1, -1]), masks, has_mask)
+    metrics.update(probability, torch.zeros(3, 4, 4), torch.tensor([0, 1, -1]), masks, has_mask)
     labels, scores = image_scores(metrics)
     assert labels.tolist() == [0, 1] and scores.tolist() == pytest.approx([0.1, 0.8])

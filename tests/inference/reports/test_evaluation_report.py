@@ -14,19 +14,16 @@ import torch
 from conftest import square_image
 from PIL import Image
 
-from dinov3.data.defect_dataset import make_loader
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_prepare.writer import DatasetWriter
-from dinov3.data.defect_tile_dataset import WholeImages
-from dinov3.data.defect_tiles import Tiling
-from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_evaluation.curves import Curve
+from dinov3.defect_evaluation.evaluate import View, evaluation_loader
+from dinov3.defect_evaluation.evaluate import evaluate as evaluate_model
 from dinov3.defect_evaluation.figures import confusion_figure, save_figure, thin
 from dinov3.defect_evaluation.findings import Findings
 from dinov3.defect_evaluation.image_results import ImageResults
 from dinov3.defect_evaluation.metrics import DefectMetrics
 from dinov3.defect_evaluation.thresholds import Thresholds
-from dinov3.defect_evaluation.tile_evaluation import evaluate_tiles
 from dinov3.inference.reports.html import both, data_script, figure_svg, image_tag, page
 from dinov3.models.defect_checkpoint import load_checkpoint, restore_model
 from dinov3.models.defect_device import resolve_precision
@@ -120,15 +117,12 @@ def test_images_keep_their_rows_by_tiles_too(trained: Path, tmp_path: Path) -> N
     (manifest.root / "images/01.png").write_bytes(b"broken")
     checkpoint = trained / "best_accuracy.pth"
     content = load_checkpoint(checkpoint)
-    options = {"tiling": Tiling(32, 0.25), "image_size": 64, "batch_size": 4}
-    options |= {
-        "precision": resolve_precision("off", torch.device("cpu")),
-        "normalization": Normalization(**content["normalization"]),
-    }
-    loader = make_loader(WholeImages(manifest), None, num_workers=0)
+    view = View.of(content | {"tile_size": 32})
+    options = {"batch_size": 4, "precision": resolve_precision("off", torch.device("cpu"))}
+    loader = evaluation_loader(manifest, view, 4, num_workers=0, device=torch.device("cpu"))
     results, metrics = ImageResults(2), DefectMetrics(2)
     for kind in (results, metrics):
-        measured = evaluate_tiles(restore_model(content, checkpoint, None), loader, kind, **options)
+        measured = evaluate_model(restore_model(content, checkpoint, None), loader, kind, view, **options)
     assert results.labels.tolist() == [0, -1, 0, 1] and results.images["has_mask"].tolist() == [True, False, True, True]
     assert results.regions["image"].tolist() == [3]
     assert sum(map(sum, measured["confusion"])) == 3 and measured["pixel_ap"] >= 0
@@ -168,7 +162,7 @@ def findings(tmp_path: Path, dent: int = 2) -> Findings:
     prob[0, 0] = 0.9  # a tenth of the first region
     results = ImageResults(3)
     class_prob = torch.tensor([[0.2, 0.5, 0.3], [0.9, 0.05, 0.05], [0.5, 0.3, 0.2]])
-    results.update_probabilities(class_prob, prob, torch.tensor([1, 2, 0]), masks, torch.ones(3, dtype=torch.bool))
+    results.update(class_prob, prob, torch.tensor([1, 2, 0]), masks, torch.ones(3, dtype=torch.bool))
     return Findings(results, rows, Thresholds(0.6, 0.5, review=0.4))
 
 
