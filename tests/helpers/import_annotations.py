@@ -27,7 +27,8 @@ from dinov3.data.defect_manifest import Manifest, read_manifest
 from dinov3.defect_errors import DefectError
 
 HEIGHT, WIDTH = 40, 60
-SQUARE = [[10, 5], [30, 5], [30, 25], [10, 25]]  # corners of an outline that marks SQUARE_PIXELS
+SQUARE = [[10, 5], [30, 5], [30, 25], [10, 25]]  # corners of an outline that marks SQUARE_PIXELS by COCO's rule
+LABELME_SQUARE = [[10, 5], [29, 5], [29, 24], [10, 24]]  # the same by labelme's, which marks the outline too
 SQUARE_PIXELS = np.zeros((HEIGHT, WIDTH), bool)
 SQUARE_PIXELS[5:25, 10:30] = True
 
@@ -73,7 +74,9 @@ def runs_of(mask: np.ndarray) -> list[int]:
 # --- labelme
 
 
-def labelme_shape(label: str = "scratch", points: object = SQUARE, kind: str = "polygon", **more: object) -> dict:
+def labelme_shape(
+    label: str = "scratch", points: object = LABELME_SQUARE, kind: str = "polygon", **more: object
+) -> dict:
     base = {"label": label, "points": points, "group_id": None, "description": "", "shape_type": kind}
     return base | {"flags": {}, "mask": None} | more
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +21,7 @@ from dinov3.data.defect_files import JPEG_SUFFIXES
 from dinov3.data.defect_formats.base import ImportOptions, ImportReport, Regions, SourceImage
 from dinov3.data.defect_formats.detect import expect_some
 from dinov3.data.defect_formats.image_index import ImageFiles
+from dinov3.data.defect_formats.labelme_shapes import read_shape
 from dinov3.data.defect_formats.parsing import (
     AnnotationError,
     annotation_files,
@@ -34,21 +34,11 @@ from dinov3.data.defect_formats.parsing import (
     split_of,
 )
 from dinov3.data.defect_formats.shapes import (
-    Shape,
     ShapeError,
-    bitmap,
-    box,
-    checked_points,
-    discs,
-    drawn_on,
-    ellipse,
-    polygon,
-    polyline,
 )
 from dinov3.data.defect_images import open_image, to_rgb
 
 _SAME = 4  # levels of grey, of 64 x 64; JPEG changes single pixels by more, but not areas
-_CORNERS = {"circle": 2, "line": 2, "rectangle": 2, "mask": 2}  # of the shapes that have a fixed number
 
 
 def read_labelme(source: Path, options: ImportOptions, report: ImportReport) -> list[SourceImage]:
@@ -121,7 +111,7 @@ def _read_file(
     size = checked_size(content.get("imageWidth")), checked_size(content.get("imageHeight"))
     for number, shape in enumerate(content["shapes"], start=1):
         regions.place = f"{file}, shape {number}"
-        regions.add(_read_shape, shape, size, options.line_width)
+        regions.add(read_shape, shape, size, options.line_width)
     regions.place = str(file)
     label = one_label(_set_flags(content.get("flags")), regions, "flags")
     folder = file.relative_to(root).parent
@@ -205,61 +195,3 @@ def _embedded(file: Path) -> Callable[[], bytes]:
             return b""
 
     return read
-
-
-def _read_shape(shape: object, size: tuple[int | None, int | None], line_width: int) -> Shape:
-    if not isinstance(shape, dict):
-        raise ShapeError(f"not a shape: {shown(shape)}")
-    label = checked_label(shape.get("label"))
-    kind, points = shape.get("shape_type") or "polygon", shape.get("points")
-    if not isinstance(kind, str) or not isinstance(points, list):
-        raise ShapeError(f"a shape of type {shown(kind)} with points {shown(points)}")
-    if kind == "rectangle" and len(points) == 4:
-        kind = "polygon"
-    if len(points) != _CORNERS.get(kind, len(points)):
-        raise ShapeError(f"a {kind} of {len(points)} points; expected {_CORNERS[kind]}")
-    match kind:
-        case "polygon" | "oriented_rectangle" | "rotation":
-            drawn = polygon(label, points)
-        case "rectangle":
-            drawn = box(label, *checked_points(points).ravel())
-        case "circle":
-            center, edge = checked_points(points)
-            radius = math.dist(center, edge)
-            drawn = ellipse(label, *center, radius, radius)
-        case "line" | "linestrip":
-            drawn = polyline(label, points, line_width)
-        case "point" | "points":
-            drawn = discs(label, points, line_width)
-        case "mask":
-            drawn = _bitmap(label, shape.get("mask"), checked_points(points))
-        case _:
-            raise ShapeError(f"a shape of unknown type {shown(kind)}")
-    return drawn_on(drawn, *size)
-
-
-def _bitmap(label: str, data: object, corners: np.ndarray) -> Shape:
-    """A PNG in base64 between two corners, both inside. It is kept compressed until it is drawn."""
-    try:
-        png = base64.b64decode(data)
-    except (ValueError, TypeError):
-        raise ShapeError("a mask whose bitmap is missing or not base64") from None
-    (x, y), (right, bottom) = corners.astype(int).tolist()
-    width, height = right - x + 1, bottom - y + 1
-    drawn = bitmap(label, _decode(png, width, height), x, y)
-
-    def draw(image_height: int, image_width: int) -> np.ndarray:
-        return bitmap(label, _decode(png, width, height), x, y).draw(image_height, image_width)
-
-    return Shape(label, drawn.area, draw)
-
-
-def _decode(png: bytes, width: int, height: int) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-            found = image.size
-            if max(abs(found[0] - width), abs(found[1] - height)) <= 1:  # checked before its pixels take memory
-                return np.asarray(image if len(image.getbands()) == 1 else image.convert("L"))
-    except Exception as error:  # Pillow raises many types on damaged files
-        raise ShapeError(f"a bitmap that is no PNG, broken or cut off ({shown(str(error))})") from None
-    raise ShapeError("a bitmap of {}x{} between corners {}x{} apart".format(*found, width, height))

@@ -1,4 +1,8 @@
-"""Regions as annotation tools store them (polygons, lines, ellipses, bitmaps), drawn as masks."""
+"""Regions as annotation tools store them (polygons, lines, ellipses, bitmaps), drawn as masks.
+
+Outlines are filled by COCO's rule (``pycocotools``): right for COCO's own files, and used for YOLO and CVAT, whose
+coordinates are corners of pixels too. labelme draws differently (``labelme_shapes``).
+"""
 
 from __future__ import annotations
 
@@ -50,12 +54,12 @@ def polygon(label: str, points: Sequence[Sequence[float]]) -> Shape:
     area = cv2.contourArea(corners.astype(np.float32)) if len(corners) > 2 else 0.0
     if len(corners) < 3 or (area < 0.01 and np.linalg.matrix_rank(corners - corners[0]) < 2):  # 0 in a figure eight too
         raise EmptyShapeError(f"a polygon of {len(corners)} corners without area")
-    _check_length(np.linalg.norm(np.diff(corners, axis=0, append=corners[:1]), axis=1).sum())
+    check_length(np.linalg.norm(np.diff(corners, axis=0, append=corners[:1]), axis=1).sum())
 
     def draw(height: int, width: int) -> np.ndarray:
         return _fill([corners], height, width)
 
-    return Shape(label, _area(corners), draw)
+    return Shape(label, inside_area(corners), draw)
 
 
 def box(label: str, x0: float, y0: float, x1: float, y1: float) -> Shape:
@@ -75,7 +79,7 @@ def polyline(label: str, points: Sequence[Sequence[float]], width: int) -> Shape
         raise EmptyShapeError("a line without points")
     steps = np.diff(corners, axis=0)
     lengths = np.linalg.norm(steps, axis=1)
-    _check_length(2 * lengths.sum() + len(corners) * math.pi * width)
+    check_length(2 * lengths.sum() + len(corners) * math.pi * width)
     aside = width / 2 * np.stack([-steps[:, 1], steps[:, 0]], axis=1) / np.maximum(lengths, 1e-9)[:, None]
     starts, ends = corners[:-1], corners[1:]
     bands = np.stack([starts + aside, ends + aside, ends - aside, starts - aside], axis=1)[lengths > 0]
@@ -162,7 +166,8 @@ def checked_points(points: Sequence[Sequence[float]]) -> np.ndarray:
     return corners
 
 
-def _check_length(pixels: float) -> None:
+def check_length(pixels: float) -> None:
+    """Raise ShapeError for an outline longer than any in an image."""
     if pixels > _LONGEST_OUTLINE:
         raise ShapeError(f"an outline of {pixels:.3g} pixels, longer than that of anything in an image")
 
@@ -174,7 +179,7 @@ def _fill(outlines: Sequence[np.ndarray], height: int, width: int) -> np.ndarray
     return coco.decode(coco.merge(coco.frPyObjects([o.ravel() for o in outlines], height, width))).astype(bool)
 
 
-def _area(corners: np.ndarray) -> float:
+def inside_area(corners: np.ndarray) -> float:
     """What :func:`_fill` draws of an outline, about. Of two parts that turn in opposite directions, as tools write them
     that join the parts of a region by a line there and back, cv2.contourArea gives the difference."""
     return (_inside_rows(corners) + _inside_rows(corners[:, ::-1])) / 2

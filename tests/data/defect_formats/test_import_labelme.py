@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pytest
 from helpers.import_annotations import (
@@ -18,7 +17,7 @@ from helpers.import_annotations import (
     photo,
     write_labelme,
 )
-from pycocotools import mask as coco
+from PIL import Image, ImageDraw
 
 
 @pytest.fixture
@@ -48,58 +47,64 @@ def test_a_folder_is_imported(run, source):
     assert "skipped" not in out
 
 
-# What labelme's own shape_to_mask (6.3.1, lines 10 and points 5 wide) draws, in COCO's compressed run lengths.
-DRAWN_BY_LABELME = {
+PIT = [[20, 20], [21, 20], [21, 22], [20, 22]]  # 6 pixels with its outline, which an area of 1 x 2 would not be
+AS_LABELME_DRAWS = {  # the calls of Pillow in its shape_to_mask, for lines and points of 10 pixels, as it has them
+    "a pit of 6 pixels": ("polygon", PIT, lambda draw, xy: draw.polygon(xy, fill=1, outline=1)),
+    "a hairline": ("polygon", [[3, 3], [30, 12], [57, 21]], lambda draw, xy: draw.polygon(xy, fill=1, outline=1)),
     "polygon": (
+        "polygon",
         [[10.2, 5.7], [50.5, 8.1], [44.0, 33.3], [20.9, 36.2]],
-        "e<2W12M3M3M3M4L3M3M3M3M2NO10001O000000000O100000000000000O2O0000000000000M3L4L4L4L4LT;",
+        lambda draw, xy: draw.polygon(xy, fill=1, outline=1),
+    ),
+    "oriented rectangle": (
+        "oriented_rectangle",
+        [[30.0, 4.0], [52.0, 16.0], [34.0, 37.0], [12.0, 25.0]],
+        lambda draw, xy: draw.polygon(xy, fill=1, outline=1),
     ),
     "rectangle": (
+        "rectangle",
         [[41.5, 30.2], [12.3, 8.8]],
-        "X?g0a0000000000000000000000000000000000000000000000000000000000Xf0",
+        lambda draw, xy: draw.rectangle([(12.3, 8.8), (41.5, 30.2)], fill=1, outline=1),
     ),
-    "circle": ([[30.0, 20.0], [38.5, 26.0]], "Yh06P14L4M2N2O0O2O0O2O0000000001N101N101N2N3L4LYg0"),
-    "line": (
-        [[5.5, 5.5], [52.0, 34.0]],
-        "Q41U12O2N2M2O200O0100O01000O010O01000O0100O0100O01000O010O01000O0100O0100O01000O010O01000O0100O0100N1N3N2N1NS4",
+    "circle": (
+        "circle",
+        [[30.0, 20.0], [36.0, 28.0]],
+        lambda draw, xy: draw.ellipse([(20.0, 10.0), (40.0, 30.0)], fill=1, outline=1),
     ),
+    "line": ("line", [[5.5, 5.5], [52.0, 34.0]], lambda draw, xy: draw.line(xy, fill=1, width=10)),
     "linestrip": (
+        "linestrip",
         [[5.0, 30.0], [20.0, 8.0], [40.0, 30.0], [55.0, 10.0]],
-        "T21U13N1N3N2M2O2N2M10O010O010O010O3N2N1N3N0003M2N200000000001O0001O0000000000N2N3NN2O2N2M10O10O10O10O10O3N2N1N"
-        "3N2N1N3Nl0",
+        lambda draw, xy: draw.line(xy, fill=1, width=10, joint="curve"),
     ),
-    "point": ([[30.3, 18.6]], "ho05R12N2N2O00000001N2N2Nam0"),
-    "oriented_rectangle": (
-        [[30.0, 4.0], [52.0, 16.0], [34.0, 37.0], [12.0, 25.0]],
-        "i?1V11O2M2O2N1O2N2N1N3N1O2N1O2N1N3N1O2N20O010O010N2N1O2M2O2N1O2N1O2M2O2N2N1O2N1N3N1OY8",
+    "point": (
+        "point",
+        [[30.3, 18.6]],
+        lambda draw, xy: draw.ellipse([(25.3, 13.6), (35.3, 23.6)], fill=1, outline=1),
     ),
 }
 
 
-@pytest.mark.parametrize("kind", DRAWN_BY_LABELME)
-def test_shapes_are_drawn_as_labelme_draws_them(run, source, kind):
-    points, runs = DRAWN_BY_LABELME[kind]
+@pytest.mark.parametrize("name", AS_LABELME_DRAWS)
+def test_shapes_are_drawn_as_labelme_draws_them(run, source, name):
+    kind, points, paint = AS_LABELME_DRAWS[name]
     write_labelme(source / "a.json", labelme_shape(points=points, kind=kind))
     manifest, _ = run("--line_width", 10)
-    found = mask_of(manifest, "a.png")
-    theirs = coco.decode({"size": [HEIGHT, WIDTH], "counts": runs})
-    border = np.ones((3, 3), np.uint8)
-    assert not (cv2.erode(theirs, border) & ~found).any()
-    allowed = cv2.dilate(theirs, border)
-    if kind.startswith("line"):  # ours have round ends and corners
-        rows, columns = np.indices((HEIGHT, WIDTH)) + 0.5
-        for x, y in points:
-            allowed |= np.hypot(columns - x, rows - y) < 6
-    assert not (found & ~allowed).any()
+    theirs = Image.new("L", (WIDTH, HEIGHT))
+    paint(ImageDraw.Draw(theirs), [tuple(point) for point in points])
+    np.testing.assert_array_equal(mask_of(manifest, "a.png"), np.asarray(theirs))
+    assert name != "a pit of 6 pixels" or mask_of(manifest, "a.png").sum() == 6
 
 
 def test_points_and_lines_are_as_wide_as_asked(run, source):
-    write_labelme(source / "a.json", labelme_shape(points=[[10.5, 10.5], [40.5, 10.5]], kind="line"))
-    write_labelme(source / "b.json", labelme_shape(points=[[10.5, 10.5], [40.5, 30.5]], kind="points"))
+    write_labelme(source / "a.json", labelme_shape(points=[[10, 10], [40, 10]], kind="line"))
+    write_labelme(source / "b.json", labelme_shape(points=[[10, 10], [40, 30]], kind="points"))
     manifest, _ = run("--line_width", 5)
     assert mask_of(manifest, "a.png")[:, 25].sum() == 5
-    assert mask_of(manifest, "b.png").sum() == 2 * 21
-    assert mask_of(manifest, "b.png")[30, 40]
+    discs = mask_of(manifest, "b.png")
+    assert discs[10].sum() == discs[:, 10].sum() == discs[30].sum() == discs[:, 40].sum() == 5
+    manifest, _ = run("--line_width", 1, "--overwrite")
+    assert mask_of(manifest, "a.png").sum() == 31 and mask_of(manifest, "b.png").sum() == 2
 
 
 def test_a_mask_shape_is_its_bitmap(run, source):
