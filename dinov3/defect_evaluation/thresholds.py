@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from dinov3.defect_errors import NotFiniteError
+from dinov3.models.defect_checkpoint_fields import check_thresholds
 
 VERDICTS = ("accept", "review", "reject")
 
@@ -40,12 +41,18 @@ class Thresholds:
         review: defect probability from which on an image goes to a person, at most ``classification``; None: no such
             band.
         temperature: what the class logits are divided by before the softmax (Guo et al. 2017, arXiv 1706.04599).
+
+    Raises:
+        DefectError: one is not finite or out of its range, or ``review`` lies above ``classification``.
     """
 
     classification: float
     mask: float
     review: float | None = None
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_thresholds(asdict(self), "limits of the verdict")
 
     @classmethod
     def of(
@@ -67,7 +74,7 @@ class Thresholds:
         return (class_prob.clamp_min(1e-12).log() / self.temperature).softmax(-1)
 
     def verdict(self, defect_probability: float) -> str:
-        """``accept``, ``review`` or ``reject``."""
-        if defect_probability >= self.classification:
+        """``accept``, ``review`` or ``reject``; NaN, which is below no limit, is rejected."""
+        if not defect_probability < self.classification:
             return "reject"
         return "review" if self.review is not None and defect_probability >= self.review else "accept"

@@ -66,7 +66,7 @@ class Limit:
             values = [sum(region.area for region in regions) * scale / (pixels if measure == "total_fraction" else 1)]
         else:
             values = [getattr(region, measure) * scale for region in regions]
-        over = [value for value in values if value > self.most]
+        over = [value for value in values if not value <= self.most]  # NaN is no size within a limit
         if not over:
             return None
         return {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,22 +17,14 @@ from torch import nn
 from dinov3._official import load_official_backbone
 from dinov3.defect_errors import DefectError
 from dinov3.models.defect_backbone import build_backbone
+from dinov3.models.defect_checkpoint_fields import check_fields, not_finite
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
 from dinov3.models.defect_novelty import Novelty
+from dinov3.models.defect_torch_files import read_torch_file
 from dinov3.models.defect_tta import FlipAveraged
 
 FORMAT_VERSION = 1
 KIND = "dinov3-defect-classifier"
-REQUIRED = (
-    "model",
-    "config",
-    "backbone",
-    "classes",
-    "mask_classes",
-    "image_size",
-    "normalization",
-    "thresholds",
-)
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -76,7 +70,8 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        DefectError: missing, truncated, not a checkpoint of this project, of a newer format, or holding code.
+        DefectError: missing, truncated, changed since it was written, not a checkpoint of this project, of a newer
+            format, holding code, or with a field that no training writes.
     """
     path = Path(path)
     if not path.is_file():
@@ -85,33 +80,38 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
             "(.pth) that train_defect_model.py wrote"
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_torch_file(path)
     except pickle.UnpicklingError:
         refused = zipfile.is_zipfile(path)
         reason = (
             "holds objects other than tensors and plain values, so it was refused" if refused else "not a checkpoint"
         )
         raise DefectError(f"{path}: {reason}; expected a file that train_defect_model.py wrote") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except OSError as error:
+        raise DefectError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except Exception as error:  # a damaged file makes the reader raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DefectError(f"{path}: truncated or not a checkpoint ({reason}); copy it again or use another") from None
+        raise DefectError(
+            f"{path}: damaged, truncated or not a checkpoint ({reason}); copy it again or use another"
+        ) from None
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise DefectError(
             f"{path}: not a checkpoint of this project (backbone weights go to --weights); expected a file "
             "that train_defect_model.py wrote"
         )
-    if content["format_version"] != FORMAT_VERSION:
-        raise DefectError(
-            f"{path}: format version {content['format_version']}; this version reads {FORMAT_VERSION}; update"
-        )
-    missing = [name for name in REQUIRED if name not in content]
-    if missing:
-        raise DefectError(f"{path}: incomplete, {', '.join(missing)} missing; use another checkpoint")
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        raise DefectError(f"{path}: format version {version!r}; this version reads {FORMAT_VERSION}; update")
+    check_fields(content, path)
     return content
 
 
 def load_model_state(model: nn.Module, state: dict[str, torch.Tensor], source: Path | str) -> None:
-    """Load strictly; DefectError names the keys that are missing, surplus or of another shape."""
+    """Load strictly.
+
+    Raises:
+        DefectError: keys are missing, surplus or of another shape, or weights are not finite; they are named.
+    """
     own = model.state_dict()
     problems = [f"missing {key}" for key in own if key not in state]
     problems += [f"surplus {key}" for key in state if key not in own]
@@ -120,6 +120,11 @@ def load_model_state(model: nn.Module, state: dict[str, torch.Tensor], source: P
         for key in own
         if key in state and state[key].shape != own[key].shape
     ]
+    problems += [
+        f"{key} is {state[key].dtype}, expected {own[key].dtype}"
+        for key in own
+        if key in state and state[key].is_floating_point() != own[key].is_floating_point()
+    ]
     if problems:
         shown = "; ".join(problems[:4])
         raise DefectError(
@@ -127,6 +132,12 @@ def load_model_state(model: nn.Module, state: dict[str, torch.Tensor], source: P
             "use the backbone, decoder and classes it was trained with"
         )
     model.load_state_dict(state)
+    broken = not_finite(own)  # as the model has it: what is finite in float64 may be infinite in float32
+    if broken:
+        raise DefectError(
+            f"{source}: {len(broken)} of its tensors are not finite (first {broken[0]}): the training went wrong, or "
+            "the file was changed; use another checkpoint"
+        )
 
 
 def restore_model(content: dict[str, Any], source: Path | str, dinov3_repo: Path | None = None) -> nn.Module:
@@ -144,6 +155,7 @@ def restore_model(content: dict[str, Any], source: Path | str, dinov3_repo: Path
             raise DefectError(f"{source}: trained on {name} from an official DINOv3 checkout; add --dinov3_repo DIR")
         backbone = load_official_backbone(dinov3_repo, name, "none")
     else:
+        _expect_room(name, content["model"], source)
         backbone = build_backbone(name, "none")
     config = content["config"]
     model = AttentionGuidedDefectClassifier(
@@ -161,3 +173,25 @@ def restore_model(content: dict[str, Any], source: Path | str, dinov3_repo: Path
         model.novelty = Novelty(len(content["novelty"]["mean"]))
         model.novelty.load_state_dict(content["novelty"])
     return (FlipAveraged(model) if content.get("flips", False) else model).eval()
+
+
+def _expect_room(name: str, state: dict[str, torch.Tensor], source: Path | str) -> None:
+    """Refuse a backbone of many times the weights that the file holds before the memory is taken for it.
+
+    Raises:
+        DefectError: the file has fewer than half of its weights.
+    """
+    found = sum(value.numel() for key, value in state.items() if key.startswith("backbone."))
+    if found < _weights_of(name) / 2:
+        raise DefectError(
+            f"{source}: its weights don't fit this model: backbone {name} has {_weights_of(name):,} values, the file "
+            f"{found:,}; use another checkpoint"
+        )
+
+
+@functools.cache
+def _weights_of(name: str) -> int:
+    """How many values a backbone has; built without memory for them."""
+    with warnings.catch_warnings(), torch.device("meta"):
+        warnings.simplefilter("ignore")  # it is built again, and then says what there is to say
+        return sum(value.numel() for value in build_backbone(name, "none").state_dict().values())

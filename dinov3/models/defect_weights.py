@@ -6,7 +6,6 @@ Files may hold tensors only: no code is ever run from one.
 import json
 import pickle
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from timm.layers import resample_patch_embed
 from torch import Tensor, nn
 
 from dinov3.defect_errors import DefectError
+from dinov3.models.defect_torch_files import read_torch_file
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
@@ -254,10 +254,22 @@ def _read(path: Path) -> Mapping[str, Any]:
         path = _only_weights_in(path)
     content = _read_file(path)
     if path.suffix == ".json":
-        shards = sorted(set(content.get("weight_map", {}).values()))
+        shards = _shards_of(content, path)
         parts = [_read_file(path.with_name(Path(shard).name)) for shard in shards]
         content = {key: value for part in parts for key, value in part.items()}
     return content
+
+
+def _shards_of(index: Mapping[str, Any], path: Path) -> list[str]:
+    """The files beside an index in which its tensors are."""
+    places = index.get("weight_map")
+    files = list(places.values()) if isinstance(places, Mapping) else []
+    if not files or not all(isinstance(file, str) and Path(file).name for file in files):
+        raise DefectError(
+            f"weights index {path}: expected a weight_map of tensor names to file names beside it; "
+            "copy or download it again"
+        )
+    return sorted(set(files))
 
 
 def _only_weights_in(folder: Path) -> Path:
@@ -294,7 +306,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
         if path.suffix == ".json":
             content = json.loads(path.read_text(encoding="utf-8"))
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            content = read_torch_file(path, mmap=True)
     except Exception as error:  # a damaged file makes the readers raise nearly anything
         raise _unreadable(path, head, error) from error
     if not isinstance(content, Mapping):

@@ -266,7 +266,10 @@ def half_of(file):
         ("w.pth", bytes(range(7, 200)) * 9, "damaged"),
         ("w.safetensors", b"some longer text", "damaged"),
         ("w.index.json", b"{not json", "damaged"),
-        ("w.index.json", b"{}", "missing: cls_token"),
+        ("w.index.json", b"{}", "weight_map"),
+        ("w.index.json", b'{"weight_map": {}}', "weight_map"),
+        ("w.index.json", b'{"weight_map": {"a": null}}', "weight_map"),
+        ("w.index.json", b'{"weight_map": {"a": "/"}}', "weight_map"),
         ("w.pth", pickle.dumps(pickle.Unpickler), "more than tensors"),
     ],
 )
