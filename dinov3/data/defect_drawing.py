@@ -35,6 +35,11 @@ def class_color(index: int) -> Color:
     return CLASS_COLORS[0] if index == 0 else CLASS_COLORS[1 + (index - 1) % (len(CLASS_COLORS) - 1)]
 
 
+def hex_color(color: Color) -> str:
+    """``#rrggbb`` of red, green and blue from 0 to 255."""
+    return "#%02x%02x%02x" % color  # noqa: UP031 (the f-string is unreadable)
+
+
 @lru_cache
 def font(size: int, cjk: bool = False) -> ImageFont.FreeTypeFont:
     """Pillow's own scalable font, so that pictures look the same everywhere; ``cjk``: one of the system's, if any."""

@@ -1,10 +1,12 @@
-"""The figures of the evaluation and the training report."""
+"""The figures of the evaluation and the training report, and of a run's TensorBoard."""
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import font_manager
@@ -12,13 +14,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from dinov3.data.defect_drawing import CJK_FONTS, INK, LINE, SOFT_INK
+from dinov3.data.defect_drawing import CJK_FONTS, INK, LINE, SOFT_INK, hex_color
 from dinov3.defect_evaluation.bootstrap import Estimate, SplitMetrics
 from dinov3.defect_evaluation.curves import AUPRO_LIMIT, Curve
 from dinov3.defect_evaluation.thresholds import limit_text
-from dinov3.inference.reports.html import PALETTE, hex_color
 
-BLUE, ORANGE = PALETTE[:2]
+BLUE, ORANGE, GREEN, PINK = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+)  # Okabe and Ito (2008), for colour-blind people too
+LOSSES = {"train_total_loss": "train", "val_total_loss": "validation"}
+VALIDATION_METRICS = {
+    "image_accuracy": "accuracy",
+    "image_ap": "image AP",
+    "pixel_iou": "pixel IoU",
+    "mean_iou_defect": "IoU per defect image",
+}
 MOST_POINTS = 400  # of a drawn curve
 
 CHINESE = {
@@ -150,6 +163,28 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
     axes.title.set_fontsize(11)
     axes.tick_params(length=0, labelsize=9)
     axes.spines[:].set_visible(False)
+    return figure
+
+
+def read_log(log: Path) -> list[dict[str, Any]]:
+    """The records of a ``metrics.jsonl``, one per epoch; None stands for NaN."""
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+
+
+def epochs_figure(records: list[dict[str, Any]]) -> Figure:
+    """Losses and validation metrics over the epochs of :func:`read_log`."""
+    epochs = [record["epoch"] for record in records]
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, title, series in zip(panels, ("Loss", "Validation metrics"), (LOSSES, VALIDATION_METRICS), strict=True):
+        for (key, label), color in zip(series.items(), (BLUE, ORANGE, GREEN, PINK), strict=False):
+            values = [float("nan") if record[key] is None else record[key] for record in records]
+            axes.plot(epochs, values, marker="o", markersize=3, label=label, color=color)
+        axes.set(title=title, xlabel="epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    panels[1].set_ylim(0, 1)
     return figure
 
 

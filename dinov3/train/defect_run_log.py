@@ -9,15 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.utilities.data import dim_zero_cat
 from tqdm import tqdm
 
-from dinov3.defect_evaluation.curve_figure import draw_curves
+from dinov3.defect_evaluation.figures import confusion_figure, epochs_figure, read_log, save_figure
 from dinov3.defect_evaluation.metrics import DefectMetrics
-from dinov3.train.defect_run_pictures import confusion_figure
 
 try:
     import resource
@@ -64,7 +64,7 @@ class RunLog:
             self.writer.add_image("val_examples", page, epoch)
         if scores is not None:
             self.writer.add_pr_curve("val_defect", *scores, epoch)
-        self.writer.add_figure("val_confusion", confusion_figure(result["confusion"], self.classes), epoch)
+        self.writer.add_figure("val_confusion", confusion_figure(np.array(result["confusion"]), self.classes), epoch)
         self.writer.flush()
         tqdm.write(
             f"epoch {epoch + 1}/{epochs}  loss {result['train_total_loss']:.3f}  "
@@ -76,7 +76,7 @@ class RunLog:
     def close(self) -> None:
         """Draw the curves and close the files."""
         self.writer.close()
-        draw_curves(self.path, self.save_dir / "curves.png")
+        save_figure(epochs_figure(read_log(self.path)), self.save_dir / "curves.png")
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:

@@ -1,11 +1,10 @@
-"""Pictures of how a run goes: defects with their masks and where the model looks, and who is taken for whom."""
+"""Pictures of how a run goes: defects with their masks and where the model looks."""
 
 from __future__ import annotations
 
 import matplotlib
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.utils import draw_segmentation_masks, make_grid
@@ -66,19 +65,3 @@ def _heat(image: Tensor, attention: Tensor, multiple: int) -> Tensor:
     strength = F.interpolate(attention[None], padded, mode="bilinear")[0, 0, :height, :width]
     colors = matplotlib.colormaps["viridis"]((strength / strength.max()).numpy())[..., :3]  # (H, W, 3), 0 to 1
     return (0.5 * image + 127.5 * torch.from_numpy(colors).permute(2, 0, 1)).to(torch.uint8)
-
-
-def confusion_figure(confusion: list[list[int]], classes: list[str]) -> Figure:
-    """The table of true (rows) and predicted classes (columns), each row colored by its shares."""
-    counts = np.array(confusion)
-    side = 2 + 0.5 * len(classes)
-    figure = Figure(figsize=(side + 0.5, side), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(counts / counts.sum(axis=1, keepdims=True).clip(min=1), cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        is_dark = count > 0.5 * counts[row].sum()
-        axes.text(column, row, str(count), ha="center", va="center", color="white" if is_dark else "black")
-    axes.set(xlabel="predicted", ylabel="true", xticks=range(len(classes)), yticks=range(len(classes)))
-    axes.set_xticklabels(classes, rotation=45, ha="right")
-    axes.set_yticklabels(classes)
-    return figure

@@ -20,17 +20,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dinov3.data.defect_drawing import INK, LINE
+from dinov3.data.defect_drawing import INK, LINE, hex_color
 from dinov3.inference.visualize import ACCEPT_COLOR, REJECT_COLOR, REVIEW_COLOR
 
-# Okabe and Ito (2008), which colour-blind people can tell apart; without black and yellow, which are hard to see here.
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 FONTS = '"Segoe UI", "Helvetica Neue", Arial, "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", sans-serif'
-
-
-def hex_color(color: tuple[int, int, int]) -> str:
-    """``#rrggbb`` of red, green and blue from 0 to 255."""
-    return "#%02x%02x%02x" % tuple(color)  # noqa: UP031 (the f-string is unreadable)
 
 
 STYLE = f"""

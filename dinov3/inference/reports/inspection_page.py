@@ -8,9 +8,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from dinov3.data.defect_drawing import class_color
+from dinov3.data.defect_drawing import class_color, hex_color
 from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds, limit_text
-from dinov3.inference.reports.html import both, card, data_script, hex_color, page, table
+from dinov3.inference.reports.html import both, card, data_script, page, table
 from dinov3.inference.visualize import NORMAL_COLOR
 
 DATA = "<!--images-->"  # where ReportWriter puts what it streams; escaped text cannot hold it

@@ -11,8 +11,7 @@ import numpy as np
 
 from dinov3.defect_evaluation.bootstrap import measure
 from dinov3.defect_evaluation.calibrate import ScoredImages
-from dinov3.defect_evaluation.curve_figure import curves_figure, read_log
-from dinov3.defect_evaluation.figures import CHINESE, metric_figures, save_figure
+from dinov3.defect_evaluation.figures import CHINESE, epochs_figure, metric_figures, read_log, save_figure
 from dinov3.defect_evaluation.findings import Findings
 from dinov3.defect_evaluation.thresholds import Thresholds, limit_text
 from dinov3.inference.predictor import DefectPredictor
@@ -120,7 +119,7 @@ def _summary(content: dict[str, Any], findings: Findings, records: list[dict[str
 def _epochs(records: list[dict[str, Any]]) -> str:
     header = [both(*words) for _, *words in EPOCH_COLUMNS]
     rows = [[_number(record.get(key)) for key, *_ in EPOCH_COLUMNS] for record in records]
-    figure = figure_svg(curves_figure(records), chinese=CHINESE)
+    figure = figure_svg(epochs_figure(records), chinese=CHINESE)
     numbers = table(header, rows, range(len(header)))
     return (
         f"<section><h2>{both('Epochs', '各轮结果')}</h2>{figure}"

@@ -245,7 +245,10 @@ def test_text_cannot_break_the_page() -> None:
 
 
 def test_figures_have_both_languages_and_any_class_name(tmp_path: Path) -> None:
-    figure = confusion_figure(np.eye(3, dtype=int), ["normal", "划痕", "<i>"])
+    figure = confusion_figure(np.array([[3, 1, 0], [0, 0, 0], [0, 2, 5]]), ["normal", "划痕", "<i>"])
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == list("310000025")
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["normal", "划痕", "<i>"]
     svg = figure_svg(figure, chinese={"true": "真实"})
     assert re.search(r'<text class="zh"[^>]*>真实</text>', svg) and re.search(r'<text class="en"[^>]*>true</text>', svg)
     assert "<i>" not in svg and "划痕" in svg
