@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import _bootstrap  # noqa: F401  puts the repository first on sys.path
@@ -23,176 +23,105 @@ from dinov3.data.defect_formats.folders import scan_folders
 from dinov3.data.defect_formats.registry import IMPORTERS
 from dinov3.data.defect_manifest import Manifest, read_manifest
 from dinov3.data.defect_prepare.append import append
-from dinov3.data.defect_prepare.grouping import Grouping
+from dinov3.data.defect_prepare.config import (
+    CheckConfig,
+    DemoConfig,
+    ImportConfig,
+    LeaksConfig,
+    NewDataset,
+    OrganizeConfig,
+)
 from dinov3.data.defect_prepare.leakage import find_leaks, write_leaks
 from dinov3.data.defect_prepare.leakage_sheet import draw_leaks
 from dinov3.data.defect_prepare.organize import organize
 from dinov3.data.defect_synthesis.demo import write_demo
-from dinov3.defect_cli import fraction, non_negative_int, positive_int
+from dinov3.defect_cli import add_flags, from_namespace
 from dinov3.defect_errors import DefectError, run_script
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Flags of every command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--output_dir", type=Path, required=True, help="dataset folder to write")
-    common.add_argument("--seed", type=non_negative_int, default=42, help="of the split, and of the demo images")
-    common.add_argument("--overwrite", action="store_true", help="replace the dataset in --output_dir")
-
-    dealing = argparse.ArgumentParser(add_help=False, parents=[common])
-    add = dealing.add_argument
-    add("--val_split", type=fraction, help="share of images for validation (default: 0.2)")
-    add("--test_split", type=fraction, help="share of images for the final test (default: 0)")
-    add("--group_csv", type=Path, help="columns image,group: images of one part stay in one split")
-    add("--group_regex", metavar="PATTERN", help="what it finds in a file name, or its brackets do, names the part")
-    add(
-        "--group_similar",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="keep near-duplicates in one split, such as one part under several exposures",
-    )
-    add("--link", action="store_true", help="make symbolic links instead of copies")
-
-    own = commands.add_parser("organize", parents=[dealing], help="from folders of images and masks")
-    add = own.add_argument
-    add("--defect_images", type=Path, nargs="+", default=[], metavar="DIR", help="folders of defect images")
-    add(
-        "--defect_masks",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="DIR",
-        help="folders of their masks, same file stems",
-    )
-    add("--normal_images", type=Path, nargs="+", default=[], metavar="DIR", help="folders of good images")
-    add(
-        "--unlabeled_images",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="DIR",
-        help="folders of images with a mask (among --defect_masks) that nobody judged; they train the mask alone",
-    )
-    add("--classes_from_folders", action="store_true", help="one class per defect folder instead of 'defect'")
-    add("--append", action="store_true", help="add to the dataset in --output_dir, whose rows and splits stay")
-    add(
-        "--check_data",
-        action="store_true",
-        help="check the result; without images, check the dataset in --output_dir",
-    )
-
-    other = commands.add_parser("import", parents=[dealing], help="from annotations in a public format")
-    add = other.add_argument
-    add("format", choices=sorted(IMPORTERS), help="how the source is laid out")
-    add("source", type=Path, help="its folder, or its annotation file")
-    add("--images", type=Path, metavar="DIR", help="where the images lie, if apart from the annotations")
-    add("--map", type=renaming, nargs="+", default=[], metavar="OLD=NEW", help="other names for labels")
-    add("--normal", nargs="+", default=[], metavar="LABEL", help="labels that mean a good part")
-    add("--unannotated", choices=("skip", "normal"), default="skip", help="what to do with images without annotation")
-    add("--splits", choices=("source", "new"), default="source", help="keep the source's own splits, or deal anew")
-    add("--line_width", type=positive_int, default=3, help="of annotated lines and points, in pixels")
-
-    check = commands.add_parser("check", help="what is wrong with a dataset; --fix repairs what is safe to repair")
-    add = check.add_argument
-    add("dataset", type=Path, metavar="DATASET", help="dataset folder; it is only read")
-    add("--image_size", type=positive_int, default=512, help="of the training: which defects get too small?")
-    add("--json", type=Path, metavar="FILE", help="write what was found as JSON")
-    add("--html", type=Path, metavar="FILE", help="write a sheet with thumbnails, one file for any browser")
-    add("--fix", action="store_true", help="write a repaired copy to --output_dir")
-    add("--output_dir", type=Path, help="dataset folder to write with --fix")
-    add("--overwrite", action="store_true", help="replace the dataset in --output_dir")
-
-    leaks = commands.add_parser("leaks", help="images in different splits that show the same; exit status 1 if any")
-    add = leaks.add_argument
-    add("dataset", type=Path, metavar="DATASET", help="dataset folder; it is only read")
-    add("--sheet", type=Path, metavar="FILE.png", help="draw the pairs most alike")
-    add("--json", type=Path, metavar="FILE", help="write all pairs as JSON")
-
-    demo = commands.add_parser("demo", parents=[common], help="procedural surfaces and defects")
-    demo.add_argument("--num_images", type=positive_int, default=400, help="normal and defect images, half each")
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command."""
-    parser = build_parser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, (config_type, _) in COMMANDS.items():
+        add_flags(commands.add_parser(name, help=config_type.__doc__), config_type)
     args = parser.parse_args(argv)
-    command = shlex.join(["prepare_defect_data.py", *(sys.argv[1:] if argv is None else argv)])
-    if args.command == "check":
-        if args.fix != (args.output_dir is not None):
-            parser.error("check: --fix and --output_dir belong together: the repaired copy needs a folder of its own")
-        return check_folder(args, command)
-    if args.command == "leaks":
-        return print_leaks(args)
-    if args.command == "demo":
-        manifest = write_demo(args.output_dir, args.num_images, args.seed, args.overwrite, command)
-    elif args.command == "import":
-        manifest = import_source(args, command)
-    elif not (args.defect_images or args.normal_images) and args.check_data:
-        return print_checks(read_manifest(args.output_dir))
-    else:
-        manifest = organize_folders(args, command)
-    print_counts(manifest)
-    return print_checks(manifest) if args.command == "organize" and args.check_data else 0
+    config_type, run = COMMANDS[args.command]
+    config = from_namespace(config_type, args)
+    if isinstance(config, CheckConfig) and config.fix != (config.output_dir is not None):
+        parser.error("check: --fix and --output_dir belong together: the repaired copy needs a folder of its own")
+    line = shlex.join(["prepare_defect_data.py", *(sys.argv[1:] if argv is None else argv)])
+    return run(config, line)
 
 
-def renaming(text: str) -> tuple[str, str]:
-    """The value of ``--map``."""
-    old, separator, new = text.partition("=")
-    if not (old and separator and new):
-        raise argparse.ArgumentTypeError(f"{text!r}; expected OLD=NEW")
-    return old, new
-
-
-def import_source(args: argparse.Namespace, command: str) -> Manifest:
+def import_source(config: ImportConfig, command: str) -> int:
     """Read annotations in a public format."""
-    if not args.source.exists():
-        raise DefectError(f"{args.source}: no such file or folder; give the {args.format} source")
-    if args.images and not args.images.is_dir():
-        raise DefectError(f"--images {args.images}: no such folder")
+    if not config.source.exists():
+        raise DefectError(f"{config.source}: no such file or folder; give the {config.format} source")
+    if config.images and not config.images.is_dir():
+        raise DefectError(f"--images {config.images}: no such folder")
     report = ImportReport()
-    options = ImportOptions(args.images, args.line_width, tuple(args.normal))
-    samples = IMPORTERS[args.format](args.source, options, report)
-    samples = resolve_labels(samples, report, mapping=dict(args.map), normal=args.normal, unannotated=args.unannotated)
-    manifest = write_dataset(samples, report, args, command, own_splits=args.splits == "source")
-    if args.splits == "source" and not (manifest.select("train").labels > 0).any():
+    options = ImportOptions(config.images, config.line_width, config.normal)
+    samples = IMPORTERS[config.format](config.source, options, report)
+    samples = resolve_labels(
+        samples, report, mapping=dict(config.map), normal=config.normal, unannotated=config.unannotated
+    )
+    manifest = write_dataset(samples, report, config, command, own_splits=config.splits == "source")
+    if config.splits == "source" and not (manifest.select("train").labels > 0).any():
         print(
             "note: no defects among the training images: the source is split for learning from good parts alone; to "
             "learn defects, import with --splits new"
         )
-    return manifest
+    print_counts(manifest)
+    return 0
 
 
-def organize_folders(args: argparse.Namespace, command: str) -> Manifest:
-    """Read plain folders."""
-    if args.append and args.overwrite:
+def organize_folders(config: OrganizeConfig, command: str) -> int:
+    """Read plain folders; without any, check the dataset that is there."""
+    some = config.defect_images or config.normal_images or config.unlabeled_images
+    if config.check_data and not some and not config.append:
+        return check_existing(config.output_dir)
+    if config.append and config.overwrite:
         raise DefectError("--append and --overwrite: expected one of them, to add to a dataset or to replace it")
-    for flag, folders in (("--defect_images", args.defect_images), ("--normal_images", args.normal_images)):
-        if not folders and not args.append:
-            raise DefectError(f"{flag} is missing: training needs normal and defect images")
-    if not (args.defect_images or args.normal_images or args.unlabeled_images):
+    for flag_name, folders in (("--defect_images", config.defect_images), ("--normal_images", config.normal_images)):
+        if not folders and not config.append:
+            raise DefectError(f"{flag_name} is missing: training needs normal and defect images")
+    if not some:
         raise DefectError("--append: no images to add; expected --defect_images or --normal_images")
     samples, report = scan_folders(
-        args.defect_images, args.defect_masks, args.normal_images, args.classes_from_folders, args.unlabeled_images
+        config.defect_images,
+        config.defect_masks,
+        config.normal_images,
+        config.classes_from_folders,
+        config.unlabeled_images,
     )
-    return (
-        append_images(samples, report, args, command) if args.append else write_dataset(samples, report, args, command)
-    )
+    write = append_images if config.append else write_dataset
+    manifest = write(samples, report, config, command)
+    print_counts(manifest)
+    return print_checks(manifest) if config.check_data else 0
 
 
-def append_images(samples: list[SourceImage], report: ImportReport, args: argparse.Namespace, command: str) -> Manifest:
+def check_existing(folder: Path) -> int:
+    """The checks of ``organize --check_data`` alone."""
+    if not (folder / "manifest.csv").is_file():
+        raise DefectError(
+            f"{folder}: no dataset to check; give its folder as --output_dir, or the images to make one of as "
+            "--defect_images and --normal_images"
+        )
+    return print_checks(read_manifest(folder))
+
+
+def append_images(samples: list[SourceImage], report: ImportReport, config: OrganizeConfig, command: str) -> Manifest:
     """Add what was found to a dataset, and report what had to be left out or repaired."""
-    before = len(read_manifest(args.output_dir))
+    before = len(read_manifest(config.output_dir))
     manifest = append(
         samples,
         report,
-        args.output_dir,
-        val_split=args.val_split,
-        test_split=args.test_split,
-        grouping=Grouping(args.group_csv, args.group_regex, args.group_similar),
-        link=args.link,
+        config.output_dir,
+        val_split=config.val_split,
+        test_split=config.test_split,
+        grouping=config.grouping,
+        link=config.link,
         command=command,
     )
     print_report(report)
@@ -201,26 +130,26 @@ def append_images(samples: list[SourceImage], report: ImportReport, args: argpar
 
 
 def write_dataset(
-    samples: list[SourceImage], report: ImportReport, args: argparse.Namespace, command: str, own_splits: bool = True
+    samples: list[SourceImage], report: ImportReport, config: NewDataset, command: str, own_splits: bool = True
 ) -> Manifest:
     """Write what was found, and report what had to be left out or repaired."""
     manifest = organize(
         samples,
         report,
-        args.output_dir,
-        val_split=0.2 if args.val_split is None else args.val_split,
-        test_split=args.test_split or 0.0,
-        seed=args.seed,
+        config.output_dir,
+        val_split=0.2 if config.val_split is None else config.val_split,
+        test_split=config.test_split or 0.0,
+        seed=config.seed,
         own_splits=own_splits,
-        grouping=Grouping(args.group_csv, args.group_regex, args.group_similar),
-        link=args.link,
-        overwrite=args.overwrite,
+        grouping=config.grouping,
+        link=config.link,
+        overwrite=config.overwrite,
         command=command,
     )
     print_report(report)
     print(f"{len(set(manifest.columns['group'].tolist()))} parts in {len(manifest)} images")
-    if args.group_csv is None and args.group_regex is None:
-        apart = "that don't look alike " if args.group_similar else ""
+    if config.group_csv is None and config.group_regex is None:
+        apart = "that don't look alike " if config.group_similar else ""
         print(
             f"note: without --group_csv or --group_regex, photographs of one part {apart}can land in different splits, "
             "which inflates scores"
@@ -228,19 +157,19 @@ def write_dataset(
     return manifest
 
 
-def print_leaks(args: argparse.Namespace) -> int:
+def print_leaks(config: LeaksConfig, command: str) -> int:
     """Look for images that show the same in different splits; 1 if there are any."""
-    manifest = read_manifest(args.dataset)
+    manifest = read_manifest(config.dataset)
     leaks = find_leaks(manifest)
     for leak in leaks[:10]:
         how = leak.kind if leak.score is None else f"{leak.kind} {leak.score:.2f}"
         print(f"{how}: {leak.image_a} ({leak.split_a}), {leak.image_b} ({leak.split_b})")
     if len(leaks) > 10:
-        print(f"... and {len(leaks) - 10} more pairs" + ("" if args.json else " (--json FILE writes all of them)"))
-    if args.json:
-        write_leaks(args.json, leaks)
-    if args.sheet and leaks:
-        draw_leaks(leaks, args.sheet, manifest.root)
+        print(f"... and {len(leaks) - 10} more pairs" + ("" if config.json else " (--json FILE writes all of them)"))
+    if config.json:
+        write_leaks(config.json, leaks)
+    if config.sheet and leaks:
+        draw_leaks(leaks, config.sheet, manifest.root)
     images = {name for leak in leaks for name in (leak.image_a, leak.image_b)}
     pairs = f"{len(leaks)} pair{'s' * (len(leaks) > 1)} in different splits"
     found = f"{pairs}, {len(images)} images" if leaks else "no leaks"
@@ -270,20 +199,20 @@ def print_counts(manifest: Manifest) -> None:
         print(f"  no images of these: {', '.join(gap.examples)}")
 
 
-def check_folder(args: argparse.Namespace, command: str) -> int:
+def check_folder(config: CheckConfig, command: str) -> int:
     """Check a dataset and, if asked, write a repaired copy; 1 if there is an error in what is left."""
-    manifest = read_manifest(args.dataset)
-    facts = examine(manifest, args.image_size)
-    issues = judge(manifest, facts, args.image_size)
+    manifest = read_manifest(config.dataset)
+    facts = examine(manifest, config.image_size)
+    issues = judge(manifest, facts, config.image_size)
     print_issues(manifest, issues)
-    if args.json:
-        write_json(args.json, issues)
-    if args.html:
-        write_html(args.html, manifest, issues)
-    if args.fix:
-        fixed, changes = fix_dataset(manifest, facts, args.output_dir, overwrite=args.overwrite, command=command)
+    if config.json:
+        write_json(config.json, issues)
+    if config.html:
+        write_html(config.html, manifest, issues)
+    if config.fix:
+        fixed, changes = fix_dataset(manifest, facts, config.output_dir, overwrite=config.overwrite, command=command)
         print_changes(fixed, changes)
-        issues = check_dataset(fixed, args.image_size)
+        issues = check_dataset(fixed, config.image_size)
         print_issues(fixed, issues)
     return has_errors(issues)
 
@@ -307,6 +236,21 @@ def print_checks(manifest: Manifest) -> int:
 def has_errors(issues: list[Issue]) -> int:
     """The exit status."""
     return int(any(issue.severity == "error" for issue in issues))
+
+
+def make_demo(config: DemoConfig, command: str) -> int:
+    """Write a demo."""
+    print_counts(write_demo(config.output_dir, config.num_images, config.seed, config.overwrite, command))
+    return 0
+
+
+COMMANDS: dict[str, tuple[type, Callable[..., int]]] = {
+    "organize": (OrganizeConfig, organize_folders),
+    "import": (ImportConfig, import_source),
+    "check": (CheckConfig, check_folder),
+    "leaks": (LeaksConfig, print_leaks),
+    "demo": (DemoConfig, make_demo),
+}
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ import io
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.checking import edit_rows, write, write_dozen
+from helpers.organizing import content
 from PIL import Image
 
 from dinov3.data.defect_checks import row_checks
@@ -87,12 +89,18 @@ def test_every_check_is_explained(dataset):
     assert names == set(EXPLANATIONS)
 
 
-def test_check_data_runs_alone_and_changes_nothing(dataset, script):
-    before = {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()}
-    status, out, _ = script("prepare_defect_data", "organize", "--output_dir", dataset, "--check_data")
+def test_check_data_alone_checks_the_dataset_at_its_default_place(dataset, script, tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    status, _, err = script("prepare_defect_data", "organize", "--check_data")
+    assert status == 1
+    assert err.startswith(f"error: {Path('data/dataset')}: no dataset to check; give its folder as --output_dir")
+    shutil.copytree(dataset, tmp_path / "work/data/dataset")
+    before = content(tmp_path)
+    status, out, _ = script("prepare_defect_data", "organize", "--check_data")
     assert status == 0
     assert "checked 12 images: nothing found" in out
-    assert before == {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()}
+    assert content(tmp_path) == before
 
 
 def test_a_report_that_cannot_be_written_is_an_error(dataset, script, tmp_path):

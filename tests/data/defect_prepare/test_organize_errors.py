@@ -47,6 +47,11 @@ def test_missing_folders_and_flags(parts, script):
     assert_refused(
         script("prepare_defect_data", "organize", "--output_dir", parts / "out"), "--defect_images is missing"
     )
+    unlabeled = ("--unlabeled_images", parts / "bad", "--check_data")  # more to do than a check
+    assert_refused(
+        script("prepare_defect_data", "organize", "--output_dir", parts / "out", *unlabeled),
+        "--defect_images is missing",
+    )
     assert not (parts / "out").exists()
 
 
