@@ -70,6 +70,14 @@ def fraction(text: str) -> float:
     return value
 
 
+def open_fraction(text: str) -> float:
+    """argparse type: a number between 0 and 1, neither of them included."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{value}: expected a number between 0 and 1, such as 0.01")
+    return value
+
+
 def below_one(text: str) -> float:
     """argparse type: a number from 0 to less than 1."""
     value = float(text)
@@ -83,6 +91,7 @@ NonNegativeInt = Annotated[int, non_negative_int]
 PositiveFloat = Annotated[float, positive_float]
 NonNegativeFloat = Annotated[float, non_negative_float]
 Fraction = Annotated[float, fraction]
+OpenFraction = Annotated[float, open_fraction]
 BelowOne = Annotated[float, below_one]
 
 

@@ -6,69 +6,76 @@ python examples/calibrate_defect_model.py --checkpoint checkpoints/stage3_uncert
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import _bootstrap  # noqa: F401  puts the repository first on sys.path
 
-from dinov3.defect_cli import non_negative_int, positive_int
+from dinov3.defect_cli import (
+    NonNegativeInt,
+    PositiveInt,
+    add_flags,
+    device_flag,
+    flag,
+    from_namespace,
+    make_parser,
+    precision_flag,
+)
 from dinov3.defect_errors import run_script
 from dinov3.defect_evaluation.calibrate import score_validation, store_calibration, table
 from dinov3.defect_evaluation.novelty import add_novelty
-from dinov3.defect_evaluation.targets import add_target_flags, target_from_flags
-from dinov3.defect_evaluation.temperature import calibrate
+from dinov3.defect_evaluation.targets import Target
 from dinov3.models.defect_checkpoint import load_checkpoint
-from dinov3.models.defect_device import add_device_flags, resolve_device, resolve_precision
+from dinov3.models.defect_device import PrecisionName, resolve_device, resolve_precision
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """All flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help=".pth file from train_defect_model.py; it is updated")
-    add("--data_root", type=Path, required=True, help="dataset folder, whose val split is used")
-    add("--batch_size", type=positive_int, default=16, help="images, or tiles of an image, at a time")
-    add("--num_workers", type=non_negative_int, default=2, help="processes that read images")
-    add("--dinov3_repo", type=Path, help="official checkout, if the model was trained on one")
-    add_device_flags(add)
-    add(
-        "--flips",
-        action=argparse.BooleanOptionalAction,
-        help="from now on, have this checkpoint answer with the mean over an image's mirror images, at four times the "
-        "work (default: as it does now)",
+@dataclass(frozen=True, kw_only=True)
+class CalibrateConfig:
+    """What can be set, beside the :class:`Target`."""
+
+    checkpoint: Path = flag(help=".pth file from train_defect_model.py; it is updated")
+    data_root: Path = flag(help="dataset folder, whose val split is used")
+    batch_size: PositiveInt = flag(16, "images, or tiles of an image, at a time")
+    num_workers: NonNegativeInt = flag(2, "processes that read images")
+    dinov3_repo: Path | None = flag(None, "official checkout, if the model was trained on one")
+    mixed_precision: PrecisionName = precision_flag()
+    device: str = device_flag()
+    flips: bool | None = flag(
+        None,
+        "from now on, have this checkpoint answer with the mean over an image's mirror images, at four times the work "
+        "(default: as it does now)",
     )
-    add(
-        "--novelty",
-        action=argparse.BooleanOptionalAction,
-        help="from now on, have what is unlike any good training image count in this checkpoint's verdicts, "
-        "for defects of kinds that were never in training (default: as it is now)",
+    novelty: bool | None = flag(
+        None,
+        "from now on, have what is unlike any good training image count in this checkpoint's verdicts, for defects of "
+        "kinds that were never in training (default: as it is now)",
     )
-    add_target_flags(parser)
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Calibrate, print and store."""
-    args = build_parser().parse_args(argv)
-    target = target_from_flags(args)
-    content = load_checkpoint(args.checkpoint)
-    if args.flips is not None:
-        content["flips"] = args.flips
+    parser = make_parser(CalibrateConfig, __doc__)
+    add_flags(parser, Target)
+    flags = parser.parse_args(argv)
+    config, target = from_namespace(CalibrateConfig, flags), from_namespace(Target, flags)
+    content = load_checkpoint(config.checkpoint)
+    if config.flips is not None:
+        content["flips"] = config.flips
     options = {
-        "precision": resolve_precision(args.mixed_precision, resolve_device(args.device)),
-        "batch_size": args.batch_size,
-        "num_workers": args.num_workers,
-        "dinov3_repo": args.dinov3_repo,
+        "precision": resolve_precision(config.mixed_precision, resolve_device(config.device)),
+        "batch_size": config.batch_size,
+        "num_workers": config.num_workers,
+        "dinov3_repo": config.dinov3_repo,
     }
-    if args.novelty:
-        add_novelty(content, args.checkpoint, args.data_root, **options)
-    elif args.novelty is not None:
+    if config.novelty:
+        add_novelty(content, config.checkpoint, config.data_root, **options)
+    elif config.novelty is not None:
         content.pop("novelty", None)
-    images = score_validation(content, args.checkpoint, args.data_root, **options)
-    calibration = calibrate(images.class_prob, images.labels, images.groups, target)
-    store_calibration(args.checkpoint, content, calibration)
-    print(f"{args.checkpoint}: calibrated on the validation images of {args.data_root}")
+    images = score_validation(content, config.checkpoint, config.data_root, **options)
+    calibration = images.calibration(target)
+    store_calibration(config.checkpoint, content, calibration)
+    print(f"{config.checkpoint}: calibrated on the validation images of {config.data_root}")
     if content.get("flips", False):
         print("  every answer, here and from now on, is the mean over four mirror images")
     if content.get("novelty") is not None:

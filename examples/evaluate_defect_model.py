@@ -6,84 +6,91 @@ python examples/evaluate_defect_model.py --checkpoint checkpoints/stage3_uncerta
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Literal
 
 import _bootstrap  # noqa: F401  puts the repository first on sys.path
 
-from dinov3.data.defect_manifest import SPLITS, read_manifest
-from dinov3.defect_cli import fraction, non_negative_int, positive_int
+from dinov3.defect_cli import (
+    Fraction,
+    NonNegativeInt,
+    PositiveInt,
+    device_flag,
+    flag,
+    make_parser,
+    parse,
+    precision_flag,
+)
 from dinov3.defect_errors import DefectError, run_script
 from dinov3.defect_evaluation.bootstrap import SplitMetrics, measure, resample_parts
-from dinov3.defect_evaluation.evaluate import View, evaluate, evaluation_loader
+from dinov3.defect_evaluation.evaluate import View, evaluate, evaluation_loader, read_split
 from dinov3.defect_evaluation.findings import Findings
 from dinov3.defect_evaluation.image_results import ImageResults
 from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds, limit_text
 from dinov3.inference.predictor import DefectPredictor
 from dinov3.inference.reports.evaluation import Evaluation, write_report
 from dinov3.models.defect_checkpoint import load_checkpoint, restore_model
-from dinov3.models.defect_device import add_device_flags, resolve_device, resolve_precision
+from dinov3.models.defect_device import PrecisionName, resolve_device, resolve_precision
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """All flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help=".pth file from train_defect_model.py")
-    add("--data_root", type=Path, required=True, help="dataset folder")
-    add("--split", choices=SPLITS, default="test", help="which rows of the manifest")
-    add("--threshold", type=fraction, help="defect probability from which on to reject (default: the checkpoint's)")
-    add("--mask_threshold", type=fraction, help="mask probability from which on a pixel is defect (likewise)")
-    add("--output", type=Path, help="JSON file for the metrics")
-    add("--report_dir", type=Path, help="folder for report.html, metrics.json, per_image.csv, regions.csv and pictures")
-    add("--resamples", type=non_negative_int, default=500, help="of the bootstrap; 0: no intervals")
-    add("--batch_size", type=positive_int, default=16, help="images, or tiles of an image, at a time")
-    add("--num_workers", type=non_negative_int, default=2, help="processes that read images")
-    add("--dinov3_repo", type=Path, help="official checkout, if the model was trained on one")
-    add_device_flags(add)
-    return parser
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What can be set."""
+
+    checkpoint: Path = flag(help=".pth file from train_defect_model.py")
+    data_root: Path = flag(help="dataset folder")
+    split: Literal["train", "val", "test"] = flag("test", "which rows of the manifest")
+    threshold: Fraction | None = flag(None, "defect probability from which on to reject (default: the checkpoint's)")
+    mask_threshold: Fraction | None = flag(None, "mask probability from which on a pixel is defect (likewise)")
+    output: Path | None = flag(None, "JSON file for the metrics")
+    report_dir: Path | None = flag(
+        None, "folder for report.html, metrics.json, per_image.csv, regions.csv and pictures"
+    )
+    resamples: NonNegativeInt = flag(500, "of the bootstrap; 0: no intervals")
+    batch_size: PositiveInt = flag(16, "images, or tiles of an image, at a time")
+    num_workers: NonNegativeInt = flag(2, "processes that read images")
+    dinov3_repo: Path | None = flag(None, "official checkout, if the model was trained on one")
+    mixed_precision: PrecisionName = precision_flag()
+    device: str = device_flag()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    args = build_parser().parse_args(argv)
-    open_outputs(args)
-    content = load_checkpoint(args.checkpoint)
-    rows = read_manifest(args.data_root).select(args.split)
-    if len(rows) == 0:
-        raise DefectError(f"{args.data_root}: no images in the {args.split} split; organise with --{args.split}_split")
-    if rows.classes != content["classes"]:
-        raise DefectError(f"{args.checkpoint}: its classes are {content['classes']}, the dataset's {rows.classes}")
-    device = resolve_device(args.device)
-    model = restore_model(content, args.checkpoint, args.dinov3_repo).to(device)
-    thresholds = Thresholds.of(content, args.threshold, args.mask_threshold)
-    weights = resample_parts(rows.parts, args.resamples)
+    config = parse(EvaluateConfig, make_parser(EvaluateConfig, __doc__), argv)
+    open_outputs(config)
+    content = load_checkpoint(config.checkpoint)
+    rows = read_split(content, config.checkpoint, config.data_root, config.split)
+    device = resolve_device(config.device)
+    model = restore_model(content, config.checkpoint, config.dinov3_repo).to(device)
+    thresholds = Thresholds.of(content, config.threshold, config.mask_threshold)
+    weights = resample_parts(rows.parts, config.resamples)
     results = ImageResults(len(rows.classes), thresholds.mask, weights=weights)
     view = View.of(content)
-    loader = evaluation_loader(rows, view, args.batch_size, num_workers=args.num_workers, device=device)
-    precision = resolve_precision(args.mixed_precision, device)
-    evaluate(model, loader, results, view, batch_size=args.batch_size, precision=precision, description=args.split)
+    loader = evaluation_loader(rows, view, config.batch_size, num_workers=config.num_workers, device=device)
+    precision = resolve_precision(config.mixed_precision, device)
+    evaluate(model, loader, results, view, batch_size=config.batch_size, precision=precision, description=config.split)
     metrics, findings = measure(results, thresholds, rows.parts), Findings(results, rows, thresholds)
     tiles = f" by tiles of {view.tiling.size} px" if view.tiling else ""
-    calibration = content.get("calibration") if args.threshold is None else None  # it speaks of its own limits
+    calibration = content.get("calibration") if config.threshold is None else None  # it speaks of its own limits
     review = "" if thresholds.review is None else f"{limit_text(thresholds.review)} (review), "
     limits = f"thresholds {review}{limit_text(thresholds.classification)} and {limit_text(thresholds.mask)} (mask)"
-    print(f"{args.checkpoint} on {len(rows)} images ({args.split}){tiles}, {limits}:")
+    print(f"{config.checkpoint} on {len(rows)} images ({config.split}){tiles}, {limits}:")
     print_table(metrics, findings)
     for name in ("target", "promise"):
         if calibration and calibration.get(name):
             print(f"  {name}: {calibration[name]}")
-    if args.output is not None:
-        args.output.write_text(json.dumps(flat_record(metrics), indent=2), encoding="utf-8")
-    if args.report_dir is not None:
+    if config.output is not None:
+        config.output.write_text(json.dumps(flat_record(metrics), indent=2), encoding="utf-8")
+    if config.report_dir is not None:
         facts = {
-            "checkpoint": str(args.checkpoint),
-            "data_root": str(args.data_root),
-            "split": args.split,
+            "checkpoint": str(config.checkpoint),
+            "data_root": str(config.data_root),
+            "split": config.split,
             "images": len(rows),
             "defect_images": int((rows.labels > 0).sum()),
             "parts": len(set(rows.parts.tolist())),
@@ -91,23 +98,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             **({"tile_size": view.tiling.size} if view.tiling else {}),
             "date": date.today().isoformat(),
         }
-        limits = {"threshold": thresholds.classification, "mask_threshold": thresholds.mask}
-        predictor = DefectPredictor(model, content, device=args.device, mixed_precision=args.mixed_precision, **limits)
+        predictor = DefectPredictor(
+            model,
+            content,
+            device=config.device,
+            mixed_precision=config.mixed_precision,
+            threshold=thresholds.classification,
+            mask_threshold=thresholds.mask,
+        )
         evaluation = Evaluation(metrics, findings, facts, calibration)
-        write_report(args.report_dir, evaluation, lambda path: predictor(path).mask)
-        print(f"{args.report_dir / 'report.html'}: figures, misses and pictures")
+        write_report(config.report_dir, evaluation, lambda path: predictor(path).mask)
+        print(f"{config.report_dir / 'report.html'}: figures, misses and pictures")
     return 0
 
 
-def open_outputs(args: argparse.Namespace) -> None:
+def open_outputs(config: EvaluateConfig) -> None:
     """Make what is to hold the results: an unusable path is better known before the work than after."""
     try:
-        if args.output is not None:
-            args.output.parent.mkdir(parents=True, exist_ok=True)
-            args.output.open("a").close()
-        if args.report_dir is not None:
-            args.report_dir.mkdir(parents=True, exist_ok=True)
-            (args.report_dir / "report.html").open("a").close()
+        if config.output is not None:
+            config.output.parent.mkdir(parents=True, exist_ok=True)
+            config.output.open("a").close()
+        if config.report_dir is not None:
+            config.report_dir.mkdir(parents=True, exist_ok=True)
+            (config.report_dir / "report.html").open("a").close()
     except OSError as error:
         raise DefectError(f"{error.filename}: cannot be written ({error.strerror}); choose another path") from None
 

@@ -25,7 +25,7 @@ from dinov3.defect_cli import (
 )
 from dinov3.defect_distributed import World, join_world
 from dinov3.defect_errors import DefectError, run_script
-from dinov3.defect_evaluation.calibrate import calibrate_best, score_validation
+from dinov3.defect_evaluation.calibrate import calibrate_for_best_f1, score_validation
 from dinov3.inference.reports.training import report_is_current, report_training
 from dinov3.models.defect_backbone import build_backbone
 from dinov3.models.defect_checkpoint import load_checkpoint, load_model_state
@@ -35,6 +35,7 @@ from dinov3.models.defect_classifier import (
     MultiTaskLoss,
 )
 from dinov3.models.defect_device import add_device_flags, resolve_device, resolve_precision
+from dinov3.train.defect_checkpointer import BEST
 from dinov3.train.defect_data import (
     balanced_weights,
     build_datasets,
@@ -188,8 +189,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "num_workers": args.num_workers,
             "dinov3_repo": args.dinov3_repo,
         }
-        scored = calibrate_best(args.save_dir, args.data_root, **options)
         best = args.save_dir / "best_accuracy.pth"
+        scored = calibrate_for_best_f1([args.save_dir / name for name in BEST], args.data_root, **options).get(best)
         if scored is None and best.is_file() and not report_is_current(args.save_dir):
             scored = score_validation(load_checkpoint(best), best, args.data_root, **options)
         if scored is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dinov3.data.defect_manifest import Manifest, read_manifest
+from dinov3.data.defect_manifest import Manifest
 from dinov3.defect_errors import DefectError
-from dinov3.defect_evaluation.evaluate import View, evaluate, evaluation_loader
+from dinov3.defect_evaluation.evaluate import View, evaluate, evaluation_loader, read_split
 from dinov3.defect_evaluation.image_results import ImageResults
 from dinov3.defect_evaluation.reliability_diagram import draw_reliability
 from dinov3.defect_evaluation.targets import Target
@@ -20,19 +21,33 @@ from dinov3.defect_evaluation.temperature import Calibration, calibrate
 from dinov3.defect_evaluation.thresholds import limit_text
 from dinov3.models.defect_checkpoint import load_checkpoint, restore_model, save_checkpoint
 from dinov3.models.defect_device import Precision
-from dinov3.train.defect_checkpointer import BEST
 
 
 @dataclass(frozen=True)
 class ScoredImages:
-    """The labeled, readable images of a pass: class probabilities (N, K), labels (N,) and groups (N,); and the results
-    of all its ``rows``."""
+    """A finished pass: the ``results`` of ``rows``, in their order. Its arrays are of the labelled, readable ones."""
 
-    class_prob: np.ndarray
-    labels: np.ndarray
-    groups: np.ndarray
     results: ImageResults
     rows: Manifest
+
+    @property
+    def class_prob(self) -> np.ndarray:
+        """(N, K) class probabilities at temperature 1."""
+        return self.results.class_prob[self.results.labels >= 0]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) class indices."""
+        return self.results.labels[self.results.labels >= 0]
+
+    @property
+    def parts(self) -> np.ndarray:
+        """(N,) names of the physical parts."""
+        return self.rows.parts[self.results.labels >= 0]
+
+    def calibration(self, target: Target) -> Calibration:
+        """The temperature, and the limits that reach ``target``."""
+        return calibrate(self.class_prob, self.labels, self.parts, target)
 
 
 def score_validation(
@@ -53,19 +68,12 @@ def score_validation(
     Raises:
         DefectError: no such images, or other classes than the checkpoint's.
     """
-    rows = read_manifest(data_root).select("val")
-    if len(rows) == 0:
-        raise DefectError(f"{data_root}: no images in the val split; organize again with --val_split")
-    if rows.classes != content["classes"]:
-        raise DefectError(f"{source}: its classes are {content['classes']}, the dataset's {rows.classes}")
-    device = precision.device
+    rows, device = read_split(content, source, data_root, "val"), precision.device
     model = restore_model(content, source, dinov3_repo).to(device, memory_format=torch.channels_last)
-    results = ImageResults(len(rows.classes), content["thresholds"]["mask"])
-    view = View.of(content)
+    results, view = ImageResults(len(rows.classes), content["thresholds"]["mask"]), View.of(content)
     loader = evaluation_loader(rows, view, batch_size, num_workers=num_workers, device=device)
     evaluate(model, loader, results, view, batch_size=batch_size, precision=precision, description="calibrate")
-    known = results.labels >= 0
-    return ScoredImages(results.class_prob[known], results.labels[known], rows.parts[known], results, rows)
+    return ScoredImages(results, rows)
 
 
 def store_calibration(path: Path, content: dict[str, Any], calibration: Calibration) -> None:
@@ -80,37 +88,37 @@ def store_calibration(path: Path, content: dict[str, Any], calibration: Calibrat
     save_checkpoint(path, content | {"thresholds": thresholds, "calibration": facts})
 
 
-def calibrate_best(save_dir: Path, data_root: Path, **options: Any) -> ScoredImages | None:
+def calibrate_for_best_f1(paths: Iterable[Path], data_root: Path, **options: Any) -> dict[Path, ScoredImages]:
     """Calibrate the best files of a run that ended, for the best F1; those that are calibrated already stay.
 
     For one process, outside of any group of processes. A validation set that does not allow it is said, and the files
     stay as they are.
 
     Args:
+        paths: of the files; those that do not exist are skipped.
         options: those of :func:`score_validation`.
 
     Returns:
-        The pass of ``best_accuracy.pth``, if one was made.
+        The passes that were made, by path.
     """
-    passes: dict[int, ScoredImages] = {}  # by epoch: the best files are often of the same
-    of_best = None
-    for path in (save_dir / file for file in BEST):
+    by_epoch: dict[int, ScoredImages] = {}  # the best files are often of the same
+    passes = {}
+    for path in paths:
         content = load_checkpoint(path) if path.is_file() else {"calibration": {}}
         if "calibration" in content:
             continue
         epoch = content["epoch"]
         try:
-            if epoch not in passes:
-                passes[epoch] = score_validation(content, path, data_root, **options)
-            images = passes[epoch]
-            of_best = images if path.name == "best_accuracy.pth" else of_best
-            calibration = calibrate(images.class_prob, images.labels, images.groups, Target())
+            if epoch not in by_epoch:
+                by_epoch[epoch] = score_validation(content, path, data_root, **options)
+            passes[path] = by_epoch[epoch]
+            calibration = passes[path].calibration(Target())
         except DefectError as error:
             print(f"{path}: not calibrated; {error}")
             continue
         store_calibration(path, content, calibration)
         print(f"{path}: {summary(calibration)}")
-    return of_best
+    return passes
 
 
 def summary(calibration: Calibration) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,12 +14,13 @@ from torchvision import tv_tensors
 from tqdm import tqdm
 
 from dinov3.data.defect_dataset import DefectDataset, make_loader
-from dinov3.data.defect_manifest import Manifest
+from dinov3.data.defect_manifest import Manifest, read_manifest
 from dinov3.data.defect_masks import defect_pixels
 from dinov3.data.defect_tile_dataset import WholeImages, tile_target
 from dinov3.data.defect_tiles import Tiling
 from dinov3.data.defect_transforms import Normalization, eval_transform
 from dinov3.defect_distributed import max_over_ranks, sum_over_ranks
+from dinov3.defect_errors import DefectError
 from dinov3.defect_evaluation.image_results import ImageResults
 from dinov3.defect_evaluation.metrics import DefectMetrics, probabilities
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
@@ -40,6 +42,20 @@ class View:
     def of(cls, checkpoint: dict[str, Any]) -> View:
         """As in training."""
         return cls(checkpoint["image_size"], Normalization(**checkpoint["normalization"]), Tiling.of(checkpoint))
+
+
+def read_split(checkpoint: dict[str, Any], source: Path, data_root: Path, split: str) -> Manifest:
+    """The rows of one split of a dataset folder, for a checkpoint read from ``source``.
+
+    Raises:
+        DefectError: no such images, or other classes than the checkpoint's.
+    """
+    rows = read_manifest(data_root).select(split)
+    if len(rows) == 0:
+        raise DefectError(f"{data_root}: no images in the {split} split; organize again with --{split}_split")
+    if rows.classes != checkpoint["classes"]:
+        raise DefectError(f"{source}: its classes are {checkpoint['classes']}, the dataset's {rows.classes}")
+    return rows
 
 
 def evaluation_loader(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from dinov3.defect_cli import non_negative_float
+from dinov3.defect_cli import NonNegativeFloat, OpenFraction, flag
 from dinov3.defect_errors import DefectError
 from dinov3.defect_evaluation.risk_control import Promise, controlled_limit
 
@@ -24,7 +24,7 @@ class Limits:
     promises: tuple[Promise, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """What the limits are to reach: the best F1 if nothing is given, rates that are not exceeded, or the lowest cost.
 
@@ -33,16 +33,39 @@ class Target:
     Attributes:
         max_miss_rate, max_overkill: between 0 and 1. With one of them, it sets the one limit; with both, images below
             the first one's limit are accepted, from the second one's on rejected, and those between are for review.
-        confidence: of these rates (see :class:`Promise`).
         cost_miss, cost_overkill: of one image each, in any unit. The costs on the images are added up, so that their
             share of defects counts.
+        confidence: of the rates (see :class:`Promise`).
+
+    Raises:
+        DefectError: two targets, or half of one.
     """
 
-    max_miss_rate: float | None = None
-    max_overkill: float | None = None
-    confidence: float | None = None
-    cost_miss: float | None = None
-    cost_overkill: float | None = None
+    target: Literal["best_f1"] | None = flag(
+        None, "the best F1 on the validation images (default)", group="target, one of"
+    )
+    max_miss_rate: OpenFraction | None = flag(
+        None, "largest share of defect images to be accepted, such as 0.01; a promise"
+    )
+    max_overkill: OpenFraction | None = flag(
+        None, "largest share of normal images to be rejected; with both, a review band"
+    )
+    cost_miss: NonNegativeFloat | None = flag(None, "cost of a defect image accepted, with --cost_overkill")
+    cost_overkill: NonNegativeFloat | None = flag(None, "cost of a normal image rejected, in the same unit")
+    confidence: OpenFraction | None = flag(None, "keep the rates with this confidence, such as 0.95; else on average")
+
+    def __post_init__(self) -> None:
+        has_rate = self.max_miss_rate is not None or self.max_overkill is not None
+        costs = [value for value in (self.cost_miss, self.cost_overkill) if value is not None]
+        if (self.target is not None) + has_rate + bool(costs) > 1:
+            raise DefectError(
+                "--target best_f1, --max_miss_rate (with or without --max_overkill) and --cost_miss with "
+                "--cost_overkill are different targets; choose one"
+            )
+        if len(costs) == 1 or (costs and sum(costs) == 0):
+            raise DefectError("--cost_miss and --cost_overkill go together, and one of them must be above 0")
+        if self.confidence is not None and not has_rate:
+            raise DefectError("--confidence belongs to --max_miss_rate and --max_overkill; drop it or give one of them")
 
     def __str__(self) -> str:
         if self.cost_miss is not None:
@@ -102,41 +125,3 @@ def possible_cuts(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values = np.unique(scores.astype(np.float64))
     edges = np.concatenate([[0.0], values, [1 + 2e-6 if values[-1] == 1 else 1.0]])
     return values, (edges[:-1] + edges[1:]) / 2
-
-
-def add_target_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that :func:`target_from_flags` reads."""
-    add = parser.add_argument_group("target, one of").add_argument
-    add("--target", choices=("best_f1",), help="the best F1 on the validation images (default)")
-    add("--max_miss_rate", type=_rate, help="largest share of defect images to be accepted, such as 0.01; a promise")
-    add("--max_overkill", type=_rate, help="largest share of normal images to be rejected; with both, a review band")
-    add("--cost_miss", type=non_negative_float, help="cost of a defect image accepted, with --cost_overkill")
-    add("--cost_overkill", type=non_negative_float, help="cost of a normal image rejected, in the same unit")
-    add("--confidence", type=_rate, help="keep the rates with this confidence, such as 0.95; else on average")
-
-
-def target_from_flags(args: argparse.Namespace) -> Target:
-    """The target that the flags ask for.
-
-    Raises:
-        DefectError: they name two, or half of one.
-    """
-    has_rate = args.max_miss_rate is not None or args.max_overkill is not None
-    costs = [value for value in (args.cost_miss, args.cost_overkill) if value is not None]
-    if (args.target is not None) + has_rate + bool(costs) > 1:
-        raise DefectError(
-            "--target best_f1, --max_miss_rate (with or without --max_overkill) and --cost_miss with --cost_overkill "
-            "are different targets; choose one"
-        )
-    if len(costs) == 1 or (costs and sum(costs) == 0):
-        raise DefectError("--cost_miss and --cost_overkill go together, and one of them must be above 0")
-    if args.confidence is not None and not has_rate:
-        raise DefectError("--confidence belongs to --max_miss_rate and --max_overkill; drop it or give one of them")
-    return Target(args.max_miss_rate, args.max_overkill, args.confidence, args.cost_miss, args.cost_overkill)
-
-
-def _rate(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{value}: expected a number between 0 and 1, such as 0.01")
-    return value

@@ -250,7 +250,7 @@ def test_one_pass_serves_best_files_of_one_epoch(trained: Path, squares: Manifes
 
     monkeypatch.setattr(calibrate_module, "score_validation", counted)
     options = {"precision": Precision(torch.device("cpu"), None), "batch_size": 8, "num_workers": 0}
-    calibrate_module.calibrate_best(tmp_path, squares.root, **options)
+    calibrate_module.calibrate_for_best_f1(files, squares.root, **options)
     assert len(passes) == 1 and all("calibration" in load_checkpoint(file) for file in files)
 
 
@@ -259,7 +259,7 @@ def test_validation_images_of_one_kind_leave_the_best_files_alone(checkpoint: Pa
     best = checkpoint.rename(tmp_path / "best_iou.pth")
     before = best.read_bytes()
     options = {"precision": Precision(torch.device("cpu"), None), "batch_size": 8, "num_workers": 0}
-    calibrate_module.calibrate_best(tmp_path, data.root, **options)
+    calibrate_module.calibrate_for_best_f1([best], data.root, **options)
     assert "best_iou.pth: not calibrated; 1 labeled validation images, all normal" in capsys.readouterr().out
     assert best.read_bytes() == before and not best.with_suffix(".calibration.json").exists()
 
@@ -281,5 +281,5 @@ def test_images_keep_their_part_past_unreadable_and_unknown_ones(
     options = {"precision": precision, "batch_size": 3, "num_workers": 0}
     images = calibrate_module.score_validation(content, checkpoint, data.root, **options)
     parts = ["val/000.png", "val/002.png", "one part", "one part", "images/val/006.png", "val/007.png"]
-    assert images.groups.tolist() == parts and images.labels.tolist() == [0, 0, 1, 1, 0, 1]
+    assert images.parts.tolist() == parts and images.labels.tolist() == [0, 0, 1, 1, 0, 1]
     assert images.class_prob.shape == (6, 2)
