@@ -112,7 +112,7 @@ def check_existing(folder: Path) -> int:
 
 
 def append_images(samples: list[SourceImage], report: ImportReport, config: OrganizeConfig, command: str) -> Manifest:
-    """Add what was found to a dataset, and report what had to be left out or repaired."""
+    """Add what was found to a dataset, and report what had to be skipped or repaired."""
     before = len(read_manifest(config.output_dir))
     manifest = append(
         samples,
@@ -132,7 +132,7 @@ def append_images(samples: list[SourceImage], report: ImportReport, config: Orga
 def write_dataset(
     samples: list[SourceImage], report: ImportReport, config: NewDataset, command: str, own_splits: bool = True
 ) -> Manifest:
-    """Write what was found, and report what had to be left out or repaired."""
+    """Write what was found, and report what had to be skipped or repaired."""
     manifest = organize(
         samples,
         report,

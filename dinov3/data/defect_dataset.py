@@ -125,7 +125,7 @@ def as_tensor(pixels: np.ndarray) -> Tensor:
 class EpochSampler(Sampler):
     """Yields ``(index, seed)`` in an order that depends on seed and epoch alone, so that a resumed run sees what an
     uninterrupted one would have seen. With several ranks each takes every ``world_size``-th item; the shuffled
-    order is cut to a multiple of the ranks, so that all do the same number of steps. ``skip`` leaves out as many of
+    order is cut to a multiple of the ranks, so that all do the same number of steps. ``skip`` passes over as many of
     this rank's first items, which an interrupted epoch has had already."""
 
     def __init__(self, length: int, seed: int, rank: int = 0, world_size: int = 1):

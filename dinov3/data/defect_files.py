@@ -40,7 +40,7 @@ def spelled_as(path: Path, base: Path) -> Path | None:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Every image file below ``folder``, by suffix, sorted by path; hidden files and folders are left out.
+    """Every image file below ``folder``, by suffix, sorted by path; hidden files and folders are skipped.
 
     Links to folders are not followed, so a link loop ends.
 

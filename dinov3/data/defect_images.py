@@ -11,7 +11,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from dinov3.defect_errors import DefectError
 
-# From here on, resizing a JPEG image decoded at a part of its size differs from resizing all of it by less than the
+# From here on, resizing a JPEG image decoded at a fraction of its size differs from resizing all of it by less than the
 # JPEG compression itself did; below, fine lines lose contrast (benchmarks/RESULTS.md).
 OVERSAMPLING = 1.75
 

@@ -1,4 +1,4 @@
-"""Reading a part of an image file without decoding the rest, where the format allows it."""
+"""Reading a window of an image file without decoding the rest, where the format allows it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class _Block:
         return np.asarray(to_rgb(Image.frombytes(mode, (right - left, bottom - top), data, "raw", self.layout)))
 
 
-class ImageParts:
-    """An image file to read parts of, ``parts[top:bottom, left:right]``, as (h, w, 3) uint8 RGB.
+class WindowReader:
+    """An image file to read windows of, ``reader[top:bottom, left:right]``, as (h, w, 3) uint8 RGB.
 
     From uncompressed files (BMP, PPM, TIFF in strips or tiles; 8 or 16 bit) the pixels asked for are read alone. JPEG,
     PNG and other compressed files are decoded whole, once: the codecs offer no other way.
@@ -59,13 +59,13 @@ class ImageParts:
         if self._pixels is not None:
             return self._pixels[key]
         (top, bottom, _), (left, right, _) = (k.indices(n) for k, n in zip(key, self.shape, strict=True))
-        part = np.empty((bottom - top, right - left, 3), np.uint8)
+        window = np.empty((bottom - top, right - left, 3), np.uint8)
         for block in self._blocks:
             y0, y1 = max(top, block.top), min(bottom, block.bottom)
             x0, x1 = max(left, block.left), min(right, block.right)
             if y0 < y1 and x0 < x1:
-                part[y0 - top : y1 - top, x0 - left : x1 - left] = block.read(self.path, y0, x0, y1, x1)
-        return part
+                window[y0 - top : y1 - top, x0 - left : x1 - left] = block.read(self.path, y0, x0, y1, x1)
+        return window
 
 
 def _uncompressed_blocks(path: Path) -> tuple[list[_Block], tuple[int, int]]:

@@ -17,7 +17,7 @@ from dinov3.data.defect_dataset import as_tensor, to_item
 from dinov3.data.defect_images import ImageReadError
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_masks import IGNORE_INDEX, defect_pixels, read_mask
-from dinov3.data.defect_partial_read import ImageParts
+from dinov3.data.defect_partial_read import WindowReader
 from dinov3.data.defect_tiles import Tiling, cut_tile, walk_step
 from dinov3.data.defect_transforms import eval_transform, train_transform
 from dinov3.defect_errors import DefectError
@@ -40,9 +40,9 @@ class TileSampler(Sampler):
 
     There are ``tiles_per_image`` crops for each image in ``walked``. The share ``defect_fraction`` of them is centered
     on defects, the images in ``centered`` taking turns; the others go on with the walks over all images, evenly. So
-    every part of every image comes up within ``walk_length / (tiles_per_image * (1 - defect_fraction))`` epochs,
+    every pixel of every image comes up within ``walk_length / (tiles_per_image * (1 - defect_fraction))`` epochs,
     rounded up, plus one. Up to ``CROPS_PER_DECODING`` crops of an image follow each other. With several ranks each
-    takes a contiguous share, all of the same length. ``skip`` leaves out as many of this rank's first crops, which an
+    takes a contiguous share, all of the same length. ``skip`` passes over as many of this rank's first crops, which an
     interrupted epoch has had already.
     """
 
@@ -77,8 +77,8 @@ class TileSampler(Sampler):
                 crops.setdefault(int(rows[place]), []).append((centered, turn))
         groups = []
         for index, kinds in crops.items():
-            parts = math.ceil(len(kinds) / CROPS_PER_DECODING)
-            groups += [(index, kinds[part::parts]) for part in range(parts)]
+            count = math.ceil(len(kinds) / CROPS_PER_DECODING)
+            groups += [(index, kinds[first::count]) for first in range(count)]
         order = [(groups[i][0], kind) for i in rng.permutation(len(groups)) for kind in groups[i][1]]
         seeds = rng.integers(2**62, size=self.total)
         share = slice(self.rank * len(self) + self.skip, (self.rank + 1) * len(self))
@@ -152,7 +152,7 @@ class DefectTileDataset(Dataset):
                 top, left = image.tile_on_defect(size, key.turn, np.random.default_rng(seed))
             else:
                 top, left = walk_step(image.shape, size, (key.walk_seed, index), key.turn)
-            pixels = cut_tile(image.parts[top : top + size, left : left + size], 0, 0, size)
+            pixels = cut_tile(image.pixels[top : top + size, left : left + size], 0, 0, size)
             mask, label = tile_target(image.mask, image.label, image.is_located, top, left, size)
             has_mask, error = image.has_mask, ""
         except ImageReadError as problem:
@@ -179,7 +179,7 @@ class WholeImages(Dataset):
         item = {"index": index, "error": ""}
         try:
             image = LargeImage(self.manifest, index)
-            pixels, mask = as_tensor(image.parts[:, :]), as_tensor(image.mask)
+            pixels, mask = as_tensor(image.pixels[:, :]), as_tensor(image.mask)
         except ImageReadError as problem:
             blank = torch.zeros((1, 1), dtype=torch.uint8)
             return item | {"image": blank, "mask": blank, "label": -1, "has_mask": False, "error": str(problem)}
@@ -190,7 +190,7 @@ class LargeImage:
     """One opened row of a manifest.
 
     Attributes:
-        parts: the image, to cut tiles from.
+        pixels: the image, to cut tiles from.
         mask: (H, W) uint8 class indices; all zero where there is none.
         label: class index, -1 unknown.
         has_mask: whether ``mask`` tells something, as in ``DefectDataset``.
@@ -201,8 +201,8 @@ class LargeImage:
         image, name = manifest.root / manifest.columns["image"][index], str(manifest.columns["mask"][index])
         self.label = int(manifest.labels[index])
         self.has_mask = bool(name) or self.label == 0
-        self.parts = ImageParts(image)
-        self.shape = self.parts.shape
+        self.pixels = WindowReader(image)
+        self.shape = self.pixels.shape
         self.mask = read_mask(manifest.root / name) if name else np.zeros(self.shape, np.uint8)
         if self.mask.shape != self.shape:
             raise ImageReadError(f"{manifest.root / name}: mask and image differ in size; run --check_data")
@@ -234,7 +234,7 @@ class LargeImage:
 def defect_boxes(mask: np.ndarray) -> np.ndarray:
     """(N, 4) x, y, width, height of the connected areas (8-neighbourhood) of an (H, W) mask, the largest first."""
     defect = defect_pixels(mask).astype(np.uint8)
-    x, y, width, height = cv2.boundingRect(defect)  # labelling the part that matters alone is much faster
+    x, y, width, height = cv2.boundingRect(defect)  # labelling the area that matters alone is much faster
     if not width:
         return np.zeros((0, 4), int)  # OpenCV crashes on an array without pixels
     _, _, stats, _ = cv2.connectedComponentsWithStats(defect[y : y + height, x : x + width])
@@ -257,15 +257,15 @@ def tile_target(
 
     Outside the image the mask is ignored.
     """
-    part = mask[top : top + size, left : left + size]
-    target = cut_tile(part, 0, 0, size, outside=IGNORE_INDEX)
-    if label <= 0 or part.shape == mask.shape:
+    window = mask[top : top + size, left : left + size]
+    target = cut_tile(window, 0, 0, size, outside=IGNORE_INDEX)
+    if label <= 0 or window.shape == mask.shape:
         return target, label
     if not is_located:
         return target, -1
-    defect = defect_pixels(part)
+    defect = defect_pixels(window)
     if not defect.any():
-        return target, -1 if part.any() else 0
+        return target, -1 if window.any() else 0
     rim, (height, width) = size // 64, mask.shape
     rows = slice(rim if top > 0 else 0, size - rim if top + size < height else None)
     columns = slice(rim if left > 0 else 0, size - rim if left + size < width else None)

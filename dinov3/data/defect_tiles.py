@@ -94,9 +94,9 @@ def cut_tile(array: np.ndarray, top: int, left: int, size: int, outside: int | N
 
     What lies outside the array mirrors what is inside, or is ``outside``.
     """
-    part = array[top : top + size, left : left + size]
-    below, right = size - part.shape[0], size - part.shape[1]
+    inside = array[top : top + size, left : left + size]
+    below, right = size - inside.shape[0], size - inside.shape[1]
     if below == right == 0:
-        return part
+        return inside
     mode = cv2.BORDER_REFLECT_101 if outside is None else cv2.BORDER_CONSTANT
-    return cv2.copyMakeBorder(part, 0, below, 0, right, mode, value=outside)
+    return cv2.copyMakeBorder(inside, 0, below, 0, right, mode, value=outside)

@@ -99,7 +99,7 @@ def add_noise(image: Tensor, sigma: float) -> tv_tensors.Image:
 class Resize(nn.Module):
     """To ``size`` squared: antialiased for the image, nearest neighbour for the mask, pixel centers kept aligned.
 
-    Image and mask may come in different sizes, as an image may be decoded at a part of its size.
+    Image and mask may come in different sizes, as an image may be decoded at a fraction of its size.
     """
 
     def __init__(self, size: int):

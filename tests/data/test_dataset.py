@@ -222,4 +222,4 @@ def test_ranks_share_an_epoch_out(length, world_size):
     assert len(EpochSampler(length, 1, 0, world_size)) == length // world_size
     together = [item for share in shares for item in share]
     assert len(set(together)) == len(together)
-    assert set(together) <= set(order(length, 1, 2))  # the order of one rank, dealt out
+    assert set(together) <= set(order(length, 1, 2))  # the order of one rank, shared out

@@ -61,7 +61,7 @@ def resized(image: np.ndarray, side: int) -> torch.Tensor:
         ((961, 1283), 64, (121, 161)),
     ],
 )
-def test_a_large_jpeg_is_decoded_at_a_part_of_its_size(tmp_path, shape, side, expected):
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(tmp_path, shape, side, expected):
     path = save_jpeg(tmp_path / "a.jpg", surface(*shape))
     image, full_size = read_for_size(path, side)
     assert image.shape[:2] == expected
@@ -97,7 +97,7 @@ def test_jpegs_of_other_modes_are_reduced_alike(tmp_path, mode):
     assert (resized(image, 64) - resized(read_image(tmp_path / "a.jpg"), 64)).abs().mean() < 1
 
 
-def test_a_truncated_jpeg_is_refused_at_a_part_of_its_size_too(tmp_path):
+def test_a_truncated_jpeg_is_refused_at_a_fraction_of_its_size_too(tmp_path):
     path = save_jpeg(tmp_path / "a.jpg", surface(480, 640))
     path.write_bytes(path.read_bytes()[:-5000])
     with pytest.raises(ImageReadError, match=r"a\.jpg: broken or truncated"):

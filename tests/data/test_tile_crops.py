@@ -1,4 +1,4 @@
-"""Training by tiles: reading parts of files, which crops an epoch takes, what a crop's verdict is."""
+"""Training by tiles: reading windows of files, which crops an epoch takes, what a crop's verdict is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dinov3.data.defect_dataset import make_loader
 from dinov3.data.defect_images import ImageReadError, read_image
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_masks import IGNORE_INDEX, write_mask
-from dinov3.data.defect_partial_read import ImageParts
+from dinov3.data.defect_partial_read import WindowReader
 from dinov3.data.defect_prepare.writer import DatasetWriter
 from dinov3.data.defect_tile_dataset import CropKey, DefectTileDataset, WholeImages, tile_target
 from dinov3.data.defect_tiles import Tiling, walk_length, walk_step
@@ -30,7 +30,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return write_large(tmp_path_factory.mktemp("large") / "data")
 
 
-# --- reading parts of files
+# --- reading windows of files
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
         ("clear.tif", "RGBA", False), ("a.jpg", "RGB", False),
     ],
 )  # fmt: skip
-def test_a_part_is_what_the_whole_holds_there(tmp_path: Path, name: str, mode: str, partly: bool) -> None:
+def test_a_window_is_what_the_whole_holds_there(tmp_path: Path, name: str, mode: str, partly: bool) -> None:
     rng = np.random.default_rng(0)
     grey = mode in ("L", "I;16")
     values = rng.integers(0, 65536 if mode == "I;16" else 256, (70, 41) if grey else (70, 41, 3))
@@ -49,10 +49,10 @@ def test_a_part_is_what_the_whole_holds_there(tmp_path: Path, name: str, mode: s
     image = image.convert(mode) if mode in ("P", "RGBA") else image
     options = {"compression": "tiff_lzw"} if name == "packed.tif" else {}
     image.save(tmp_path / name, **options, **({"tiffinfo": {278: 16}} if name == "a.tif" else {}))
-    whole, parts = read_image(tmp_path / name), ImageParts(tmp_path / name)
-    assert parts.shape == (70, 41) and (parts._pixels is None) == partly
+    whole, reader = read_image(tmp_path / name), WindowReader(tmp_path / name)
+    assert reader.shape == (70, 41) and (reader._pixels is None) == partly
     for key in (np.s_[:, :], np.s_[3:30, 5:9], np.s_[60:99, 40:50], np.s_[15:17, 0:41]):
-        np.testing.assert_array_equal(parts[key], whole[key])
+        np.testing.assert_array_equal(reader[key], whole[key])
 
 
 def write_tiled_tiff(path: Path, pixels: np.ndarray, side: int) -> None:
@@ -75,10 +75,10 @@ def write_tiled_tiff(path: Path, pixels: np.ndarray, side: int) -> None:
 def test_tiled_files_are_read_by_their_tiles(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (70, 41, 3), dtype=np.uint8)
     write_tiled_tiff(tmp_path / "tiled.tif", pixels, 16)
-    parts = ImageParts(tmp_path / "tiled.tif")
-    assert parts._pixels is None
+    reader = WindowReader(tmp_path / "tiled.tif")
+    assert reader._pixels is None
     for key in (np.s_[:, :], np.s_[3:30, 5:9], np.s_[60:99, 30:50], np.s_[15:17, 15:33]):
-        np.testing.assert_array_equal(parts[key], pixels[key])
+        np.testing.assert_array_equal(reader[key], pixels[key])
 
 
 def test_a_turned_or_cut_off_file_is_read_as_a_whole(tmp_path: Path) -> None:
@@ -86,13 +86,13 @@ def test_a_turned_or_cut_off_file_is_read_as_a_whole(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     image.save(tmp_path / "turned.tif", exif=exif)
-    assert ImageParts(tmp_path / "turned.tif").shape == (30, 20)
+    assert WindowReader(tmp_path / "turned.tif").shape == (30, 20)
     image.save(tmp_path / "a.bmp")
     (tmp_path / "cut.bmp").write_bytes((tmp_path / "a.bmp").read_bytes()[:900])
     with pytest.raises(ImageReadError, match="cut.bmp"):
-        ImageParts(tmp_path / "cut.bmp")
+        WindowReader(tmp_path / "cut.bmp")
     with pytest.raises(ImageReadError, match="no such file"):
-        ImageParts(tmp_path / "none.bmp")
+        WindowReader(tmp_path / "none.bmp")
 
 
 # --- training crops

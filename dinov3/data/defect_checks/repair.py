@@ -47,8 +47,8 @@ def fix_dataset(
 
     Masks become palette PNGs of class indices: greys are cut at half, stray values beside classes ignored, masks of
     another size resized to the nearest pixel, specks beside larger regions dropped. A mask that cannot be saved, or
-    of whose defect nothing would be left, is left out, so that its image trains the class alone. Images that
-    cannot be read, exact copies within one split and label, and files that no row names are left out. What needs a
+    of whose defect nothing would be left, is skipped, so that its image trains the class alone. Images that cannot be
+    read, exact copies within one split and label, and files that no row names are skipped. What needs a
     person's judgement (wrong labels, leaks, empty or inverted masks) stays as it is.
 
     Args:
@@ -64,15 +64,15 @@ def fix_dataset(
     old, new = manifest.root.resolve(), output_dir.resolve()
     if old == new or new in old.parents or old in new.parents:
         raise DefectError(f"--output_dir {output_dir}: must lie apart from the dataset {manifest.root} that it repairs")
-    left_out = _left_out(facts)
-    if len(left_out) == len(facts):
+    skipped = _skipped(facts)
+    if len(skipped) == len(facts):
         raise DefectError(f"{manifest.root}: no image can be read, first: {facts[0].name}: {facts[0].image_error}")
     changes: list[Change] = []
     names = _new_names(facts)
     with DatasetWriter(output_dir, overwrite) as writer:
         for i, f in enumerate(tqdm(facts, desc="fix", unit="image")):
-            if i in left_out:
-                changes.append(left_out[i])
+            if i in skipped:
+                changes.append(skipped[i])
                 continue
             mask = _mask(manifest, f, changes) if f.mask_name else None
             row = {column: str(manifest.columns[column][i]) for column in ("label", "split", "group", "source")}
@@ -85,14 +85,14 @@ def fix_dataset(
     return fixed, changes
 
 
-def _left_out(facts: list[Facts]) -> dict[int, Change]:
+def _skipped(facts: list[Facts]) -> dict[int, Change]:
     """By row: images that cannot be read, and copies of a picture in one split and of one label.
 
     Of copies the first with a usable mask is kept, and any whose mask shows something else.
     """
     number = {id(f): i for i, f in enumerate(facts)}
     found = {
-        i: Change(f.name, "unreadable_image", f"left out: {f.image_error}")
+        i: Change(f.name, "unreadable_image", f"skipped: {f.image_error}")
         for i, f in enumerate(facts)
         if f.image is None
     }
@@ -104,7 +104,7 @@ def _left_out(facts: list[Facts]) -> dict[int, Change]:
             kept = next((f for f in members if f.mask), members[0])
             for f in members:
                 if f is not kept and (not f.mask or f.mask.digest == kept.mask.digest):
-                    change = f"left out: the same picture as {kept.name}, in the same split and of the same label"
+                    change = f"skipped: the same picture as {kept.name}, in the same split and of the same label"
                     found[number[id(f)]] = Change(f.name, "duplicate_image", change)
     return found
 
@@ -125,17 +125,17 @@ def _new_names(facts: list[Facts]) -> list[str]:
 
 
 def _mask(manifest: Manifest, f: Facts, changes: list[Change]) -> np.ndarray | None:
-    """(H, W) uint8 class indices of a row's mask, repaired; None if it must be left out."""
+    """(H, W) uint8 class indices of a row's mask, repaired; None if it must be skipped."""
 
     def note(check: str, change: str) -> None:
         changes.append(Change(f.mask_name, check, change))
 
     if f.mask is None:
-        note("unreadable_mask", f"left out: {f.mask_error}")
+        note("unreadable_mask", f"skipped: {f.mask_error}")
         return None
     found, wanted = ("{}x{}".format(*size) for size in (f.mask.size, f.image.size))
     if not same_shape(f.mask.size, f.image.size):
-        note("size_mismatch", f"left out: {found} has another shape than its image, {wanted}")
+        note("size_mismatch", f"skipped: {found} has another shape than its image, {wanted}")
         return None
     mask, check, change = _class_indices(manifest, f)
     if change:
@@ -145,7 +145,7 @@ def _mask(manifest: Manifest, f: Facts, changes: list[Change]) -> np.ndarray | N
     if f.mask.size != f.image.size:
         resized = np.asarray(Image.fromarray(mask).resize(f.image.size, Image.Resampling.NEAREST))
         if (defect_pixels(mask).any() and not defect_pixels(resized).any()) or (mask.any() and not resized.any()):
-            note("size_mismatch", f"left out: resized from {found} to {wanted}, nothing of its defect would be left")
+            note("size_mismatch", f"skipped: resized from {found} to {wanted}, nothing of its defect would be left")
             return None
         mask = resized
         note("size_mismatch", f"resized from {found} to {wanted}, nearest pixel")
@@ -172,12 +172,12 @@ def _class_indices(manifest: Manifest, f: Facts) -> tuple[np.ndarray | None, str
     check = "unreadable_mask" if unreadable_mask(f) else "mask_values" if f.mask.values else "ignored_mask"
     value = _class_value(classes, f)
     if value is None:
-        return None, check, f"left out: it does not tell which of {', '.join(classes)} its defect is"
+        return None, check, f"skipped: it does not tell which of {', '.join(classes)} its defect is"
     defect = foreground(image, path.suffix.lower() in JPEG_SUFFIXES, [])
     what = {"unreadable_mask": f"mode {f.mask.mode}", "mask_values": f"values {f.mask.values}"}.get(check, "0 and 255")
     pixels = np.asarray(image)
     if not defect.any() and (pixels != pixels[0, 0]).any():
-        return None, check, f"left out: was of {what}, too faint to tell what of it is a defect"
+        return None, check, f"skipped: was of {what}, too faint to tell what of it is a defect"
     return defect * np.uint8(value), check, f"was of {what}; made a mask of 0 and {value}"
 
 

@@ -12,9 +12,9 @@ from dinov3.data.defect_formats.shapes import EmptyShapeError, Shape, ShapeError
 from dinov3.defect_errors import DefectError
 
 NORMAL = "normal"
-MASK_LEFT_OUT = "a region cannot be drawn; the image is imported with its class alone"
+REGION_NOT_DRAWN = "a region cannot be drawn; the image is imported with its class alone"
 WITHOUT_MASK = "defect images without a mask; they train the class alone"
-MASK_WITHOUT_IMAGE = "masks that no image takes; left out"
+MASK_WITHOUT_IMAGE = "masks that no image takes; skipped"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class SourceImage:
 
 @dataclass
 class ImportReport:
-    """What an import had to leave out or repair: lines that name the file, by kind of problem."""
+    """What an import had to skip or repair: lines that name the file, by kind of problem."""
 
     skipped: list[str] = field(default_factory=list)  # images that are not in the dataset
     remarks: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # the rest, by kind
@@ -91,15 +91,15 @@ class Regions:
         return not self.broken and (bool(self.shapes) or not self.empty)
 
     def add(self, make: Callable[..., Shape], *args: object) -> None:
-        """Add ``make(*args)``; a region without area is left out, any other trouble makes the mask incomplete."""
+        """Add ``make(*args)``; a region without area is skipped, any other trouble makes the mask incomplete."""
         try:
             self.shapes.append(make(*args))
         except EmptyShapeError as error:
             self.empty = True
-            self.report.remarks["region without area; left out"].append(f"{self.place}: {error}")
+            self.report.remarks["region without area; skipped"].append(f"{self.place}: {error}")
         except (ShapeError, ValueError, TypeError, KeyError, OverflowError) as error:
             self.broken = True
-            self.report.remarks[MASK_LEFT_OUT].append(f"{self.place}: {error}")
+            self.report.remarks[REGION_NOT_DRAWN].append(f"{self.place}: {error}")
 
 
 def resolve_labels(
@@ -117,7 +117,7 @@ def resolve_labels(
 
     Args:
         samples: as the source describes them.
-        report: collects the images left out.
+        report: collects the images that are skipped.
         mapping: {label in the source: class in the dataset}.
         normal: labels, after mapping, that mean normal, beside 'normal' itself.
         unannotated: what to do with images that nobody annotated.

@@ -55,7 +55,7 @@ def read_coco(source: Path, options: ImportOptions, report: ImportReport) -> lis
     expect_some(samples, source, "coco", "a COCO JSON file, or a folder with such and the images", report)
     unlisted = [str(path) for path in images.left()]
     if unlisted:
-        report.remarks["image files that no annotation file lists; left out"] += unlisted
+        report.remarks["image files that no annotation file lists; skipped"] += unlisted
     return kept_splits(samples, report)
 
 
@@ -150,18 +150,18 @@ def _read_regions(
     for annotation in annotations:
         regions.place = f"{path}, annotation {shown(annotation.get('id'))}"
         outlines = annotation.get("segmentation")
-        parts = [part for part in outlines if part] if isinstance(outlines, list) else [outlines]
-        if not any(parts):
+        pieces = [piece for piece in outlines if piece] if isinstance(outlines, list) else [outlines]
+        if not any(pieces):
             report.remarks["annotations with a box alone; drawn as boxes"].append(regions.place)
-        for part in parts or [None]:
-            regions.add(_read_shape, annotation, part, names, size)
+        for piece in pieces or [None]:
+            regions.add(_read_shape, annotation, piece, names, size)
     return regions
 
 
 def _read_shape(
     annotation: dict, outline: object, names: dict[int | str, str], size: tuple[int | None, int | None]
 ) -> Shape:
-    """One part of an annotation: run lengths, an outline, or for want of both its box."""
+    """One piece of an annotation: run lengths, an outline, or for want of both its box."""
     category = _id(annotation, "category_id")
     if category not in names:
         raise ShapeError(f"category {shown(annotation.get('category_id'))} is not among the categories")

@@ -69,7 +69,7 @@ def read_cvat(source: Path, options: ImportOptions, report: ImportReport) -> lis
     expect_some(samples, source, "cvat", "a file in the format 'CVAT for images 1.1', or a folder with it", report)
     unlisted = [str(path) for path in images.left()]
     if unlisted:
-        report.remarks["image files that no annotation file lists; left out"] += unlisted
+        report.remarks["image files that no annotation file lists; skipped"] += unlisted
     return kept_splits(samples, report)
 
 

@@ -77,9 +77,9 @@ def _expect_masks_among(folder: Path, images: list[Path], masks: list[Path]) -> 
     expected = "in one folder, expected mask a.png beside image a.jpg, or a_mask.png beside a.png"
     first: dict[str, Path] = {}
     for image in images:
-        twin = first.setdefault(one_spelling(str(image.with_suffix(""))), image)
-        if twin != image:
-            raise DefectError(f"{twin} and {image.name}: which is the image, which the mask? {expected}")
+        other = first.setdefault(one_spelling(str(image.with_suffix(""))), image)
+        if other != image:
+            raise DefectError(f"{other} and {image.name}: which is the image, which the mask? {expected}")
     if not masks:
         raise DefectError(f"{folder}: no masks among its images; {expected}")
 
@@ -96,7 +96,7 @@ def scan_folders(
     A folder may lie inside another: its files are then its own alone. Images and masks may share a folder.
 
     Args:
-        unlabeled_images: folders of images that have a mask but no verdict; without a mask they are left out.
+        unlabeled_images: folders of images that have a mask but no verdict; without a mask they are skipped.
 
     Raises:
         DefectError: a folder is missing, given twice, or holds no image; no mask fits any image; a class is not

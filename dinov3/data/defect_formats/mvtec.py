@@ -78,7 +78,7 @@ def _read_category(folder: Path, truth: Path, report: ImportReport) -> list[Sour
     left = [path for path in list_images(answers) if path not in taken] if answers.is_dir() else []
     report.remark(MASK_WITHOUT_IMAGE, left)
     for secret in (folder / name for name in _SECRET if (folder / name).is_dir()):
-        report.notes.append(f"{secret}: {len(list_images(secret))} images without a public verdict; left out")
+        report.notes.append(f"{secret}: {len(list_images(secret))} images without a public verdict; skipped")
     return samples
 
 

@@ -39,7 +39,7 @@ def shown(value: object) -> str:
 
 
 def annotation_files(source: Path, suffix: str) -> list[Path]:
-    """``source`` itself if a file, else every file below it with this suffix, sorted; hidden ones are left out.
+    """``source`` itself if a file, else every file below it with this suffix, sorted; hidden ones are skipped.
 
     Raises:
         DefectError: a file name that no CSV or JSON file could hold.
@@ -115,5 +115,5 @@ def kept_splits(samples: list[SourceImage], report: ImportReport) -> list[Source
     if not splits or ("train" in splits and len(splits) > 1):
         return samples
     names = " and ".join(sorted(splits))
-    report.remarks["splits of the source that are not kept"].append(f"only {names}; its images are dealt anew")
+    report.remarks["splits of the source that are not kept"].append(f"only {names}; its images are assigned anew")
     return [replace(sample, split=None) for sample in samples]

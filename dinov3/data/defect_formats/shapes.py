@@ -44,7 +44,7 @@ class Shape:
 
 
 def polygon(label: str, points: Sequence[Sequence[float]]) -> Shape:
-    """The inside of a closed outline of (x, y) corners in pixels; parts beyond the image are cut off.
+    """The inside of a closed outline of (x, y) corners in pixels; what lies beyond the image is cut off.
 
     Raises:
         ShapeError: a corner is not a pair of finite numbers, or the outline is longer than any in an image.
@@ -180,8 +180,8 @@ def _fill(outlines: Sequence[np.ndarray], height: int, width: int) -> np.ndarray
 
 
 def inside_area(corners: np.ndarray) -> float:
-    """What :func:`_fill` draws of an outline, about. Of two parts that turn in opposite directions, as tools write them
-    that join the parts of a region by a line there and back, cv2.contourArea gives the difference."""
+    """What :func:`_fill` draws of an outline, about. Of two pieces that turn in opposite directions, as tools write
+    them that join the pieces of a region by a line there and back, cv2.contourArea gives the difference."""
     return (_inside_rows(corners) + _inside_rows(corners[:, ::-1])) / 2
 
 

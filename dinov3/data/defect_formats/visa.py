@@ -64,7 +64,7 @@ def _split_table(source: Path, report: ImportReport) -> Path | None:
         others = f"; to use another, give it as the source: {', '.join(map(str, found[1:]))}" if found[1:] else ""
         report.notes.append(f"splits of {found[0]}{others}")
     else:
-        report.notes.append(f"no {source / 'split_csv'}; splits are dealt anew")
+        report.notes.append(f"no {source / 'split_csv'}; splits are assigned anew")
     return found[0] if found else None
 
 

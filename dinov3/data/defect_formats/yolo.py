@@ -70,7 +70,7 @@ def read_yolo(source: Path, options: ImportOptions, report: ImportReport) -> lis
     places = {path.parent for path in label_files}
     orphans = {path for place in places for path in place.glob("*.txt") if path.name != "classes.txt"} - label_files
     if orphans:
-        report.remarks["label files without an image; left out"] += map(str, sorted(orphans))
+        report.remarks["label files without an image; skipped"] += map(str, sorted(orphans))
     return kept_splits(list(samples.values()), report)
 
 

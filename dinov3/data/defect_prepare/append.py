@@ -81,8 +81,8 @@ def append(
     """Add images to a dataset; those in it keep their files, rows and splits.
 
     A new image goes to the split of the images that show the same part, and takes over their group; where that is
-    empty, the image in the dataset names the part. The other parts are dealt so that the shares
-    of the whole come out right. An image whose content or name is in the dataset is left out and reported. New
+    empty, the image in the dataset names the part. The other parts are assigned so that the
+    shares of the whole come out right. An image whose content or name is in the dataset is skipped and reported. New
     classes come after the old ones, whose numbers stay.
 
     Args:
@@ -142,7 +142,7 @@ def _fractions(manifest: Manifest, val_split: float | None, test_split: float | 
 
 def _only_new(samples: list[SourceImage], manifest: Manifest, report: ImportReport) -> list[SourceImage]:
     """Those whose content and name are not in the dataset; names in capitals or not, and however accents are written,
-    as some file systems don't tell these apart. A name alone says too little: its first part depends on which folders
+    as some file systems don't tell these apart. A name alone says too little: its first folder depends on which folders
     are given together."""
     known = {_key(image.removeprefix("images/")): image for image in manifest.columns["image"].tolist()}
     contents = [_content(sample.image) for sample in samples]
@@ -156,7 +156,7 @@ def _only_new(samples: list[SourceImage], manifest: Manifest, report: ImportRepo
         elif image is None:
             new.append(sample)
         else:
-            kind = "images left out, as another one in the dataset has their name; rename them or their folder"
+            kind = "images skipped, as another one in the dataset has their name; rename them or their folder"
             report.remarks[kind].append(f"{sample.place}: {image}")
     return new
 

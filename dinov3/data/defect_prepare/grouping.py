@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from dinov3.data.defect_prepare.near_duplicates import ImageFile, find_similar
+from dinov3.data.defect_prepare.near_duplicates import ImageFile, find_near_duplicates
 from dinov3.data.defect_prepare.splits import find_group, group_pattern, match_group, merge_groups, read_groups
 from dinov3.defect_errors import DefectError
 
@@ -42,7 +42,7 @@ def find_groups(
         names: where each image goes below ``images/``.
         images: their files.
         grouping: what tells parts.
-        remarks: collects, by kind, the images that table or pattern leave out, and groups that are very large.
+        remarks: collects, by kind, the images that table or pattern don't name, and groups that are very large.
         known: the groups of the first images, which are in the dataset already; a group takes over their names.
 
     Raises:
@@ -63,11 +63,11 @@ def find_groups(
         problem = f"--group_regex {grouping.regex!r}: in none of the {{}} names; first {''.join(names[old : old + 1])}"
         kind = f"images without {grouping.regex!r} in their name; each is its own group"
         _report_unknown(labelings[-1][old:], names[old:], problem, kind, remarks)
-    similar = find_similar(images, names) if grouping.similar else []
+    similar = find_near_duplicates(images, names) if grouping.similar else []
     groups = merge_groups(names, labelings, [(pair.a, pair.b) for pair in similar if pair.b >= old])
     for group, count in Counter(groups).items():
         if count > max(LARGE * len(groups), SMALL):
-            remarks["very large groups, which leave little to share out"].append(f"{group}: {count} images")
+            remarks["very large groups, which leave few to assign"].append(f"{group}: {count} images")
     return groups
 
 

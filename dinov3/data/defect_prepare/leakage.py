@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from dinov3.data.defect_manifest import Manifest
-from dinov3.data.defect_prepare.near_duplicates import find_similar
+from dinov3.data.defect_prepare.near_duplicates import find_near_duplicates
 
 # Pairs that fell short by a hair when the splits were made are no leaks when other images have joined them since.
 MARGIN = 0.02
@@ -40,7 +40,7 @@ def find_leaks(manifest: Manifest) -> list[Leak]:
     def add(kind: Literal["same file", "similar", "same group"], a: int, b: int, score: float | None) -> None:
         leaks.setdefault((a, b), Leak(kind, images[a], splits[a], images[b], splits[b], score))
 
-    for pair in find_similar([manifest.root / image for image in images], images, MARGIN):
+    for pair in find_near_duplicates([manifest.root / image for image in images], images, MARGIN):
         if splits[pair.a] != splits[pair.b]:
             add("same file" if pair.score == 1 else "similar", pair.a, pair.b, pair.score)
     told = {i for pair in leaks for i in pair}

@@ -30,13 +30,14 @@ SIDE = 64  # of the thumbnail; the Fourier coefficients kept make 2 to FINE cycl
 FINE, COARSE = 16, 8  # the coarse ones alone are searched, which a shift of a few percent leaves alike
 SURROUNDINGS = 17  # thumbnail pixels
 MAX_SHIFT = 4  # thumbnail pixels: 6% of the image
-NEIGHBORS = 16  # looked up per image; of more twins than that each still finds some, which joins them all
+NEIGHBORS = 16  # looked up per image; of more near-duplicates than that each still finds some, which joins them all
 IN_ORDER = 5  # images so many places apart in capture order count as taken in a row, as in a series of six exposures
 CROWD = 30  # images; a larger group is looked at again, as a folder of its own
 EXACT_BELOW = 10_000  # images; more go through an HNSW graph (Malkov and Yashunin 2018)
 
 # Measured on 1,049 magnetic tiles (benchmarks/RESULTS.md): of 546,910 pairs of different tiles none has more than 0.23,
-# and 0.14 in a row; half of the twins have more than 0.77, 99% more than 0.38. Made-up parts in one holder reach 0.44.
+# and 0.14 in a row; half of the near-duplicates have more than 0.77, 99% more than 0.38. Made-up parts in one holder
+# reach 0.44.
 SAME, SAME_IN_A_ROW = 0.45, 0.3
 CERTAIN = 0.95  # the same, even where everything is much alike: frames of a resting scene
 
@@ -53,7 +54,7 @@ ImageFile = Path | Callable[[], bytes]
 
 
 @dataclass(frozen=True)
-class SimilarPair:
+class NearDuplicates:
     """Two images, by index (a < b), that show the same; score 1 is the same file, 0 no more alike than any two."""
 
     a: int
@@ -61,13 +62,13 @@ class SimilarPair:
     score: float
 
 
-def find_similar(
+def find_near_duplicates(
     images: Sequence[ImageFile], names: Sequence[str] | None = None, margin: float = 0.0
-) -> list[SimilarPair]:
+) -> list[NearDuplicates]:
     """Pairs of images that show the same part, or are the same file; in groups of many not every pair is listed.
 
     Scores are phase correlations, rescaled in each folder so that 0 is what two of its images usually have: a part
-    holder in every picture makes no twins. Images taken in a row, by the numbers in their names, need less.
+    holder in every picture makes no near-duplicates. Images taken in a row, by the numbers in their names, need less.
     An image that cannot be read is like no other. The same images give the same pairs on every machine.
 
     Args:
@@ -86,7 +87,7 @@ def find_similar(
         a = first.setdefault(digest, b) if digest else b
         if a != b:
             pairs[a, b] = 1.0
-    return [SimilarPair(a, b, score) for (a, b), score in sorted(pairs.items())]
+    return [NearDuplicates(a, b, score) for (a, b), score in sorted(pairs.items())]
 
 
 def pair_codes(codes: np.ndarray, names: Sequence[str], margin: float = 0.0) -> dict[tuple[int, int], float]:
@@ -104,7 +105,7 @@ def pair_codes(codes: np.ndarray, names: Sequence[str], margin: float = 0.0) -> 
         crowds = _crowds(len(codes), candidates[same]) - seen
         if not crowds:
             break
-        # Several products in one folder: each has its own holder, so its images are all alike, but no twins.
+        # Several products in one folder: each has its own holder, so its images are all alike, but no near-duplicates.
         for crowd in crowds:
             rows = np.array(sorted(crowd))
             usual[rows] = np.maximum(usual[rows], _median_score(codes, rows))
@@ -151,7 +152,7 @@ def encode(pixels: np.ndarray) -> np.ndarray:
     """(2K,) int8 code of a (SIDE, SIDE) float64 thumbnail.
 
     What is darker or brighter than its surroundings is clipped at its median, or one black hole would outweigh the
-    texture around it, and two parts with a hole at one place would pass for twins.
+    texture around it, and two parts with a hole at one place would pass for near-duplicates.
     """
     relief = pixels - cv2.blur(pixels, (SURROUNDINGS, SURROUNDINGS))
     limit = np.median(np.abs(relief))

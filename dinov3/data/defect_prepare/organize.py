@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dinov3.data.defect_formats.base import MASK_LEFT_OUT, NORMAL, ImportReport, SourceImage
+from dinov3.data.defect_formats.base import NORMAL, REGION_NOT_DRAWN, ImportReport, SourceImage
 from dinov3.data.defect_formats.masks import read_foreign_mask
 from dinov3.data.defect_formats.shapes import ShapeError
 from dinov3.data.defect_images import ImageReadError, exif_orientation, read_image
@@ -140,7 +140,7 @@ def _splits(
     samples: list[SourceImage], groups: list[str], val_split: float, test_split: float, seed: int, own_splits: bool
 ) -> list[str]:
     """The split of each image: the source's own where it is to be kept, else that which all of its group have that have
-    one, else dealt by class and group."""
+    one, else one assigned by class and group."""
     splits = [sample.split if own_splits else None for sample in samples]
     given = defaultdict(set)
     for group, split in zip(groups, splits, strict=True):
@@ -152,8 +152,8 @@ def _splits(
     strata = [NORMAL if s.label == NORMAL else f"{s.label}/{s.source}" for s in samples]
     fractions = {"train": 1 - val_split - test_split, "val": val_split, "test": test_split}
     fixed = {group: min(found) for group, found in given.items() if len(found) == 1 and found <= set(splits)}
-    dealt = grouped_split([strata[i] for i in free], [groups[i] for i in free], fractions, seed, fixed)
-    for i, split in zip(free, dealt, strict=True):
+    assigned = grouped_split([strata[i] for i in free], [groups[i] for i in free], fractions, seed, fixed)
+    for i, split in zip(free, assigned, strict=True):
         splits[i] = split
     return [split or "train" for split in splits]
 
@@ -170,8 +170,8 @@ def _draw_mask(
         return None
     if sample.label == NORMAL and mask is not None:
         if mask.any():
-            kind = "defect pixels in the mask of a normal image; mask left out"
-            report.remarks[kind].append(f"{sample.mask or sample.place}: {int((mask > 0).sum())} pixels")
+            kind = "defect pixels in the mask of a normal image; mask skipped"
+            report.remarks[kind].append(f"{sample.mask or sample.place}: {np.count_nonzero(mask)} pixels")
         return None  # a normal image has an implied all-zero mask
     return mask
 
@@ -186,7 +186,7 @@ def _draw_shapes(
         try:
             inside = shape.draw(*size)
         except ShapeError as error:
-            report.remarks[MASK_LEFT_OUT].append(f"{sample.place}: {error}")
+            report.remarks[REGION_NOT_DRAWN].append(f"{sample.place}: {error}")
             return None
         if not inside.any():
             report.remarks["region outside of its image, or between its pixels"].append(

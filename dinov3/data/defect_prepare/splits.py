@@ -144,8 +144,8 @@ def grouped_split(
 ) -> list[str]:
     """Assign a split to every image.
 
-    Images of one group get one split. Within each stratum (class, or defect type) groups are dealt, large ones
-    first and else in an order drawn by hashing name and seed (the same on every machine), to the split that lacks
+    Images of one group get one split. Within each stratum (class, or defect type) groups are assigned, large
+    ones first and else in an order drawn by hashing name and seed (the same on every machine), to the split that lacks
     most of its share, so that small types reach every split as far as they have groups enough.
 
     Args:

@@ -29,7 +29,7 @@ def test_a_sound_dataset_is_copied_as_it_is(dataset, fix):
     assert new == old
 
 
-def test_what_cannot_be_read_is_left_out(dataset, fix):
+def test_what_cannot_be_read_is_skipped(dataset, fix):
     (dataset / "images/02.png").write_bytes(b"no image")
     (dataset / "masks/03.png.png").write_bytes(b"")
     fixed, changes, left = fix()

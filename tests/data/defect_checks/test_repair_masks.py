@@ -133,7 +133,7 @@ def test_a_palette_of_greys_in_any_order_is_a_picture(dataset, fix):
     assert np.array_equal(masks_by_image(fixed)["images/03.png"], stripes(1, 1, 1))
 
 
-def test_a_mask_that_a_repair_would_empty_is_left_out(dataset, fix):
+def test_a_mask_that_a_repair_would_empty_is_skipped(dataset, fix):
     Image.fromarray(square() * 20).save(dataset / "masks/03.jpg", quality=70)
     edit_rows(dataset, lambda rows: rows[3].update(mask="masks/03.jpg"))
     (dataset / "masks/03.png.png").unlink()
@@ -165,7 +165,7 @@ def test_color_masks(dataset, fix):
     assert np.array_equal(masks_by_image(fixed)["images/05.png"], square())
 
 
-def test_masks_of_another_size_are_resized_those_of_another_shape_left_out(dataset, fix):
+def test_masks_of_another_size_are_resized_those_of_another_shape_skipped(dataset, fix):
     write(dataset, "03.png.png", square().repeat(2, axis=0).repeat(2, axis=1))
     write(dataset, "05.png.png", square()[:20])
     Image.fromarray(square()[::2, ::2] * 255).save(dataset / "masks/07.png.png")

@@ -96,7 +96,7 @@ def test_images_without_annotation(script, run, tmp_path):
     assert_refused(result, "no usable image of class normal", "c.png: not annotated (--unannotated normal")
     manifest, out = run(source, *NORMAL)
     assert "unlisted.png" not in labels_by_image(manifest)
-    assert f"image files that no annotation file lists; left out:\n    {source / 'unlisted.png'}" in out
+    assert f"image files that no annotation file lists; skipped:\n    {source / 'unlisted.png'}" in out
 
 
 # --- layouts
@@ -140,23 +140,23 @@ def test_without_a_val_split_some_of_train_is_taken(run, tmp_path):
     assert manifest.counts() == {"train": one, "val": one, "test": two}
 
 
-def test_twins_without_a_split_go_where_the_source_has_their_part(run, tmp_path):
+def test_near_duplicates_without_a_split_go_where_the_source_has_their_part(run, tmp_path):
     source = official(tmp_path / "set", "train", "val")
-    for place in (source / "val2017" / f"{10:012}.png", source / "more" / "twin.png"):
+    for place in (source / "val2017" / f"{10:012}.png", source / "more" / "same.png"):
         photo(place, 77)
-    write_coco(source / "annotations" / "instances_more.json", [coco_image(0, "twin.png")], [])
+    write_coco(source / "annotations" / "instances_more.json", [coco_image(0, "same.png")], [])
     for share in (0.1, 0.9):
         manifest, _ = run(source, *NORMAL, "--val_split", share, "--overwrite")
         splits = dict(zip(labels_by_image(manifest), manifest.columns["split"].tolist(), strict=True))
-        assert splits["more/twin.png"] == "val"
+        assert splits["more/same.png"] == "val"
 
 
-def test_a_val_file_alone_is_dealt_anew(run, tmp_path):
+def test_a_val_file_alone_is_split_anew(run, tmp_path):
     source = official(tmp_path / "set", "val")
     manifest, out = run(
         source / "annotations" / "instances_val2017.json", "--images", source / "val2017", *NORMAL, "--val_split", 0.5
     )
-    assert "only val; its images are dealt anew" in out
+    assert "only val; its images are assigned anew" in out
     assert len(manifest.select("train")) == len(manifest.select("val")) == 2
 
 
@@ -203,7 +203,7 @@ def test_a_missing_image_does_not_take_one_outside_of_its_folder(run, tmp_path, 
     manifest, out = run(coco_set(tmp_path / "set", images), *NORMAL)
     found = [name for name in labels_by_image(manifest) if name.startswith("line")]
     assert found == ["lineA/1.png", "lineA/deep/2.png", "lineB/4.png"]
-    assert "image 7: its image is missing" in out and "image files that no annotation file lists; left out" in out
+    assert "image 7: its image is missing" in out and "image files that no annotation file lists; skipped" in out
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -95,7 +95,7 @@ def test_a_region_without_area_does_not_make_an_image_clean(run, tmp_path, outli
     manifest, out = run(source, *NORMAL)
     assert "c.png" not in labels_by_image(manifest)
     assert f"{source / 'c.png'}: none of its regions can be used" in out
-    assert "2 x region without area; left out" in out
+    assert "2 x region without area; skipped" in out
     np.testing.assert_array_equal(mask_of(manifest, "a.png"), SQUARE_PIXELS)
 
 

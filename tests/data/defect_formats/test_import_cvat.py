@@ -120,7 +120,7 @@ def test_images_without_annotation(run, tmp_path):
     assert len(manifest) == 4 and f"{source / 'images' / 'e.png'}: not annotated" in out
     manifest, out = run(source, "--unannotated", "normal", "--overwrite")
     assert labels_by_image(manifest)["images/e.png"] == "normal" and len(manifest) == 5
-    assert f"image files that no annotation file lists; left out:\n    {source / 'images' / 'unlisted.png'}" in out
+    assert f"image files that no annotation file lists; skipped:\n    {source / 'images' / 'unlisted.png'}" in out
 
 
 def test_a_missing_image_does_not_take_that_of_another_entry(run, tmp_path):

@@ -79,7 +79,7 @@ def test_a_shape_without_area_does_not_make_an_image_clean(run, tmp_path, shape)
     source = with_image(tmp_path / "set", shape)
     manifest, out = run(source)
     assert len(manifest) == 4
-    assert "region without area; left out" in out
+    assert "region without area; skipped" in out
     assert f"{source / 'images' / 'e.png'}: none of its regions can be used" in out
 
 

@@ -36,7 +36,7 @@ def test_mvtec_category(tmp_path, imported):
     assert "--splits new" in out
 
 
-def test_mvtec_dealt_anew_has_defects_to_train_on(tmp_path, imported):
+def test_mvtec_split_anew_has_defects_to_train_on(tmp_path, imported):
     source = write_mvtec(tmp_path / "mvtec") / "bottle"
     manifest, out = imported("mvtec", source, "--splits", "new", "--test_split", 0.25, "--val_split", 0.25)
     assert min(min(counts.values()) for counts in manifest.counts().values()) >= 1

@@ -66,7 +66,7 @@ def test_visa_single_object_without_a_split_file(tmp_path, imported):
     assert len(manifest) == 15
     assert min(min(counts.values()) for counts in manifest.counts().values()) >= 1
     assert_masks(manifest)
-    assert "splits are dealt anew" in out
+    assert "splits are assigned anew" in out
 
 
 def test_visa_objects_may_be_links(tmp_path, imported, monkeypatch):

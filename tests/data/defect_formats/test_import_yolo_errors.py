@@ -98,7 +98,7 @@ def test_a_broken_line_costs_the_mask_but_not_the_class(source, imported, line, 
 
 
 @pytest.mark.parametrize("line", ["0 0.5 0.5 0.5 0.5 0.5 0.5", "0 0.1 0.1 0.5 0.5", "0 0.5 0.5 0 0", "0 0.5 0.5"])
-def test_a_region_without_area_is_left_out(source, imported, line):
+def test_a_region_without_area_is_skipped(source, imported, line):
     path = write_labels(source, line, f"1 {outline(0)}")
     manifest, out = imported("yolo", source)
     mask = masks_by_image(manifest)["images/images/train/bad00.png"]

@@ -22,7 +22,7 @@ def test_masks_pair_by_stem_never_by_order(parts, organize):
         f"1 x defect images without a mask of their name; they train the class alone:\n    {parts / 'bad/03.png'}"
         in out
     )
-    assert f"2 x masks that no image takes; left out:\n    {parts / 'masks/002.png'}" in out
+    assert f"2 x masks that no image takes; skipped:\n    {parts / 'masks/002.png'}" in out
 
 
 @pytest.mark.parametrize("name", ["{}_mask.png", "{}-gt.bmp", "{}.label.tif", "{}_GroundTruth.PNG"])
@@ -71,7 +71,7 @@ def test_a_file_named_like_a_mask_of_its_neighbor_is_no_image(parts, organize):
     save(parts / "bad" / "00_mask.png", mask_of(0))
     manifest, out = organize()
     assert len(manifest) == 30
-    assert f"1 x masks that no image takes; left out:\n    {parts / 'bad/00_mask.png'}" in out
+    assert f"1 x masks that no image takes; skipped:\n    {parts / 'bad/00_mask.png'}" in out
 
 
 @pytest.mark.parametrize(("image", "mask"), [("{}.jpg", "{}.png"), ("{}.JPEG", "{}.BMP"), ("{}.png", "{}_mask.png")])
@@ -159,4 +159,4 @@ def test_defect_pixels_on_a_normal_image_are_reported(parts, organize):
     save(parts / "masks" / "15.png", mask_of(5))
     manifest, out = organize()
     assert masks_by_image(manifest)["images/good/15.png"] is None
-    assert f"1 x defect pixels in the mask of a normal image; mask left out:\n    {parts / 'masks/15.png'}: 15" in out
+    assert f"1 x defect pixels in the mask of a normal image; mask skipped:\n    {parts / 'masks/15.png'}: 15" in out

@@ -143,11 +143,11 @@ def test_a_part_that_joins_several_splits_is_reported(parts, organize):
     assert rows(after)[:30] == rows(before)
 
 
-def test_another_image_of_a_name_in_use_is_left_out_and_named(more, organize):
+def test_another_image_of_a_name_in_use_is_skipped_and_named(more, organize):
     old = content(more / "out")["images/good/03.png"]
     save(more / "good" / "03.png", picture(999))
     _, out = organize("--append")
-    assert "1 x images left out, as another one in the dataset has their name" in out
+    assert "1 x images skipped, as another one in the dataset has their name" in out
     assert "good/03.png" in out
     assert content(more / "out")["images/good/03.png"] == old
 
@@ -172,7 +172,7 @@ def test_an_image_is_known_whatever_folders_are_given_with_it(parts, organize):
     (parts / "t" / "scratch" / "Imgs" / "32.png").rename(parts / "t" / "scratch" / "Imgs" / "43_b.png")
     _, out = organize("--append", bad="t/scratch/Imgs", masks="t/scratch/Masks", good="")
     assert "3 x images that are in the dataset already" in out
-    assert "1 x images left out, as another one in the dataset has their name" in out
+    assert "1 x images skipped, as another one in the dataset has their name" in out
     assert "0 images added to 27" in out
 
 
@@ -183,7 +183,7 @@ def test_a_name_with_its_accents_written_another_way_is_the_same_name(parts, org
     save(parts / "good" / "e\u0301.png", picture(201))
     after, out = organize("--append")
     assert len(after) == 31
-    assert "1 x images left out, as another one in the dataset has their name" in out
+    assert "1 x images skipped, as another one in the dataset has their name" in out
 
 
 def test_new_classes_come_after_the_old_ones(parts, organize):

@@ -21,7 +21,7 @@ PARTS, EXPOSURES = 30, (0.5, 0.8, 1.2)
 
 
 @pytest.fixture
-def twins(tmp_path: Path) -> Path:
+def series(tmp_path: Path) -> Path:
     """Folders good/ and bad/: every part under three exposures, names that tell nothing."""
     names = np.random.default_rng(0).permutation(PARTS * len(EXPOSURES)).tolist()
     for part in range(PARTS):
@@ -39,35 +39,35 @@ def organize(script, root: Path, *flags: object, output: str = "out") -> Manifes
     return read_manifest(root / output)
 
 
-def test_a_random_split_leaks_and_the_default_one_does_not(twins, script):
-    organize(script, twins, "--no-group_similar", output="random")
-    flags = ("--sheet", twins / "sheets" / "sheet.png", "--json", twins / "leaks.json")
-    status, out, _ = script("prepare_defect_data", "leaks", twins / "random", *flags)
+def test_a_random_split_leaks_and_the_default_one_does_not(series, script):
+    organize(script, series, "--no-group_similar", output="random")
+    flags = ("--sheet", series / "sheets" / "sheet.png", "--json", series / "leaks.json")
+    status, out, _ = script("prepare_defect_data", "leaks", series / "random", *flags)
     assert status == 1
-    written = json.loads((twins / "leaks.json").read_text(encoding="utf-8"))
+    written = json.loads((series / "leaks.json").read_text(encoding="utf-8"))
     assert f"{written['count']} pairs in different splits" in out
     assert written["count"] == len(written["leaks"]) > PARTS / 2
     assert {leak["kind"] for leak in written["leaks"]} == {"similar"}
     scores = [leak["score"] for leak in written["leaks"]]
     assert scores == sorted(scores, reverse=True)
     assert out.startswith(f"similar {scores[0]:.2f}: images/")
-    with Image.open(twins / "sheets" / "sheet.png") as sheet:
+    with Image.open(series / "sheets" / "sheet.png") as sheet:
         assert sheet.width > 1000 and sheet.height > 1000
 
-    manifest = organize(script, twins)
+    manifest = organize(script, series)
     assert len(set(manifest.columns["group"].tolist())) == PARTS
-    status, out, _ = script("prepare_defect_data", "leaks", twins / "out", "--sheet", twins / "none.png")
+    status, out, _ = script("prepare_defect_data", "leaks", series / "out", "--sheet", series / "none.png")
     assert status == 0
     assert "90 images, no leaks" in out
-    assert not (twins / "none.png").exists()
+    assert not (series / "none.png").exists()
 
 
-def test_table_pattern_and_looks_work_together(twins, script):
-    groups = Counter(organize(script, twins).columns["group"].tolist())
+def test_table_pattern_and_looks_work_together(series, script):
+    groups = Counter(organize(script, series).columns["group"].tolist())
     apart = [name for name in groups if name.startswith("good/")][:2]
-    (twins / "parts.csv").write_text(f"image,group\n{apart[0]},front and back\n{apart[1]},front and back\n")
-    flags = ("--group_csv", twins / "parts.csv", "--group_regex", "(bad)/", "--overwrite")
-    manifest = organize(script, twins, *flags)
+    (series / "parts.csv").write_text(f"image,group\n{apart[0]},front and back\n{apart[1]},front and back\n")
+    flags = ("--group_csv", series / "parts.csv", "--group_regex", "(bad)/", "--overwrite")
+    manifest = organize(script, series, *flags)
     groups = Counter(manifest.columns["group"].tolist())
     assert groups.pop("bad") == 30
     assert groups.pop("front and back") == 6
@@ -75,11 +75,11 @@ def test_table_pattern_and_looks_work_together(twins, script):
     assert find_leaks(manifest) == []
 
 
-def test_a_pattern_that_fits_no_name_is_refused(twins, script):
-    folders = ("--defect_images", twins / "bad", "--normal_images", twins / "good", "--output_dir", twins / "out")
+def test_a_pattern_that_fits_no_name_is_refused(series, script):
+    folders = ("--defect_images", series / "bad", "--normal_images", series / "good", "--output_dir", series / "out")
     result = script("prepare_defect_data", "organize", *folders, "--group_regex", "tile([0-9]+)")
     assert_refused(result, "--group_regex 'tile([0-9]+)'", "in none of the 90 names; first bad/")
-    assert not (twins / "out").exists()
+    assert not (series / "out").exists()
 
 
 def write(folder: Path, rows: list[tuple[str, np.ndarray | Path, str, str]]) -> Manifest:

@@ -13,7 +13,7 @@ from helpers.organizing import save
 from PIL import Image, ImageFilter
 
 from dinov3.data.defect_prepare import near_duplicates
-from dinov3.data.defect_prepare.near_duplicates import capture_neighbors, find_similar
+from dinov3.data.defect_prepare.near_duplicates import capture_neighbors, find_near_duplicates
 from dinov3.data.defect_prepare.splits import join
 
 SIZE = 160
@@ -36,7 +36,7 @@ def photograph(scene: np.ndarray, seed: int, exposure: float = 1.0, gamma: float
 def groups_of(folder: Path) -> dict[str, int]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in paths]
-    pairs = find_similar(paths, names)
+    pairs = find_near_duplicates(paths, names)
     return dict(zip(names, join(len(paths), [(pair.a, pair.b) for pair in pairs]), strict=True))
 
 
@@ -84,7 +84,7 @@ def test_blank_surfaces_don_t_flow_together(tmp_path, noise):
 
 
 @pytest.mark.parametrize("contrast", [0.5, 3.0])
-def test_a_holder_in_every_picture_makes_no_twins(tmp_path, contrast):
+def test_a_holder_in_every_picture_makes_no_near_duplicates(tmp_path, contrast):
     for i in range(25):
         scene = LIGHT * 0.6 + HOLDER + surface(i, contrast)[4:-4, 4:-4]
         for k in range(3):
@@ -100,7 +100,7 @@ def test_several_products_in_one_folder_make_no_large_groups(tmp_path):
     assert max(Counter(groups_of(tmp_path).values()).values()) <= 3
 
 
-def test_a_hole_at_one_place_makes_no_twins(tmp_path):
+def test_a_hole_at_one_place_makes_no_near_duplicates(tmp_path):
     hole = np.hypot(ROWS - 0.1, COLUMNS + 0.05) < 0.05
     for i in range(30):
         save(tmp_path / f"{i}_0.png", photograph(np.where(hole, 5, LIGHT + surface(i, 1.0)[4:-4, 4:-4]), i))
@@ -124,9 +124,9 @@ def test_files_that_cannot_be_read_stop_nothing(tmp_path):
     (tmp_path / "cut_a.png").write_bytes((tmp_path / "0_a.png").read_bytes()[:500])
     (tmp_path / "empty_a.png").touch()
     assert_parts(groups_of(tmp_path))  # blank_a and blank_b are the same file
-    assert find_similar([]) == []
-    assert find_similar([tmp_path / "missing.png", tmp_path]) == []
-    assert find_similar([(tmp_path / "0_a.png").read_bytes, tmp_path / "0_a.png"])[0].score == 1
+    assert find_near_duplicates([]) == []
+    assert find_near_duplicates([tmp_path / "missing.png", tmp_path]) == []
+    assert find_near_duplicates([(tmp_path / "0_a.png").read_bytes, tmp_path / "0_a.png"])[0].score == 1
 
 
 def test_capture_order_comes_from_the_longest_number():
@@ -150,7 +150,7 @@ def test_taken_in_a_row_less_is_enough(tmp_path):
         names = [f"x/{n}.png" for n in (first, 500, 501, 502, 503, 504, 505, second)]
         arrays = [half(110), *(photograph(LIGHT + surface(k)[4:-4, 4:-4], k) for k in range(20, 26)), half(111)]
         paths = [save(tmp_path / name, array) for name, array in zip(names, arrays, strict=True)]
-        return [(pair.a, pair.b) for pair in find_similar(paths, names)] == [(0, 7)]
+        return [(pair.a, pair.b) for pair in find_near_duplicates(paths, names)] == [(0, 7)]
 
     assert joined(600, 601)
     assert not joined(100, 900)
@@ -165,7 +165,8 @@ def test_the_same_pairs_whatever_the_order_the_threads_and_the_way_of_searching(
 
     def found(order: list[int]) -> set[frozenset[str]]:
         return {
-            frozenset((paths[order[p.a]].name, paths[order[p.b]].name)) for p in find_similar([paths[i] for i in order])
+            frozenset((paths[order[p.a]].name, paths[order[p.b]].name))
+            for p in find_near_duplicates([paths[i] for i in order])
         }
 
     expected = found(list(range(120)))
@@ -181,7 +182,7 @@ def test_magnetic_tiles_under_several_exposures(magnetic_tile):
     with (magnetic_tile / "groups.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     names, listed = [row["image"] for row in rows], np.array([row["group"] for row in rows])
-    pairs = find_similar([magnetic_tile / name for name in names], names)
+    pairs = find_near_duplicates([magnetic_tile / name for name in names], names)
     groups = np.array(join(len(names), [(pair.a, pair.b) for pair in pairs]))
     assert max(Counter(groups.tolist()).values()) == 12  # two series of six
     above = np.triu(np.ones((len(names), len(names)), bool), 1)
@@ -189,5 +190,5 @@ def test_magnetic_tiles_under_several_exposures(magnetic_tile):
     # Of the listed pairs only those of two tiles that the list takes for one are missing.
     apart = set(listed[np.argwhere(above & same_listed & ~same)].ravel().tolist())
     assert apart <= {"tile_284841"}
-    # The list misses twins too: of the bridges between its groups the 35 weakest were looked at; each shows one tile.
+    # The list misses some too: of the bridges between its groups the 35 weakest were looked at; each shows one tile.
     assert (above & same & ~same_listed).sum() < 0.15 * (above & same).sum()
