@@ -7,6 +7,8 @@ import io
 import sys
 from collections.abc import Callable
 
+from dinov3.defect_interrupts import TerminatedError, terminable
+
 _DISK_ERRORS = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -43,13 +45,14 @@ class StoppedError(Exception):
 
 
 def run_script(main: Callable[[], int | None]) -> None:
-    """Run a script's ``main`` and exit with what it returns (None is 0); 1 after a user's mistake, 130 on Ctrl-C, and
-    128 plus the signal's number if it saved its work first (:class:`StoppedError`)."""
+    """Run a script's ``main`` and exit with what it returns (None is 0); 1 after a user's mistake, 130 on Ctrl-C, 143
+    on SIGTERM, and 128 plus the signal's number if it saved its work first (:class:`StoppedError`)."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a Windows console may lack the characters of a file name
     try:
-        status = main()
+        with terminable():
+            status = main()
     except DefectError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 1
@@ -67,6 +70,9 @@ def run_script(main: Callable[[], int | None]) -> None:
         if str(interruption):
             print(interruption, file=sys.stderr)
         status = interruption.status
+    except TerminatedError:
+        print("terminated", file=sys.stderr)
+        status = 143
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130

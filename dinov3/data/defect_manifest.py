@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from dinov3.defect_errors import DefectError
+from dinov3.defect_replace import restore
 
 COLUMNS = ("image", "mask", "label", "split", "group", "source")
 SPLITS = ("train", "val", "test")
 UNKNOWN = ""  # the label of an image whose verdict nobody gave: its mask counts, its class does not
+FORMAT = "dinov3-defect-dataset"  # other programs have a dataset.json, too
 FORMAT_VERSION = 1
 
 
@@ -91,7 +93,7 @@ def read_manifest(root: Path | str) -> Manifest:
     """
     root = Path(root)
     remedy = "make one with: python examples/prepare_defect_data.py organize (or demo) --output_dir DATASET"
-    if not root.is_dir():
+    if not root.is_dir() and not restore(root):
         raise DefectError(f"{root}: no such dataset folder; {remedy}")
     missing = [name for name in ("manifest.csv", "dataset.json") if not (root / name).is_file()]
     if missing:
@@ -99,9 +101,11 @@ def read_manifest(root: Path | str) -> Manifest:
     try:
         info = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
         classes, mask_classes = list(info["classes"]), list(info["mask_classes"])
-        version = info["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
+        version, kind = info["format_version"], info.get("format", FORMAT)  # the first versions named none
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DefectError(f"{root / 'dataset.json'}: broken ({error!r}); {remedy}") from None
+    if kind != FORMAT:
+        raise DefectError(f"{root / 'dataset.json'}: of another program (format {kind!r}); {remedy}")
     if version != FORMAT_VERSION:
         raise DefectError(f"{root / 'dataset.json'}: format_version {version}; this version reads {FORMAT_VERSION}")
     path = root / "manifest.csv"
@@ -144,3 +148,12 @@ def count_rows(rows: Iterable[Mapping[str, str]], classes: Iterable[str]) -> dic
     """Rows per split and class, as :meth:`Manifest.counts` gives them."""
     pairs = Counter((row["split"], row["label"]) for row in rows)
     return {split: {name: pairs[split, name] for name in classes} for split in SPLITS}
+
+
+def __getattr__(name: str) -> Any:
+    """``DatasetWriter``, which was here in earlier versions."""
+    if name == "DatasetWriter":
+        from dinov3.data.defect_prepare.writer import DatasetWriter  # it imports this module
+
+        return DatasetWriter
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

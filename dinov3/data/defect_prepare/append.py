@@ -15,20 +15,27 @@ from dinov3.data.defect_manifest import COLUMNS, SPLITS, UNKNOWN, Manifest, coun
 from dinov3.data.defect_prepare.grouping import Grouping, find_groups
 from dinov3.data.defect_prepare.near_duplicates import ImageFile, digest_of
 from dinov3.data.defect_prepare.organize import expect_apart, write_images
+from dinov3.data.defect_prepare.ownership import APPENDING, clear_append, note_append
 from dinov3.data.defect_prepare.splits import grouped_split
 from dinov3.data.defect_prepare.writer import DatasetWriter
 from dinov3.defect_errors import DefectError
+from dinov3.defect_folders import FolderLock
 
 
 class DatasetAppender(DatasetWriter):
     """Adds rows to a dataset folder. Its files come first and its table last: interrupted anywhere, the dataset is
-    the old one, at worst with files in it that no row names, which the next try replaces."""
+    the old one, at worst with files in it that no row names. A list says which these are, and the next try removes
+    them; other files that no row names are never touched."""
 
     def __init__(self, manifest: Manifest):
         self.output_dir = manifest.root
         self.place = self.workplace = Path(os.path.realpath(manifest.root))  # on the same disk, be it a mount point
         self.manifest = manifest
         self.rows = []
+        self._replaced = None
+
+    def _lock_replaced(self) -> None:
+        """Nothing is replaced; :func:`append` has the dataset from before it was read."""
 
     def finish(self, *, classes: list[str], mask_classes: list[str], seed: int, command: str) -> Manifest:
         """Move the new files in, then replace ``dataset.json`` and ``manifest.csv``; the seed stays the old one."""
@@ -44,9 +51,12 @@ class DatasetAppender(DatasetWriter):
         table = (self.output_dir / "manifest.csv").read_bytes()
         ending = b"" if table.endswith(b"\n") else b"\n"
         self._write("manifest.csv", table + ending + lines.getvalue().encode())
+        names = [row[column] for row in self.rows for column in ("image", "mask") if row[column]]
+        self._expect_no_other(names)
+        note_append(self.output_dir, names)
         moved: list[Path] = []
         try:
-            for name in (row[column] for row in self.rows for column in ("image", "mask") if row[column]):
+            for name in names:
                 target = self.output_dir / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(self.folder / name, target)
@@ -56,9 +66,19 @@ class DatasetAppender(DatasetWriter):
         except BaseException:
             for path in moved:
                 path.unlink(missing_ok=True)
+            (self.output_dir / APPENDING).unlink()
             raise
         os.replace(self.folder / "manifest.csv", self.output_dir / "manifest.csv")
+        (self.output_dir / APPENDING).unlink()
         return read_manifest(self.output_dir)
+
+    def _expect_no_other(self, names: list[str]) -> None:
+        for path in (self.output_dir / name for name in names):
+            if os.path.lexists(path):
+                raise DefectError(
+                    f"{path}: is in the dataset's folder, but in no row of its table, and a new image would take its "
+                    "name; move it to another place, or rename the new image"
+                )
 
     def _write(self, name: str, data: bytes) -> None:
         with (self.folder / name).open("wb") as file:
@@ -93,10 +113,27 @@ def append(
         grouping, link, command: as for organizing a new dataset.
 
     Raises:
-        DefectError: no dataset there, images lie in it, shares out of range, or it cannot be written.
+        DefectError: no dataset there, another command is at work on it, images lie in it, shares out of range, or it
+            cannot be written.
     """
+    read_manifest(output_dir)  # which says what is wrong there, if anything is
+    with FolderLock(output_dir, "prepare_defect_data.py organize --append"):
+        return _append(samples, report, output_dir, val_split, test_split, grouping or Grouping(), link, command)
+
+
+def _append(
+    samples: list[SourceImage],
+    report: ImportReport,
+    output_dir: Path,
+    val_split: float | None,
+    test_split: float | None,
+    grouping: Grouping,
+    link: bool,
+    command: str,
+) -> Manifest:
     manifest = read_manifest(output_dir)
-    expect_apart(samples, output_dir)
+    clear_append(manifest)
+    expect_apart(samples, grouping, output_dir)
     fractions = _fractions(manifest, val_split, test_split)
     samples = _only_new(samples, manifest, report)
     if not samples:
@@ -107,7 +144,7 @@ def append(
     old = len(manifest)
     names = [*(image.removeprefix("images/") for image in columns["image"]), *(sample.name for sample in samples)]
     images = [*(manifest.root / image for image in columns["image"]), *(sample.image for sample in samples)]
-    groups = find_groups(names, images, grouping or Grouping(), report.remarks, known=columns["group"])
+    groups = find_groups(names, images, grouping, report.remarks, known=columns["group"])
     normal = manifest.classes[0]
     labels = [*columns["label"], *(normal if s.label == NORMAL else s.label or UNKNOWN for s in samples)]
     sources = [*columns["source"], *(sample.source for sample in samples)]

@@ -15,6 +15,7 @@ from dinov3.data.defect_images import ImageReadError, exif_orientation, read_ima
 from dinov3.data.defect_manifest import UNKNOWN, Manifest
 from dinov3.data.defect_masks import IGNORE_INDEX
 from dinov3.data.defect_prepare.grouping import Grouping, find_groups, groups_across
+from dinov3.data.defect_prepare.ownership import expect_outside
 from dinov3.data.defect_prepare.splits import grouped_split
 from dinov3.data.defect_prepare.writer import DatasetWriter
 from dinov3.defect_errors import DefectError
@@ -47,7 +48,8 @@ def organize(
     Raises:
         DefectError: a class has no usable image, no group matches, the output cannot be written, or images lie in it.
     """
-    expect_apart(samples, output_dir)
+    grouping = grouping or Grouping()
+    expect_apart(samples, grouping, output_dir)
     if val_split < 0 or test_split < 0 or val_split + test_split >= 1:
         raise DefectError(
             f"--val_split {val_split} and --test_split {test_split}: expected 0 or more, adding up to less than 1"
@@ -55,7 +57,7 @@ def organize(
     writer = DatasetWriter(output_dir, overwrite)  # what would fail at the end anyway fails before the long work
     _expect_classes({sample.label or UNKNOWN for sample in samples}, samples, report, output_dir)
     names = [sample.name for sample in samples]
-    groups = find_groups(names, [sample.image for sample in samples], grouping or Grouping(), report.remarks)
+    groups = find_groups(names, [sample.image for sample in samples], grouping, report.remarks)
     splits = _splits(samples, groups, val_split, test_split, seed, own_splits)
     spread = groups_across(groups, splits)
     if spread:
@@ -87,13 +89,10 @@ def _expect_classes(kept: set[str], samples: list[SourceImage], report: ImportRe
     raise DefectError(f"{output_dir}: not written, no usable image of {names}{why}")
 
 
-def expect_apart(samples: list[SourceImage], output_dir: Path) -> None:
-    """Raise DefectError when an image to import lies in the folder to write."""
-    place = output_dir.resolve()
-    files = (sample.image for sample in samples if isinstance(sample.image, Path))
-    inside = next((path for path in files if path.resolve().is_relative_to(place)), None)
-    if inside:
-        raise DefectError(f"{inside}: lies in --output_dir {output_dir}; choose another folder to write")
+def expect_apart(samples: list[SourceImage], grouping: Grouping, output_dir: Path) -> None:
+    """Raise DefectError when an image, a mask or the table of parts to read lies in the folder to write."""
+    files = (path for sample in samples for path in (sample.image, sample.mask) if isinstance(path, Path))
+    expect_outside([*files, grouping.csv], output_dir)
 
 
 def write_images(

@@ -6,15 +6,17 @@ import csv
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from dinov3.data.defect_manifest import COLUMNS, FORMAT_VERSION, Manifest, count_rows, read_manifest
+from dinov3.data.defect_manifest import COLUMNS, FORMAT, FORMAT_VERSION, Manifest, count_rows, read_manifest
 from dinov3.data.defect_masks import write_mask
+from dinov3.data.defect_prepare.ownership import expect_own_dataset
 from dinov3.defect_errors import DefectError
+from dinov3.defect_folders import FolderLock
+from dinov3.defect_replace import UnfinishedFolder, remove_leftovers, restore
 
 
 class DatasetWriter:
@@ -25,40 +27,51 @@ class DatasetWriter:
     beside its target.
 
     Raises:
-        DefectError: ``output_dir`` exists and is not empty (and ``overwrite`` is off, or it holds no dataset), cannot
-            be replaced by another folder, or cannot be written.
+        DefectError: ``output_dir`` exists and is not empty (and ``overwrite`` is off, or it holds anything but a
+            dataset), is in use by another command, cannot be replaced by another folder, or cannot be written.
     """
 
     def __init__(self, output_dir: Path | str, overwrite: bool = False):
-        self.output_dir = Path(output_dir)
+        self.output_dir, self.overwrite = Path(output_dir), overwrite
         self.place = Path(os.path.realpath(output_dir))  # renaming a link would move the link, not the data
         self.workplace = self.place.parent
         self.rows: list[dict[str, str]] = []
-        if self.output_dir.exists():
-            if not self.output_dir.is_dir():
-                raise DefectError(f"{self.output_dir}: a file; --output_dir expects a folder")
-            _expect_replaceable(self.output_dir, self.place)
-            if any(self.output_dir.iterdir()):
-                if not overwrite:
-                    raise DefectError(f"{self.output_dir}: exists and is not empty; choose another or add --overwrite")
-                if not (self.output_dir / "dataset.json").is_file():
-                    raise DefectError(
-                        f"{self.output_dir}: holds other files than a dataset; --overwrite won't remove them"
-                    )
+        self._replaced: FolderLock | None = None  # on the dataset that this one is to replace
+        restore(self.place)
+        self._expect_free()
+
+    def _expect_free(self) -> None:
+        if not self.output_dir.exists():
+            return
+        if not self.output_dir.is_dir():
+            raise DefectError(f"{self.output_dir}: a file; --output_dir expects a folder")
+        _expect_replaceable(self.output_dir, self.place)
+        if any(self.output_dir.iterdir()):
+            if not self.overwrite:
+                raise DefectError(f"{self.output_dir}: exists and is not empty; choose another or add --overwrite")
+            expect_own_dataset(self.output_dir)
 
     def __enter__(self) -> DatasetWriter:
         try:
             self.workplace.mkdir(parents=True, exist_ok=True)
-            self.folder = Path(tempfile.mkdtemp(prefix=f".{self.place.name}-unfinished-", dir=self.workplace))
-            self.folder.chmod(0o755)
+            remove_leftovers(self.place, self.workplace)
+            self._lock_replaced()
+            self._unfinished = UnfinishedFolder(self.place, self.workplace, "prepare_defect_data.py")
         except OSError as error:
             raise DefectError(
                 f"{self.output_dir}: cannot be written ({error.strerror}); choose another folder"
             ) from None
+        self.folder = self._unfinished.path
         return self
 
+    def _lock_replaced(self) -> None:
+        if self.place.is_dir() and any(self.place.iterdir()):
+            self._replaced = FolderLock(self.place, "prepare_defect_data.py --overwrite").__enter__()
+
     def __exit__(self, exc_type: object, error: BaseException | None, traceback: object) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._unfinished.remove()
+        if self._replaced is not None:
+            self._replaced.release()
         if isinstance(error, OSError):
             reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
             raise DefectError(f"{self.output_dir}: cannot be written ({reason}); nothing was kept") from None
@@ -106,6 +119,7 @@ class DatasetWriter:
             writer.writeheader()
             writer.writerows(self.rows)
         info = {
+            "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "classes": classes,
             "mask_classes": mask_classes,
@@ -114,16 +128,8 @@ class DatasetWriter:
         info["command"] = command
         info["counts"] = count_rows(self.rows, classes)
         (self.folder / "dataset.json").write_text(json.dumps(info, indent=2, ensure_ascii=False), encoding="utf-8")
-        replaced = Path(f"{self.folder}-replaced")
-        if self.place.exists():
-            self.place.rename(replaced)
-        try:
-            self.folder.rename(self.place)
-        except OSError:
-            if replaced.exists():
-                replaced.rename(self.place)
-            raise
-        shutil.rmtree(replaced, ignore_errors=True)
+        self._expect_free()  # others may have written there meanwhile
+        self._unfinished.move(self._replaced)
         return read_manifest(self.output_dir)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.checking import edit_rows
-from helpers.organizing import SIZE, arguments, assert_refused, content, mask_of, masks_by_image, picture, save
+from helpers.organizing import arguments, assert_refused, content, mask_of, masks_by_image, picture, save
 
 from dinov3.data.defect_manifest import Manifest, read_manifest
 from dinov3.data.defect_prepare import append
@@ -237,14 +237,32 @@ def test_an_interrupted_append_leaves_the_old_dataset_and_can_be_repeated(more, 
     assert len(after) == 60
 
 
-def test_killed_while_files_were_moved_it_can_be_repeated_without_touching_the_sources(more, organize):
-    (more / "out" / "images" / "good" / "21.png").symlink_to(more / "good" / "22.png")
-    save(more / "out" / "images" / "good" / "23.png", np.zeros((SIZE, SIZE), np.uint8))
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no such processes there")
+@pytest.mark.parametrize("stop_at", [3, 41, 42])
+def test_killed_while_files_were_moved_it_can_be_repeated(more, organize, script, stop_at):
+    """Killed, not interrupted: nothing is cleaned up then, and the next try knows whose the files are."""
     sources = content(more / "good")
+    pid = os.fork()
+    if not pid:
+        calls, os_replace = iter(range(100)), os.replace
+        os.replace = lambda *args: os._exit(9) if next(calls) == stop_at else os_replace(*args)
+        script("prepare_defect_data", *arguments(more, "--append"))
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] >> 8 == (9 if stop_at < 42 else 0)
+    assert len(read_manifest(more / "out")) == (30 if stop_at < 42 else 60)
     after, _ = organize("--append")
-    assert content(more / "good") == sources
+    assert len(after) == 60 and content(more / "good") == sources
     for i in range(20, 40):
         assert (after.root / "images" / "good" / f"{i}.png").read_bytes() == sources[f"{i}.png"]
+    assert sorted(os.listdir(after.root)) == ["dataset.json", "images", "manifest.csv", "masks"]
+
+
+def test_a_file_of_the_users_in_a_dataset_is_not_replaced_by_a_new_image(more, script):
+    mine = more / "out" / "images" / "good" / "21.png"
+    mine.write_text("my notes")
+    before = content(more / "out")
+    assert_refused(script("prepare_defect_data", *arguments(more, "--append")), str(mine), "in no row")
+    assert content(more / "out") == before
 
 
 def test_a_dataset_from_elsewhere_keeps_its_names(more, organize):
