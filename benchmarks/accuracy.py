@@ -14,19 +14,19 @@ import argparse
 import importlib.util
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from accuracy_data import keep_masks, open_data, strata_and_groups, without_type  # noqa: E402
+from accuracy_data import NAMED, open_data, strata_and_groups  # noqa: E402
 from accuracy_folds import assign_folds, write_fold  # noqa: E402
+from accuracy_jobs import run_share, run_side_by_side  # noqa: E402
 from accuracy_models import VARIANTS  # noqa: E402
-from accuracy_run import run  # noqa: E402
 from accuracy_table import print_tables  # noqa: E402
 
-from dinov3.data.defect_manifest import read_manifest  # noqa: E402
+from dinov3.defect_cli import positive_float, positive_int  # noqa: E402
 from dinov3.defect_errors import DefectError, run_script  # noqa: E402
 
 
@@ -34,7 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
     """All flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--data", default="tiles", help="tiles ($MAGNETIC_TILE_DIR), demo, or a dataset folder with groups")
+    text = "tiles ($MAGNETIC_TILE_DIR), solar_cells (in $DEFECT_DATA_DIR), demo, or a dataset folder with groups"
+    add("--data", default="tiles", help=text)
     add(
         "--variants",
         nargs="+",
@@ -70,7 +71,15 @@ def build_parser() -> argparse.ArgumentParser:
         help="tables in which the scores of all variants are fused as the default's are",
     )
     add("--split", choices=("test", "val"), default="test", help="of the tables; choose by val, report test")
-    add("--table_only", action="store_true", help="print the tables of what has been run")
+    add("--table_only", action="store_true", help="print the tables of what has been run; needs no data")
+    add("--jobs", type=positive_int, default=1, help="processes that train side by side, each one run at a time")
+    add(
+        "--minutes",
+        type=positive_float,
+        help="begin no run that would end later; with --jobs, end those that still run",
+    )
+    add("--json", type=Path, help="write the tables to this file, too")
+    add("--share", type=int, help=argparse.SUPPRESS)  # which of the --jobs this process is
     return parser
 
 
@@ -84,7 +93,7 @@ def check_peers(names: Sequence[str]) -> None:
         raise DefectError(f"--variants {' '.join(peers)}: these need one package more: pip install -e '.[peers]'")
 
 
-def keep_setting(root: Path, args: argparse.Namespace) -> None:
+def keep_setting(root: Path, args: argparse.Namespace, images: int) -> None:
     """Write down what finished runs in ``root`` have in common beside its name.
 
     Raises:
@@ -92,7 +101,8 @@ def keep_setting(root: Path, args: argparse.Namespace) -> None:
     """
     weights = Path(args.weights)
     setting = {
-        "data": args.data if args.data in ("tiles", "demo") else str(Path(args.data).resolve()),
+        "data": args.data if args.data in NAMED else str(Path(args.data).resolve()),
+        "images": images,
         "weights": str(weights.resolve()) if weights.is_file() else args.weights,
         **{name: getattr(args, name) for name in ("folds", "batch_size", "mixed_precision")},
         "tested": "last epoch",
@@ -100,7 +110,7 @@ def keep_setting(root: Path, args: argparse.Namespace) -> None:
     path = root / "setting.json"
     if path.is_file():
         other = json.loads(path.read_text(encoding="utf-8"))
-        other = {"tested": "best epoch"} | other  # before it was written down
+        other = {"tested": "best epoch", "images": images} | other  # before these were written down
         changed = [f"{name} was {other[name]}, now {value}" for name, value in setting.items() if other[name] != value]
         if changed:
             raise DefectError(f"{root}: its runs had another setting ({'; '.join(changed)}); give another --work_dir")
@@ -122,6 +132,28 @@ def main() -> int:
         raise DefectError("--flips and --novelty: each has its own tables; give one")
     if not args.table_only:
         check_peers(args.variants)
+    setting = f"{args.backbone}_{Path(args.weights).stem}_{args.image_size}px_{args.epochs}epochs"
+    setting += f"_{args.masks}masks" if args.masks < 100 else ""
+    setting += f"_without_{args.without}" if args.without else ""
+    root = args.work_dir / f"{Path(args.data).name}_{'random' if args.random_split else 'grouped'}" / setting
+    numbers = args.only_folds or range(args.folds)
+    cells = [(name, fold, seed) for seed in args.seeds for fold in numbers for name in args.variants]
+    status = 0
+    if args.share is not None:
+        return run_share(args, root, cells)
+    if not args.table_only:
+        prepare(args, root, numbers)
+        status = run_side_by_side(args) if args.jobs > 1 else run_share(args, root, cells)
+    how = "_flips" if args.flips else "_novelty" if args.novelty else ""
+    fused = [name for name in args.variants if args.score_fusion and not VARIANTS[name].fuses_scores]
+    tables = print_tables(root, args.variants, args.seeds, numbers, split=args.split, how=how, fused=fused)
+    if args.json is not None:
+        args.json.write_text(json.dumps(tables, indent=2), encoding="utf-8")
+    return status
+
+
+def prepare(args: argparse.Namespace, root: Path, numbers: Iterable[int]) -> None:
+    """Open the data, and write a dataset folder for each fold."""
     manifest = open_data(args)
     bad_types = sorted(set(manifest.columns["source"][manifest.labels > 0].tolist()))
     if args.without and args.without not in bad_types:
@@ -130,30 +162,10 @@ def main() -> int:
         )
     strata, groups = strata_and_groups(args, manifest)
     folds = assign_folds(strata, groups, args.folds, seed=0)
-    setting = f"{args.backbone}_{Path(args.weights).stem}_{args.image_size}px_{args.epochs}epochs"
-    setting += f"_{args.masks}masks" if args.masks < 100 else ""
-    setting += f"_without_{args.without}" if args.without else ""
-    root = args.work_dir / f"{Path(args.data).name}_{'random' if args.random_split else 'grouped'}" / setting
-    keep_setting(root, args)
-    numbers = args.only_folds or range(args.folds)
-    for seed in args.seeds:
-        for k in numbers:
-            data_folder = root / f"fold{k}"
-            if not (data_folder / "manifest.csv").is_file():
-                write_fold(manifest, data_folder, strata, groups, folds, k)
-            for name in args.variants:
-                folder = root / name / f"fold{k}_seed{seed}"
-                if args.table_only or (folder / "test.npz").is_file():
-                    continue
-                print(f"{name}, fold {k}, seed {seed}", flush=True)
-                data = keep_masks(read_manifest(data_folder), args.masks, seed)
-                if args.without:
-                    data = without_type(data, args.without)
-                run(args, VARIANTS[name], data, folder, seed)
-    how = "_flips" if args.flips else "_novelty" if args.novelty else ""
-    fused = [name for name in args.variants if args.score_fusion and not VARIANTS[name].fuses_scores]
-    print_tables(root, args.variants, args.seeds, numbers, split=args.split, how=how, fused=fused)
-    return 0
+    keep_setting(root, args, len(manifest))
+    for fold in numbers:
+        if not (root / f"fold{fold}/manifest.csv").is_file():
+            write_fold(manifest, root / f"fold{fold}", strata, groups, folds, fold)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ TILE_TYPES = ("Blowhole", "Break", "Crack", "Fray", "Uneven")
 
 def open_data(args: argparse.Namespace) -> Manifest:
     """The dataset, made first if need be."""
-    if args.data not in ("tiles", "demo"):
+    if args.data not in NAMED:
         manifest = read_manifest(args.data)
         if len(manifest.classes) != 2:
             raise DefectError(
@@ -29,24 +29,43 @@ def open_data(args: argparse.Namespace) -> Manifest:
         return manifest.subset(manifest.labels >= 0)  # what nobody judged can't be tested
     folder = args.work_dir / args.data
     if not (folder / "dataset.json").is_file():
-        if args.data == "demo":
-            write_demo(folder, 480, seed=0)
-        else:
-            organize_tiles(folder)
+        NAMED[args.data](folder)
     return read_manifest(folder)
 
 
 def organize_tiles(folder: Path) -> None:
     """The magnetic tiles as a dataset, with the groups that organising finds beside the listed ones."""
-    sys.path.insert(0, str(ROOT / "examples"))
-    from prepare_defect_data import main as prepare
-
-    source = Path(os.environ.get("MAGNETIC_TILE_DIR", ""))
+    default = Path(os.environ.get("DEFECT_DATA_DIR", "")) / "magnetic_tile"
+    source = Path(os.environ.get("MAGNETIC_TILE_DIR", default))
     if not (source / "MT_Free").is_dir():
         raise DefectError("MAGNETIC_TILE_DIR: expected the folder with MT_Free, MT_Break, ...; set this variable")
     types = [str(source / f"MT_{name}" / "Imgs") for name in TILE_TYPES]
-    flags = ["--normal_images", str(source / "MT_Free" / "Imgs"), "--group_csv", str(source / "groups.csv")]
-    prepare(["organize", "--defect_images", *types, "--defect_masks", *types, *flags, "--output_dir", str(folder)])
+    organize(folder, source / "MT_Free" / "Imgs", types, types, source)
+
+
+def organize_solar_cells(folder: Path) -> None:
+    """The solar cells as a dataset, with the listed groups: cells look alike, so that likeness says nothing."""
+    source = Path(os.environ.get("DEFECT_DATA_DIR", "")) / "solar_cells"
+    if not (source / "defect").is_dir():
+        raise DefectError("DEFECT_DATA_DIR: expected the folder that holds solar_cells; set this variable")
+    organize(folder, source / "normal", [str(source / "defect")], [str(source / "masks")], source, "--no-group_similar")
+
+
+def organize(folder: Path, normal: Path, images: list[str], masks: list[str], source: Path, *more: str) -> None:
+    """Run the script that makes a dataset."""
+    sys.path.insert(0, str(ROOT / "examples"))
+    from prepare_defect_data import main as prepare
+
+    flags = ["--normal_images", str(normal), "--group_csv", str(source / "groups.csv"), *more]
+    prepare(["organize", "--defect_images", *images, "--defect_masks", *masks, *flags, "--output_dir", str(folder)])
+
+
+# Datasets that are made when they are first asked for.
+NAMED = {
+    "tiles": organize_tiles,
+    "solar_cells": organize_solar_cells,
+    "demo": lambda folder: write_demo(folder, 480, seed=0),
+}
 
 
 def strata_and_groups(args: argparse.Namespace, manifest: Manifest) -> tuple[list[str], list[str]]:

@@ -141,7 +141,7 @@ def train_stage(
         precision=precision,
         normalization=normalization,
         description={
-            "config": {},
+            "config": {"dropout": 0.2, "decoder": "multiscale", "guidance": "mask"} | variant.options,
             "backbone": args.backbone,
             "classes": data.classes,
             "mask_classes": data.mask_classes,

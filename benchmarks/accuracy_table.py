@@ -77,11 +77,15 @@ def print_tables(
     split: str = "test",
     how: str = "",
     fused: Sequence[str] = (),
-) -> None:
+) -> dict[str, dict[str, dict[str, str]]]:
     """Print what is there of ``variants``; the first one is what the others are compared with, and its own mask without
     its class head. ``how`` the answers came about, where not plainly: ``_flips``, averaged over mirror images, or
     ``_novelty``, where what is unlike good images counts (the peers have none of it); the first one without that is
-    compared, too. The scores of the ``fused`` variants, which have no score fusion themselves, are fused here."""
+    compared, too. The scores of the ``fused`` variants, which have no score fusion themselves, are fused here.
+
+    Returns:
+        ``means`` and ``differences``: their cells by variant and column.
+    """
     cells = [(fold, seed) for seed in seeds for fold in folds]
     runs = {name: _read(root / name, cells, split + how) for name in variants}
     runs |= {name: {cell: _fused(run) for cell, run in runs[name].items()} for name in fused}
@@ -91,10 +95,11 @@ def print_tables(
     if how and len(runs[variants[0]]) < len(cells):
         print(f"{variants[0]}: {len(runs[variants[0]])} of {len(cells)} runs have answers with {how[1:]}")
     runs = {name: found for name, found in runs.items() if found}
-    _print_means(runs)
-    if len(runs) > 1:
-        _print_differences(runs)
-    _print_types(runs)
+    means = _print_means(runs)
+    differences = _print_differences(runs) if variants[0] in runs and len(runs) > 1 else {}
+    if runs:
+        _print_types(runs)
+    return {"means": means, "differences": differences}
 
 
 def _read(folder: Path, cells: list[tuple[int, int]], results: str) -> dict[tuple[int, int], Run]:
@@ -124,20 +129,24 @@ def _mask_alone(run: Run) -> Run:
     return run | {"images": images}
 
 
-def _print_means(runs: dict[str, dict[tuple[int, int], Run]]) -> None:
+def _print_means(runs: dict[str, dict[tuple[int, int], Run]]) -> dict[str, dict[str, str]]:
+    table = {}
     print("\nMean over the runs (their standard deviation)\n")
     print("| variant | runs | " + " | ".join(METRICS) + " |\n|---|---|" + "---|" * len(METRICS))
     for name, found in runs.items():
-        row = []
-        for metric in METRICS.values():
+        row = {"runs": str(len(found))}
+        for column, metric in METRICS.items():
             values = [metric(run, np.ones(len(run["images"]))) for run in found.values()]
-            row.append(f"{np.mean(values):.3f} ({np.std(values, ddof=1) if len(values) > 1 else 0:.3f})")
-        print(f"| {name} | {len(found)} | " + " | ".join(row) + " |")
+            row[column] = f"{np.mean(values):.3f} ({np.std(values, ddof=1) if len(values) > 1 else 0:.3f})"
+        print(f"| {name} | " + " | ".join(row.values()) + " |")
+        table[name] = row
+    return table
 
 
-def _print_differences(runs: dict[str, dict[tuple[int, int], Run]]) -> None:
+def _print_differences(runs: dict[str, dict[tuple[int, int], Run]]) -> dict[str, dict[str, str]]:
     """Differences within the same fold and seed, and what other parts and other luck in training could have given."""
     first, *others = runs
+    table = {}
     print(f"\n{first} minus the variant, over the runs both have (95% interval over parts and runs)\n")
     print("| variant | pairs | " + " | ".join(METRICS) + " |\n|---|---|" + "---|" * len(METRICS))
     for name in others:
@@ -145,11 +154,13 @@ def _print_differences(runs: dict[str, dict[tuple[int, int], Run]]) -> None:
         if not shared:
             continue
         pairs = [(fold, runs[first][fold, seed], runs[name][fold, seed]) for fold, seed in shared]
-        row = []
-        for metric in METRICS.values():
+        row = {"runs": str(len(shared))}
+        for column, metric in METRICS.items():
             mean, low, high = mean_difference(pairs, metric)
-            row.append(f"{mean:+.3f} ({low:+.3f} to {high:+.3f})")
-        print(f"| {name} | {len(shared)} | " + " | ".join(row) + " |")
+            row[column] = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+        print(f"| {name} | " + " | ".join(row.values()) + " |")
+        table[name] = row
+    return table
 
 
 def mean_difference(

@@ -18,14 +18,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from chip import synchronize, write_json
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
+from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -54,6 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--repeats", type=int, default=5, help="rounds; each times every kind once, and the median counts")
     add("--seconds", type=float, default=0.5, help="about how long one kind takes in a round")
     add("--rows", type=int, default=100_000, help="of the dataset that is opened; 0 leaves that part out")
+    add("--cached", action="store_true", help="load images, too, that were decoded before and kept as BMP files")
+    add("--device", help="decode JPEG files on this device, too, with torchvision")
+    add("--json", type=Path, help="write the figures to this file, too")
     return parser
 
 
@@ -69,8 +75,12 @@ def photograph(rng: np.random.Generator, megapixels: float) -> np.ndarray:
     return image.clip(0, 255).astype(np.uint8)
 
 
-def write_dataset(folder: Path, megapixels: float, suffix: str) -> Manifest:
-    """A dataset folder of ``FILES`` photographs, the first one with a defect of about 2% of the area."""
+def write_dataset(folder: Path, megapixels: float, suffix: str, cached_side: int | None = None) -> Manifest:
+    """A dataset folder of ``FILES`` photographs, the first one with a defect of about 2% of the area.
+
+    Args:
+        cached_side: keep what is decoded of each for images of this side, not the photograph.
+    """
     rng = np.random.default_rng(0)
     with DatasetWriter(folder / "data") as writer:
         for number in range(FILES):
@@ -80,6 +90,10 @@ def write_dataset(folder: Path, megapixels: float, suffix: str) -> Manifest:
             cv2.ellipse(mask, (width // 2, height // 3), (width // 10, height // 15), 30, 0, 360, 1, -1)
             path = folder / f"{number}.{suffix}"
             Image.fromarray(image).save(path, **({"quality": 90} if suffix == "jpeg" else {}))
+            if cached_side is not None:
+                decoded, path = read_for_size(path, cached_side)[0], path.with_suffix(".bmp")
+                Image.fromarray(decoded).save(path)
+                mask = cv2.resize(mask, decoded.shape[1::-1], interpolation=cv2.INTER_NEAREST)
             label = "normal" if number else "defect"
             name = path.name
             row = {"label": label, "split": "train", "group": name, "source": "made"}
@@ -113,8 +127,9 @@ def seconds_per_image(loader: DataLoader) -> float:
     return (time.perf_counter() - start) / len(loader.sampler)
 
 
-def measure_loader(manifest: Manifest, args: argparse.Namespace) -> None:
-    """Print a line per number of workers."""
+def measure_loader(manifest: Manifest, args: argparse.Namespace) -> list[dict[str, float]]:
+    """Print a line per number of workers, and return the figures."""
+    figures = []
     datasets = {
         "loader": DefectDataset(manifest, args.image_size, augment=True),
         "decode": BareDecode(manifest, args.image_size, full=False),
@@ -134,6 +149,28 @@ def measure_loader(manifest: Manifest, args: argparse.Namespace) -> None:
         decode, full = (statistics.median(r[name] / r["loader"] for r in rounds) for name in ("decode", "full"))
         needed = math.ceil(H100_RATE * seconds * max(workers, 1))
         print(f"  {workers:>7} {1 / seconds:>10.1f} {decode:>15.0%} {full:>16.2f} {needed:>20}", flush=True)
+        found = {"workers": workers, "images_per_second": 1 / seconds, "of_decode": decode, "of_full_decode": full}
+        figures.append(found)
+    return figures
+
+
+def decode_rate(manifest: Manifest, args: argparse.Namespace) -> float:
+    """Images per second that one process reads, decodes on ``--device`` and resizes there, a batch at a time."""
+    device = torch.device(args.device)
+    paths = [str(manifest.root / name) for name in manifest.columns["image"]]
+
+    def decode(count: int) -> None:
+        files = [read_file(path) for path in islice(cycle(paths), count)]
+        resize = eval_transform(args.image_size)
+        torch.stack([resize(image) for image in decode_jpeg(files, ImageReadMode.RGB, device)])
+        synchronize(device)
+
+    decode(args.batch_size)
+    images, start = 0, time.perf_counter()
+    while images == 0 or time.perf_counter() - start < args.seconds * args.repeats:
+        decode(args.batch_size)
+        images += args.batch_size
+    return images / (time.perf_counter() - start)
 
 
 def compare_decodes(manifest: Manifest, image_size: int) -> None:
@@ -222,18 +259,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{args.image_size} px, batches of {args.batch_size}, {platform.machine()} CPU, {os.cpu_count()} cores, "
         f"torch {torch.__version__}"
     )
-    for megapixels in args.megapixels:
-        for suffix in args.formats:
-            with tempfile.TemporaryDirectory() as folder:
-                manifest = write_dataset(Path(folder), megapixels, suffix)
-                size = (manifest.root / manifest.columns["image"][0]).stat().st_size
-                print(f"\n{megapixels:g} megapixels, {suffix.upper()} of {size / 1e6:.1f} MB")
-                compare_decodes(manifest, args.image_size)
-                print("  workers   images/s   of its decode   of full decode   workers for an H100")
-                measure_loader(manifest, args)
+    figures = []
+    for megapixels, suffix in product(args.megapixels, args.formats):
+        with tempfile.TemporaryDirectory() as folder:
+            figures += measure_files(Path(folder), megapixels, suffix, args)
+            write_json(args.json, {"cores": os.cpu_count(), "files": figures})
     if args.rows:
         measure_opening(args.rows)
     return 0
+
+
+def measure_files(folder: Path, megapixels: float, suffix: str, args: argparse.Namespace) -> list[dict[str, float]]:
+    """Print all about files of one kind, and return the figures, one for each number of workers."""
+    manifest = write_dataset(folder / "files", megapixels, suffix)
+    size = (manifest.root / manifest.columns["image"][0]).stat().st_size
+    print(f"\n{megapixels:g} megapixels, {suffix.upper()} of {size / 1e6:.1f} MB")
+    compare_decodes(manifest, args.image_size)
+    header = "  workers   images/s   of its decode   of full decode   workers for an H100"
+    print(header)
+    figures = measure_loader(manifest, args)
+    if args.device and suffix == "jpeg":
+        rate = decode_rate(manifest, args)
+        print(f"  decoded on {args.device} by one process: {rate:.1f} images/s", flush=True)
+        figures = [found | {"gpu_decode_images_per_second": rate} for found in figures]
+    if args.cached:
+        print(f"  the same, decoded before and kept as BMP files\n{header}")
+        cached = measure_loader(write_dataset(folder / "cached", megapixels, suffix, args.image_size), args)
+        rates = [found["images_per_second"] for found in cached]
+        figures = [one | {"cached_images_per_second": rate} for one, rate in zip(figures, rates, strict=True)]
+    return [found | {"megapixels": megapixels, "format": suffix} for found in figures]
 
 
 if __name__ == "__main__":

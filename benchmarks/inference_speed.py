@@ -20,6 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from chip import count_flop, matrix_rate, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
@@ -57,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--compile", action="store_true", help="the bare backbone is compiled, too")
     add("--mixed_precision", default="auto")
     add("--device", default="auto")
+    add("--json", type=Path, help="write the figures to this file, too")
     return parser
 
 
@@ -82,8 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 call()
                 times[name].append(time.perf_counter() - start)
                 work[name].append(cpu_seconds() - busy)
-    print_table(args, predictor, times, work)
-    print_latency(predictor, paths[: args.latency_images])
+    figures = {"rows": figures_of(args, predictor, times, work, calls)}
+    print_table(args, predictor, figures["rows"])
+    write_json(args.json, figures)
+    figures["latency_ms"] = measure_latency(predictor, paths[: args.latency_images])
+    write_json(args.json, figures)
     return 0
 
 
@@ -147,13 +152,31 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def print_table(
+def figures_of(
     args: argparse.Namespace,
     predictor: DefectPredictor,
     times: dict[str, list[float]],
     work: dict[str, list[float]],
-) -> None:
-    """Images per second, and the ratio to the backbone's; CPU time per image."""
+    calls: dict[str, Callable[[], None]],
+) -> dict[str, dict[str, float]]:
+    """Images per second, the ratios to the backbone's and the network's, and CPU time per image; of the forward passes
+    their operations, too, and the share of the chip's rate that they reach."""
+    figures, limit = {}, matrix_rate(predictor.precision)
+    for name, values in times.items():
+        rate = args.images / statistics.median(values)
+        found = {"images_per_second": rate, "cpu_ms": statistics.median(work[name]) / args.images * 1000}
+        for base in ("backbone", "network"):
+            # Ratios within a round, as the machine's speed drifts between rounds.
+            found[f"of_{base}"] = statistics.median(b / v for v, b in zip(values, times[base], strict=True))
+        if name in ("backbone", "network"):
+            found["flop_per_image"] = count_flop(calls[name]) / args.images
+            found["of_matrix_rate"] = found["flop_per_image"] * rate / limit
+        figures[name] = found
+    return figures
+
+
+def print_table(args: argparse.Namespace, predictor: DefectPredictor, figures: dict[str, dict[str, float]]) -> None:
+    """What was measured, and in which setting."""
     cuda = predictor.device.type == "cuda"
     machine = torch.cuda.get_device_name(predictor.device) if cuda else f"{platform.machine()} CPU"
     print(
@@ -161,22 +184,18 @@ def print_table(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.num_workers} loading processes, "
         f"{predictor.precision.dtype or torch.float32}{', compiled' if args.compile else ''}"
     )
-    for name, values in times.items():
-        # Ratios within a round, as the machine's speed drifts between rounds.
-        ratio = {
-            base: statistics.median(b / v for v, b in zip(values, times[base], strict=True))
-            for base in ("backbone", "network")
-        }
+    for name, found in figures.items():
         print(
-            f"  {name:<22} {args.images / statistics.median(values):9.1f} images/s   {ratio['backbone']:.2f} of the "
-            f"backbone   {ratio['network']:.2f} of the network   "
-            f"{statistics.median(work[name]) / args.images * 1000:7.1f} ms of CPU time per image"
+            f"  {name:<22} {found['images_per_second']:9.1f} images/s   {found['of_backbone']:.2f} of the backbone   "
+            f"{found['of_network']:.2f} of the network   {found['cpu_ms']:7.1f} ms of CPU time per image",
+            end="",
         )
+        print(f"   {found['of_matrix_rate']:.0%} of the chip's matrix rate" if "of_matrix_rate" in found else "")
     print(f"  aim without pictures: {AIM_CUDA if cuda else AIM_CPU:.2f} of the backbone")
 
 
-def print_latency(predictor: DefectPredictor, paths: list[Path]) -> None:
-    """One image at a time, from the path to the prediction."""
+def measure_latency(predictor: DefectPredictor, paths: list[Path]) -> list[float]:
+    """Print median and 99th percentile of one image at a time, from the path to the prediction; return them, in ms."""
     for path in paths[:5]:
         predictor(path)
     times = []
@@ -184,8 +203,9 @@ def print_latency(predictor: DefectPredictor, paths: list[Path]) -> None:
         start = time.perf_counter()
         predictor(path)
         times.append((time.perf_counter() - start) * 1000)
-    median, high = np.percentile(times, [50, 99])
+    median, high = np.percentile(times, [50, 99]).tolist()
     print(f"  one image at a time: median {median:.1f} ms, 99th percentile {high:.1f} ms ({len(times)} images)")
+    return [median, high]
 
 
 if __name__ == "__main__":

@@ -12,17 +12,16 @@ from __future__ import annotations
 import argparse
 import gc
 import platform
-import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
+from chip import count_flop, matrix_rate, synchronize, write_json
+from training_report import ROWS, Row, figures_of, gib, print_rows, rate
 from training_runs import (
-    BARE,
     FINE,
-    FROZEN,
-    SMP,
     SMP_MULTIPLE,
     NotPossibleError,
     Run,
@@ -37,22 +36,9 @@ from dinov3.defect_errors import DefectError, run_script
 from dinov3.models.defect_device import Precision, resolve_device, resolve_precision
 from dinov3.train.defect_memory import GIB, is_out_of_memory
 
-# (numerator, denominator): the least ratio of their rates that this project aims at. The first is meant for ViT-B at
-# 512 pixels on a GPU.
-AIMS = {(FINE, BARE): 0.90, (FROZEN, FINE): 2.5, (FINE, SMP): 1.0}
 # Backbone, batch size, GiB at 518 pixels.
 REFERENCE = ["dinov3_vits16:32:8", "dinov3_vitb16:16:16", "dinov3_vitl16:8:32"]
 WARM_UP = 3  # steps
-
-
-@dataclass
-class Row:
-    """One thing that is measured."""
-
-    run: Run | None = None
-    peak: int | None = None  # bytes; None where they are not counted
-    note: str = ""  # why there are no figures
-    rates: list[float] = field(default_factory=list)  # images per second, by round
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -85,7 +71,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar=("FROZEN", "FINE", "LAST"),
         help="epochs of its three stages",
     )
+    add("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="what to compare (default: everything)")
     add("--table", action="store_true", help="print Markdown rows, too")
+    add("--json", type=Path, help="write the figures to this file, too")
     add(
         "--reference",
         nargs="*",
@@ -95,14 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait for the device to finish."""
-    if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
-
-
 def start(build: Callable[[], Run], device: torch.device) -> Row:
-    """Build, warm up, and note the peak memory, which is the row's own as the others rest meanwhile."""
+    """Build, warm up, and note operations and peak memory, which is the row's own as the others rest meanwhile."""
     row, before = Row(), 0
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
@@ -115,6 +97,8 @@ def start(build: Callable[[], Run], device: torch.device) -> Row:
         row.note = str(error)
     if row.run is not None and device.type == "cuda":
         row.peak = torch.cuda.max_memory_allocated(device) - before
+    if row.run is not None:
+        row.flop = count_flop(lambda: row.run(1))
     return row
 
 
@@ -161,56 +145,6 @@ def measure(build: dict[str, Callable[[], Run]], args: argparse.Namespace, devic
     return rows
 
 
-def ratio(rows: dict[str, Row], above: str, below: str) -> float | None:
-    """Median of the ratios within a round, as the machine's speed drifts between rounds."""
-    pairs = list(zip(rows[above].rates, rows[below].rates, strict=False))
-    return statistics.median(a / b for a, b in pairs) if pairs else None
-
-
-def hours(rows: dict[str, Row], images: int, epochs: Sequence[int]) -> float | None:
-    """The three stages at the measured rates."""
-    if not rows[FROZEN].rates or not rows[FINE].rates:
-        return None
-    frozen, fine = (statistics.median(rows[name].rates) for name in (FROZEN, FINE))
-    return images * (epochs[0] / frozen + (epochs[1] + epochs[2]) / fine) / 3600
-
-
-def rate(row: Row) -> str:
-    """As a table shows it."""
-    return f"{statistics.median(row.rates):.3g}" if row.rates else "-"
-
-
-def gib(size: int | None) -> str:
-    """As a table shows it."""
-    return "-" if size is None else f"{size / GIB:.1f} GiB"
-
-
-def print_rows(rows: dict[str, Row], args: argparse.Namespace, setting: str) -> None:
-    """The figures, the aims beside them, and what they mean for a whole schedule."""
-    print(f"  {'':<24} {'images/s':>8}  peak memory")
-    for name, row in rows.items():
-        print(f"  {name:<24} {rate(row):>8}  {gib(row.peak):<11} {row.note}".rstrip())
-    ratios = {pair: ratio(rows, *pair) for pair in AIMS}
-    for (above, below), aim in AIMS.items():
-        value = ratios[above, below]
-        found = "not measured" if value is None else f"{value:.2f}, {'reached' if value >= aim else 'missed'}"
-        print(f"  {above} / {below}: {found} (aim: at least {aim:g})")
-    time_needed = hours(rows, args.images, args.epochs)
-    if time_needed is not None:
-        print(
-            f"  {' + '.join(map(str, args.epochs))} epochs of {args.images:,} training images, the first with a frozen "
-            f"backbone: {time_needed:.1f} h at these rates, without validation and if loading keeps up"
-        )
-    if args.table:
-        shares = ["-" if value is None else f"{value:.2f}" for value in ratios.values()]
-        rates, peaks = [rate(row) for row in rows.values()], " / ".join(gib(row.peak) for row in rows.values())
-        cells = [setting, rates[0], rates[1], shares[0], rates[2], shares[1], rates[3], shares[2], peaks]
-        cells.append("-" if time_needed is None else f"{time_needed:.1f} h")
-        print("\n| setting | bare backbone | fine-tuning | of the bare | frozen stage | of fine-tuning | smp ", end="")
-        print("| fine-tuning of smp | peak memory, same order | schedule |\n|" + "---|" * len(cells))
-        print("| " + " | ".join(cells) + " |")
-
-
 def budget(text: str) -> tuple[str, int, float]:
     """Backbone, batch size and GiB of ``BACKBONE:BATCH:GIB``."""
     try:
@@ -220,9 +154,11 @@ def budget(text: str) -> tuple[str, int, float]:
         raise DefectError(f"--reference {text}: expected BACKBONE:BATCH:GIB, such as {REFERENCE[0]}") from None
 
 
-def compare_budgets(args: argparse.Namespace, extra: Sequence[str], precision: Precision) -> None:
-    """Print the peak memory of fine-tuning, alone on the device, for each reference setting."""
-    device, lines = precision.device, []
+def compare_budgets(
+    args: argparse.Namespace, extra: Sequence[str], precision: Precision, limit: float
+) -> list[dict[str, Any]]:
+    """Print the peak memory of fine-tuning, alone on the device, for each reference setting; return the figures."""
+    device, lines, figures = precision.device, [], []
     for backbone, batch, size in [budget(text) for text in args.reference or REFERENCE]:
         args.backbone, args.batch_size = backbone, batch
         flags, reserved = training_args(args, extra), None
@@ -232,15 +168,19 @@ def compare_budgets(args: argparse.Namespace, extra: Sequence[str], precision: P
             reserved = torch.cuda.max_memory_reserved(device)
         verdict = row.note or ("memory is counted on CUDA only" if reserved is None else "")
         verdict = verdict or ("fits" if reserved <= size * GIB else "does not fit")
+        figures.append(figures_of(row, args, limit) | {"reserved_bytes": reserved, "verdict": verdict})
+        figures[-1] |= {"backbone": backbone, "batch_size": batch, "budget_gib": size}
         cells = [f"{backbone}, {args.image_size} px, batch {batch}", rate(row), gib(row.peak), gib(reserved)]
         lines.append("| " + " | ".join([*cells, f"{size:g} GiB", verdict]) + " |")
         print(f"  {cells[0]}: {cells[1]} images/s; peak {cells[2]}, with the allocator's reserve {cells[3]}, ", end="")
         print(f"of {size:g} GiB: {verdict}", flush=True)
+        write_json(args.json, {"budgets": figures})
         del build, row
         free_memory(device)
     if args.table:
         print("\n| setting | images/s | peak | with the allocator's reserve | budget | |\n|" + "---|" * 6)
         print("\n".join(lines))
+    return figures
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -255,15 +195,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     number = str(precision.dtype or torch.float32).removeprefix("torch.")
     print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}, {number}", end="")
     print(", compiled" * args.compile + ", by processor time" * args.processor_time)
+    limit = matrix_rate(precision)
+    free_memory(device)
     if args.reference is not None:
-        compare_budgets(args, extra, precision)
-        return 0
+        figures = {"budgets": compare_budgets(args, extra, precision, limit)}
+    else:
+        figures = compare(args, extra, precision, limit)
+    write_json(args.json, figures | {"number_format": number, "compiled": args.compile, "matrix_rate": limit})
+    return 0
+
+
+def compare(args: argparse.Namespace, extra: Sequence[str], precision: Precision, limit: float) -> dict[str, Any]:
+    """Measure what ``--rows`` names side by side, and print it; return the figures."""
     setting = f"{args.backbone}, {args.image_size} px, batch {args.batch_size}"
     smp_size = round_up(args.image_size, SMP_MULTIPLE)
     print(setting + (f" (smp: {smp_size} px, the next multiple it takes)" if smp_size != args.image_size else ""))
-    rows = measure(builders(args, extra, precision), args, device)
-    print_rows(rows, args, setting)
-    return 0
+    build = builders(args, extra, precision)
+    rows = measure({ROWS[key]: build[ROWS[key]] for key in args.rows}, args, precision.device)
+    return print_rows(rows, args, setting, limit)
 
 
 if __name__ == "__main__":

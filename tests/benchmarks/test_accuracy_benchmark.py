@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -130,8 +131,11 @@ def accuracy_command(folder: Path, *more: object) -> list[str]:
 
 def test_one_command_runs_the_folds_and_the_next_one_runs_nothing_again(tmp_path: Path) -> None:
     command = accuracy_command(tmp_path, "--backbone", "dinov3_vitt16", "--variants", "guided", "dual_branch")
-    first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    more = ["--jobs", "2", "--json", str(tmp_path / "tables.json")]
+    first = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert first.returncode == 0, first.stderr
+    means = json.loads((tmp_path / "tables.json").read_text())["means"]
+    assert means["dual_branch"]["runs"] == "1" and f"| {means['guided']['image AP']} | " in first.stdout
     assert first.stdout.count("fold 1, seed 0") == 2 and "| dual_branch | 1 | " in first.stdout
     assert "| mask of guided alone | 1 | " in first.stdout
     again = subprocess.run([*command, "--flips"], cwd=ROOT, capture_output=True, text=True, timeout=100)
@@ -153,6 +157,9 @@ def test_one_command_runs_the_folds_and_the_next_one_runs_nothing_again(tmp_path
     mixed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert mixed.returncode == 1 and "tested was best epoch, now last epoch" in mixed.stderr
     assert not list((tmp_path / "runs").rglob("*.pth")), "weights are left behind"
+    shutil.rmtree(tmp_path / "data")
+    table = subprocess.run([*command, "--table_only"], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert table.returncode == 0 and f"| {means['guided']['image AP']} | " in table.stdout
 
 
 def test_a_peer_goes_through_the_same_training(tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""Which runs of ``accuracy.py`` this process does, and several such processes side by side."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from accuracy_data import keep_masks, without_type
+from accuracy_models import VARIANTS
+from accuracy_run import run
+
+from dinov3.data.defect_manifest import read_manifest
+
+GRACE = 10.0  # seconds that a run which has to end gets for it
+
+
+def run_share(args: argparse.Namespace, root: Path, cells: Sequence[tuple[str, int, int]]) -> int:
+    """Do the runs (variant, fold, seed) that are missing in ``root``; as one of several processes, every ``jobs``-th of
+    ``cells``, and a run that fails there leaves the others.
+
+    Returns:
+        1 if a run failed, else 0.
+    """
+    start, longest, failed = time.monotonic(), 0.0, 0
+    for name, fold, seed in cells if args.share is None else cells[args.share :: args.jobs]:
+        folder = root / name / f"fold{fold}_seed{seed}"
+        if (folder / "test.npz").is_file():
+            continue
+        begun = time.monotonic()
+        if args.minutes and begun - start + longest > 60 * args.minutes:
+            print(f"{name}, fold {fold}, seed {seed}: not begun, as a run takes {longest:.0f} s", flush=True)
+            break
+        print(f"{name}, fold {fold}, seed {seed}", flush=True)
+        try:
+            data = keep_masks(read_manifest(root / f"fold{fold}"), args.masks, seed)
+            run(args, VARIANTS[name], without_type(data, args.without) if args.without else data, folder, seed)
+        except Exception:
+            if args.share is None:
+                raise
+            traceback.print_exc()
+            failed = 1
+        longest = max(longest, time.monotonic() - begun)
+        print(f"{name} {fold}/{seed}: {time.monotonic() - begun:.0f} s", flush=True)
+    return failed
+
+
+def run_side_by_side(args: argparse.Namespace) -> int:
+    """Start this script ``--jobs`` times, each for its share of the runs, and wait until all are done or ``--minutes``
+    are over.
+
+    Returns:
+        1 if a run failed, else 0; runs that time did not allow are no failure.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    deadline = time.monotonic() + 60 * args.minutes if args.minutes else None
+    command = [sys.executable, *sys.argv]
+    processes = [subprocess.Popen([*command, "--share", str(n)], env=environment) for n in range(args.jobs)]
+    status = 0
+    try:
+        for process in processes:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0)
+            status |= process.wait(left) != 0
+    except subprocess.TimeoutExpired:
+        print(f"{args.minutes:g} minutes are over", flush=True)
+    finally:
+        end(processes)
+    return status
+
+
+def end(processes: Sequence[subprocess.Popen]) -> None:
+    """End those that still run."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + GRACE
+    for process in processes:
+        try:
+            process.wait(max(deadline - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
