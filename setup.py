@@ -18,7 +18,11 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE", "NOTICE"],
     packages=find_packages(include=["dinov3", "dinov3.*"]),
-    package_data={"dinov3.inference.reports": ["static/*"]},
+    package_data={
+        "dinov3.defect_pages": ["templates/*", "static/*"],
+        "dinov3.data.defect_checks": ["templates/*"],
+        "dinov3.inference.reports": ["templates/*", "static/*"],
+    },
     python_requires=">=3.10,<3.14",
     install_requires=[line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()],
     extras_require={

@@ -61,7 +61,7 @@ CHINESE = {
 
 
 def chinese_texts(threshold: float) -> dict[str, str]:
-    """For :func:`~dinov3.inference.reports.html.figure_svg`: the figures' texts in Chinese."""
+    """For :func:`~dinov3.inference.reports.figure_svg.figure_svg`: the figures' texts in Chinese."""
     return CHINESE | {_mark(threshold): f"阈值 {limit_text(threshold)}"}
 
 

@@ -29,6 +29,8 @@ Cause = dict[str, Any]
 SHOWN = 2  # causes in a text; the data has all
 LANGUAGES = ("en", "zh")
 
+VERDICT_NAMES = {"accept": ("accept", "合格"), "review": ("review", "复检"), "reject": ("reject", "不合格")}
+
 # By kind: English and Chinese.
 TEXTS = {
     "probability": ("defect probability {comparison}", "缺陷概率 {comparison}"),

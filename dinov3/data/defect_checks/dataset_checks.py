@@ -9,15 +9,26 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from dinov3.data.defect_checks.explanations import Text
 from dinov3.data.defect_checks.facts import PATCH, Facts
 from dinov3.data.defect_files import IMAGE_SUFFIXES, one_spelling
 from dinov3.data.defect_manifest import SPLITS, Manifest
 
-Finding = tuple[str, str]  # a file (or class), and what is the matter with it
+Finding = tuple[str, Text]  # a file (or class), and what is the matter with it
 
 TILE_SIZES = (1024, 768, 512, 384, 256, 192, 128, 96, 64)  # the last is four patches: less shows no surroundings
 FAR = 6  # standard deviations from the median, of which chance leaves two in a thousand million
 MOST = 0.8  # if so many images agree in size, the others are odd
+KINDS = {  # of ImageFacts, in Chinese
+    "grey": "灰度",
+    "colour": "彩色",
+    "grey with transparency": "带透明通道的灰度",
+    "colour with transparency": "带透明通道的彩色",
+    "1 bit": "1 位",
+    "8 bit": "8 位",
+    "16 bit or more": "16 位或更高",
+    "float": "浮点",
+}
 RARE = 10  # a class with so many times fewer images than the largest is learnt badly
 
 
@@ -35,15 +46,19 @@ def leaks(manifest: Manifest, facts: list[Facts]) -> tuple[list[Finding], int]:
     groups: dict[str, list[Facts]] = defaultdict(list)
     for part, f in zip(manifest.parts.tolist(), facts, strict=True):
         groups[part].append(f)
-    leaking = {f"group {group}": members for group, members in groups.items() if _split_names(members)[1:]}
+    leaking: dict[Text, list[Facts]] = {
+        (f"group {group}", f"分组 {group}"): members for group, members in groups.items() if _split_names(members)[1:]
+    }
     told = {f.name for members in leaking.values() for f in members}
     for copies in same_pictures(facts):
         if _split_names(copies)[1:] and any(f.name not in told for f in copies):
-            leaking[f"the picture of {copies[0].name}"] = copies
+            leaking[f"the picture of {copies[0].name}", f"{copies[0].name} 的图片"] = copies
     findings = []
-    for what, members in leaking.items():
+    for (english, chinese), members in leaking.items():
         firsts = {f.split: f for f in reversed(members)}  # one file of each split shows the leak
-        findings += [(firsts[s].name, f"{what} is in {' and '.join(sorted(firsts))}") for s in SPLITS if s in firsts]
+        splits = sorted(firsts)
+        note = f"{english} is in {' and '.join(splits)}", f"{chinese}同时出现在 {'、'.join(splits)}"
+        findings += [(firsts[s].name, note) for s in SPLITS if s in firsts]
     return findings, len(leaking)
 
 
@@ -58,15 +73,18 @@ def label_conflicts(facts: list[Facts]) -> tuple[list[Finding], int]:
     findings = []
     for copies in sets:
         firsts = {f.label: f for f in reversed(copies)}
-        labels = " and ".join(sorted(firsts))
-        findings += [(f.name, f"the same picture is {labels}") for f in copies if firsts[f.label] is f]
+        labels = sorted(firsts)
+        note = f"the same picture is {' and '.join(labels)}", f"同一张图片的标签为 {'、'.join(labels)}"
+        findings += [(f.name, note) for f in copies if firsts[f.label] is f]
     return findings, len(sets)
 
 
 def duplicates(facts: list[Facts]) -> list[Finding]:
     """Images that show the same pixels as an earlier one."""
     return [
-        (copy.name, f"the same picture as {copies[0].name}") for copies in same_pictures(facts) for copy in copies[1:]
+        (copy.name, (f"the same picture as {copies[0].name}", f"与 {copies[0].name} 相同"))
+        for copies in same_pictures(facts)
+        for copy in copies[1:]
     ]
 
 
@@ -81,7 +99,7 @@ def orphans(manifest: Manifest, folder: str) -> list[Finding]:
             if not file.startswith(".") and Path(file).suffix.lower() in IMAGE_SUFFIXES:
                 name = (Path(place) / file).relative_to(manifest.root).as_posix()
                 if _key(name) not in known:
-                    found.append((name, "in no row of manifest.csv"))
+                    found.append((name, ("in no row of manifest.csv", "manifest.csv 中没有对应的行")))
     return sorted(found)
 
 
@@ -100,30 +118,38 @@ def odd_images(facts: list[Facts]) -> dict[str, list[Finding]]:
     width, height = np.array([image.size for image in images], dtype=float).T
     brightness = np.array([image.brightness for image in images])
     common, count = Counter(sizes).most_common(1)[0]
-    if count > MOST * len(sizes):
-        odd_size = np.array([size != common for size in sizes])
-    else:
-        common = f"about {np.median(width):.0f}x{np.median(height):.0f}"
+    usual = (common, common)
+    odd_size = np.array([size != common for size in sizes])
+    if count <= MOST * len(sizes):
+        usual = _about(f"{np.median(width):.0f}x{np.median(height):.0f}")
         odd_size = outliers(np.log(width * height), np.log(4))
+    ratios = width / height
     found = {
-        "odd_size": (odd_size, sizes, common),
+        "odd_size": (odd_size, [(size, size) for size in sizes], usual),
         "odd_aspect": (
-            outliers(np.log(width / height), np.log(1.5)),
-            [f"{w / h:.2f} times as wide as high" for w, h in zip(width, height, strict=True)],
-            f"about {np.median(width / height):.2f}",
+            outliers(np.log(ratios), np.log(1.5)),
+            [(f"{ratio:.2f} times as wide as high", f"宽为高的 {ratio:.2f} 倍") for ratio in ratios],
+            _about(f"{np.median(ratios):.2f}"),
         ),
         "odd_channels": _minority([image.channels for image in images]),
         "odd_bit_depth": _minority([image.depth for image in images]),
         "odd_brightness": (
             outliers(brightness, 40),
-            [f"mean brightness {value:.0f}" for value in brightness],
-            f"about {np.median(brightness):.0f}",
+            [(f"mean brightness {value:.0f}", f"平均亮度 {value:.0f}") for value in brightness],
+            _about(f"{np.median(brightness):.0f}"),
         ),
     }
     return {
-        name: [(readable[i].name, f"{values[i]}; most are {usual}") for i in np.flatnonzero(odd)]
+        name: [
+            (readable[i].name, (f"{values[i][0]}; most are {usual[0]}", f"{values[i][1]}；多数为{usual[1]}"))
+            for i in np.flatnonzero(odd)
+        ]
         for name, (odd, values, usual) in found.items()
     }
+
+
+def _about(value: str) -> Text:
+    return f"about {value}", f"约 {value}"
 
 
 def outliers(values: np.ndarray, floor: float) -> np.ndarray:
@@ -133,12 +159,13 @@ def outliers(values: np.ndarray, floor: float) -> np.ndarray:
     return deviation > max(FAR * spread, floor)
 
 
-def _minority(kinds: list[str]) -> tuple[np.ndarray, list[str], str]:
+def _minority(kinds: list[str]) -> tuple[np.ndarray, list[Text], Text]:
     usual = Counter(kinds).most_common(1)[0][0]
-    return np.array([kind != usual for kind in kinds]), kinds, usual
+    named = [(kind, KINDS.get(kind, kind)) for kind in (*kinds, usual)]
+    return np.array([kind != usual for kind in kinds]), named[:-1], named[-1]
 
 
-def small_defects(facts: list[Facts], image_size: int) -> tuple[list[Finding], str]:
+def small_defects(facts: list[Facts], image_size: int) -> tuple[list[Finding], Text | None]:
     """Masks with regions smaller than a patch after resizing, and which tiles would keep them."""
     sides: Counter[int] = Counter()
     findings, regions, vanishing = [], 0, 0
@@ -148,18 +175,28 @@ def small_defects(facts: list[Facts], image_size: int) -> tuple[list[Finding], s
             vanishing += f.mask.vanishing
             sides.update(f.mask.small)
             if f.mask.small:
-                few = f"{f.mask.small.total()} of {f.mask.regions} regions are too small"
-                findings.append((f.name, f"{few}, the smallest {min(f.mask.small)} pixels long"))
+                few, all_of_them, least = f.mask.small.total(), f.mask.regions, min(f.mask.small)
+                note = (
+                    f"{few} of {all_of_them} regions are too small, the smallest {least} pixels long",
+                    f"{all_of_them} 个区域中有 {few} 个过小，最小的长 {least} 像素",
+                )
+                findings.append((f.name, note))
     if not findings:
-        return [], ""
+        return [], None
     total = sides.total()
     kept = {tile: sum(n for side, n in sides.items() if side * image_size >= PATCH * tile) for tile in TILE_SIZES}
     tile = next((t for share in (1, 0.95) for t in TILE_SIZES if kept[t] >= share * total), TILE_SIZES[-1])
-    return findings, (
+    english = (
         f"{total} of {regions} defect regions are smaller than a patch of {PATCH} pixels in images resized to "
         f"{image_size}x{image_size}; thinner than a pixel, so they may vanish: {vanishing}. Tiles of {tile} pixels "
         f"keep {'all' if kept[tile] == total else kept[tile]} of them at a patch or more."
     )
+    chinese = (
+        f"图像缩放到 {image_size}x{image_size} 后，{regions} 个缺陷区域中有 {total} 个小于一个 {PATCH} 像素的图块；"
+        f"其中 {vanishing} 个不足一个像素宽，可能消失。按 {tile} 像素切片，"
+        f"可使{'它们全部' if kept[tile] == total else f'其中 {kept[tile]} 个'}不小于一个图块。"
+    )
+    return findings, (english, chinese)
 
 
 def imbalance(manifest: Manifest) -> list[Finding]:
@@ -167,7 +204,13 @@ def imbalance(manifest: Manifest) -> list[Finding]:
     counts = {name: n for name, n in manifest.counts()["train"].items() if n}
     largest = max(counts, key=counts.__getitem__, default="")
     return [
-        (name, f"{n} training images; {largest} has {counts[largest]}")
+        (
+            name,
+            (
+                f"{n} training images; {largest} has {counts[largest]}",
+                f"训练图像 {n} 张；{largest} 有 {counts[largest]} 张",
+            ),
+        )
         for name, n in counts.items()
         if n * RARE < counts[largest]
     ]
@@ -177,7 +220,7 @@ def class_gaps(manifest: Manifest) -> Iterable[Finding]:
     """Classes without any image in a split that has images."""
     counts = manifest.counts()
     return [
-        (f"{split}: {name}", "no image")
+        (f"{split}: {name}", ("no image", "没有图像"))
         for split in SPLITS
         if sum(counts[split].values())
         for name, n in counts[split].items()

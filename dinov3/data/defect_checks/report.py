@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from html import escape
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from dinov3.data.defect_checks.explanations import EXPLANATIONS, PAGE_STYLE
+from dinov3.data.defect_checks.explanations import EXPLANATIONS, Text
 from dinov3.data.defect_checks.row_checks import Issue
 from dinov3.data.defect_drawing import class_color
 from dinov3.data.defect_files import JPEG_SUFFIXES
@@ -18,7 +16,9 @@ from dinov3.data.defect_formats.masks import foreground
 from dinov3.data.defect_images import ImageReadError, open_image, read_image
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_masks import IGNORE_INDEX, MASK_MODES
+from dinov3.defect_pages.html import stream
 
+TEMPLATE = Path(__file__).parent / "templates" / "check_sheet.html"
 THUMBNAIL = 400  # pixels of the longer side; shown at half of that, for sharp screens
 
 
@@ -27,7 +27,7 @@ def print_issues(manifest: Manifest, issues: list[Issue]) -> None:
     for issue in issues:
         print(f"{issue.severity}: {issue.check}: {issue.count} (for example {', '.join(issue.examples)})")
         if issue.summary:
-            print(f"    {issue.summary}")
+            print(f"    {issue.summary[0]}")
     kinds = f"{len(issues)} kind{'s' * (len(issues) > 1)} of problems"
     print(f"checked {len(manifest)} images: " + (kinds if issues else "nothing found"))
 
@@ -41,83 +41,49 @@ def write_json(path: Path, issues: list[Issue]) -> None:
 
 
 def write_html(path: Path, manifest: Manifest, issues: list[Issue]) -> None:
-    """One self-contained page: each issue explained, with thumbnails of its examples and their masks' outlines."""
-    rows = {
-        image: (mask, f"{label or 'no label'}, {split}")
-        for image, mask, label, split in zip(
-            *(manifest.columns[name].tolist() for name in ("image", "mask", "label", "split")), strict=True
-        )
-    }
-    errors = sum(issue.severity == "error" for issue in issues)
-    verdict = (
-        f"{errors} error{'s' * (errors != 1)} and {len(issues) - errors} warning{'s' * (len(issues) - errors != 1)}"
-    )
-    name = escape(manifest.root.resolve().name)
-    parts = [
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Check of {name}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{PAGE_STYLE}</style>\n</head>\n<body>\n<header><h1>{name}</h1>"
-        f"<p>{len(manifest)} images checked: {verdict if issues else 'nothing found'}</p></header>"
-    ]
-    if issues:
-        parts.append(_contents(issues))
-    parts += [_section(manifest, issue, rows) for issue in issues]
+    """One self-contained page in English and Chinese: each issue explained, with thumbnails of its examples and their
+    masks' outlines."""
+    names = ("image", "mask", "label", "split")
+    rows = {image: row for image, *row in zip(*(manifest.columns[name].tolist() for name in names), strict=True)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(parts) + "\n</body>\n</html>\n", encoding="utf-8")
-
-
-def _badge(issue: Issue) -> str:
-    return f'<span class="badge {issue.severity}">{issue.severity}</span>'
-
-
-def _contents(issues: list[Issue]) -> str:
-    lines = [
-        f'<tr><td>{_badge(issue)}</td><td><a href="#{issue.check}">{issue.check}</a></td><td>{issue.count}</td></tr>'
-        for issue in issues
-    ]
-    return "<table>" + "".join(lines) + "</table>"
-
-
-def _section(manifest: Manifest, issue: Issue, rows: dict[str, tuple[str, str]]) -> str:
-    meaning, remedy = EXPLANATIONS[issue.check]
-    cards = "".join(
-        _card(manifest, example, note, *rows.get(example, ("", "")))
-        for example, note in zip(issue.examples, issue.notes, strict=True)
+    page = stream(
+        TEMPLATE,
+        dataset=manifest.root.resolve().name,
+        total=len(manifest),
+        issues=issues,
+        errors=sum(issue.severity == "error" for issue in issues),
+        explanations=EXPLANATIONS,
+        examples=lambda issue: (
+            _Example(manifest, name, note, *rows.get(name, ("", "", "")))
+            for name, note in zip(issue.examples, issue.notes, strict=True)
+        ),
     )
-    summary = f"<p><strong>{escape(issue.summary)}</strong></p>" if issue.summary else ""
-    return (
-        f'<section id="{issue.check}"><h2>{_badge(issue)} {issue.check} <span class="count">{issue.count}</span></h2>'
-        f'<p>{escape(meaning)}</p>{summary}<p class="todo">{escape(remedy)}</p>'
-        f'<div class="cards">{cards}</div></section>'
-    )
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(page)
 
 
-def _card(manifest: Manifest, example: str, note: str, mask: str, row: str) -> str:
-    root = manifest.root
-    picture = _thumbnail(root / example, root / mask if mask else None, len(manifest.mask_classes))
-    if picture:
-        picture = f'<img src="data:image/jpeg;base64,{picture}" alt="">'
-    elif row or (root / example).exists():
-        picture = '<div class="none">cannot be shown</div>'
-    caption = "".join(f"<span>{escape(line)}</span>" for line in (row, note) if line)
-    name = escape(example).replace("/", "/<wbr>").replace("_", "_<wbr>")
-    return f"<figure>{picture}<figcaption><b>{name}</b>{caption}</figcaption></figure>"
+class _Example:
+    """A file (or class) that an issue names, for the page."""
+
+    def __init__(self, manifest: Manifest, name: str, note: Text, mask: str, label: str, split: str):
+        path, mask_path = manifest.root / name, manifest.root / mask if mask else None
+        self.name, self.note = name, note
+        self.row: Text | None = (f"{label or 'no label'}, {split}", f"{label or '无标签'}，{split}") if split else None
+        self.picture = _thumbnail(path, mask_path, len(manifest.mask_classes))
+        self.is_file = self.row is not None or path.exists()
 
 
-def _thumbnail(path: Path, mask_path: Path | None, classes: int) -> str:
-    """A small JPEG in base64, the outline of the mask in it; "" if the file is no image."""
+def _thumbnail(path: Path, mask_path: Path | None, classes: int) -> np.ndarray | None:
+    """A small (h, w, 3) uint8 copy, the outline of the mask in it; None if the file is no image."""
     try:
         image = read_image(path)
     except (ImageReadError, ValueError, OSError, MemoryError):
-        return ""
+        return None
     height, width = image.shape[:2]
     scale = THUMBNAIL / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    if mask_path:
-        small = _outlined(small, mask_path, classes)
-    _, jpeg = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
-    return base64.b64encode(jpeg.tobytes()).decode()
+    return _outlined(small, mask_path, classes) if mask_path else small
 
 
 def _outlined(image: np.ndarray, path: Path, classes: int) -> np.ndarray:

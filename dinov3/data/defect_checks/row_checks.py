@@ -17,6 +17,7 @@ from dinov3.data.defect_checks.dataset_checks import (
     orphans,
     small_defects,
 )
+from dinov3.data.defect_checks.explanations import Text
 from dinov3.data.defect_checks.facts import SPECK, Facts, examine
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_masks import MASK_MODES
@@ -35,69 +36,89 @@ class Issue:
     severity: Severity
     count: int
     examples: list[str]  # at most five: files, or classes where the problem is one of classes
-    notes: list[str] = field(default_factory=list, compare=False)  # what is the matter with each of them
-    summary: str = field(default="", compare=False)  # a sentence on all of them, for some checks
+    notes: list[Text] = field(default_factory=list, compare=False)  # what is the matter with each of them
+    summary: Text | None = field(default=None, compare=False)  # a sentence on all of them, for some checks
 
 
-# Each of these tells what is the matter with one row, or "".
+# Each of these tells what is the matter with one row, or None.
 
 
-def unreadable_image(f: Facts) -> str:
-    return f.image_error
+def unreadable_image(f: Facts) -> Text | None:
+    return (f.image_error, f.image_error) if f.image_error else None
 
 
-def unreadable_mask(f: Facts) -> str:
+def unreadable_mask(f: Facts) -> Text | None:
     if f.mask and f.mask.mode not in MASK_MODES:
-        return f"a mask of mode {f.mask.mode}; expected a palette or grey PNG of class indices"
-    return f.mask_error
+        return (
+            f"a mask of mode {f.mask.mode}; expected a palette or grey PNG of class indices",
+            f"掩码的模式为 {f.mask.mode}；应为由类别编号组成的调色板或灰度 PNG",
+        )
+    return (f.mask_error, f.mask_error) if f.mask_error else None
 
 
-def size_mismatch(f: Facts) -> str:
+def size_mismatch(f: Facts) -> Text | None:
     if not f.image or not f.mask or f.image.size == f.mask.size:
-        return ""
-    return "mask {}x{}, image {}x{}".format(*f.mask.size, *f.image.size)
+        return None
+    mask, image = "{}x{}".format(*f.mask.size), "{}x{}".format(*f.image.size)
+    return f"mask {mask}, image {image}", f"掩码 {mask}，图像 {image}"
 
 
-def mask_values(f: Facts) -> str:
-    return f"values {f.mask.values}" if f.mask and f.mask.values else ""
+def mask_values(f: Facts) -> Text | None:
+    return (f"values {f.mask.values}", f"取值 {f.mask.values}") if f.mask and f.mask.values else None
 
 
-def ignored_mask(f: Facts) -> str:
-    wrong = f.mask and f.verdict != "normal" and f.mask.reading == "ignored"
-    return "0 and 255 alone: 255 means ignored, so there is no defect in it" if wrong else ""
+def ignored_mask(f: Facts) -> Text | None:
+    if not f.mask or f.verdict == "normal" or f.mask.reading != "ignored":
+        return None
+    return (
+        "0 and 255 alone: 255 means ignored, so there is no defect in it",
+        "只有 0 和 255：255 表示忽略，因此没有缺陷",
+    )
 
 
-def inverted_mask(f: Facts) -> str:
-    wrong = f.mask and f.verdict != "normal" and f.mask.coverage > INVERTED
-    return f"the defect covers {f.mask.coverage:.0%}" if wrong else ""
+def inverted_mask(f: Facts) -> Text | None:
+    if not f.mask or f.verdict == "normal" or f.mask.coverage <= INVERTED:
+        return None
+    return f"the defect covers {f.mask.coverage:.0%}", f"缺陷覆盖 {f.mask.coverage:.0%}"
 
 
-def empty_defect_mask(f: Facts) -> str:
-    return f"{f.label}, but no defect pixel" if f.mask and f.verdict == "defect" and f.mask.empty else ""
+def empty_defect_mask(f: Facts) -> Text | None:
+    if not f.mask or f.verdict != "defect" or not f.mask.empty:
+        return None
+    return f"{f.label}, but no defect pixel", f"标为 {f.label}，但没有缺陷像素"
 
 
-def nonempty_normal_mask(f: Facts) -> str:
-    wrong = f.mask and f.verdict == "normal" and not f.mask.empty
-    return f"defect pixels on {f.mask.coverage:.2%} of a normal image" if wrong else ""
+def nonempty_normal_mask(f: Facts) -> Text | None:
+    if not f.mask or f.verdict != "normal" or f.mask.empty:
+        return None
+    share = f"{f.mask.coverage:.2%}"
+    return f"defect pixels on {share} of a normal image", f"正常图像中有 {share} 的缺陷像素"
 
 
-def missing_mask(f: Facts) -> str:
+def missing_mask(f: Facts) -> Text | None:
     if f.mask_name or f.verdict == "normal":
-        return ""
-    return f"{f.label} without mask" if f.verdict == "defect" else "neither label nor mask: it teaches nothing"
+        return None
+    if f.verdict == "defect":
+        return f"{f.label} without mask", f"{f.label}，没有掩码"
+    return "neither label nor mask: it teaches nothing", "既无标签也无掩码：对训练没有作用"
 
 
-def specks(f: Facts) -> str:
+def specks(f: Facts) -> Text | None:
     if not f.mask or not f.mask.specks:
-        return ""
-    return f"regions of at most {SPECK} pixels: {f.mask.specks} of {f.mask.regions}"
+        return None
+    return (
+        f"regions of at most {SPECK} pixels: {f.mask.specks} of {f.mask.regions}",
+        f"不超过 {SPECK} 个像素的区域：{f.mask.regions} 个中有 {f.mask.specks} 个",
+    )
 
 
-def blank_image(f: Facts) -> str:
-    return f"all of one brightness, {f.image.brightness:.0f}" if f.image and f.image.contrast < 1 else ""
+def blank_image(f: Facts) -> Text | None:
+    if not f.image or f.image.contrast >= 1:
+        return None
+    return f"all of one brightness, {f.image.brightness:.0f}", f"亮度处处相同，为 {f.image.brightness:.0f}"
 
 
-ROW_CHECKS: dict[Callable[[Facts], str], Severity] = {
+ROW_CHECKS: dict[Callable[[Facts], Text | None], Severity] = {
     unreadable_image: "error",
     unreadable_mask: "error",
     size_mismatch: "error",
@@ -150,7 +171,7 @@ def missing_class(manifest: Manifest) -> list[Issue]:
 
 
 def _issue(
-    check: str, severity: Severity, findings: Iterable[Finding], count: int | None = None, summary: str = ""
+    check: str, severity: Severity, findings: Iterable[Finding], count: int | None = None, summary: Text | None = None
 ) -> Issue:
     found = list(findings)
     # A name that the file system holds but UTF-8 does not must still be printed and written.

@@ -15,12 +15,13 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from dinov3.defect_errors import DefectError
 from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds
+from dinov3.defect_pages.html import data_script
 from dinov3.inference.reasons import record_kinds, record_reasons
-from dinov3.inference.reports.html import data_script
-from dinov3.inference.reports.inspection_page import DATA, report_page
+from dinov3.inference.reports.inspection_page import report_page
 from dinov3.inference.reports.spool import Spool
 
 MILLION = 1_000_000  # probabilities are whole millionths here, as they are in predictions.csv
@@ -119,7 +120,8 @@ class ReportWriter:
     def close(self, *, finished: bool = True) -> None:
         """Write the page; ``finished``: no one will go on with this inspection, so the spool can go."""
         summary = self._survey()
-        head, tail = report_page(
+        page = report_page(
+            self._data(summary),
             classes=self.classes,
             thresholds=self.thresholds,
             counts=summary.counts,
@@ -129,13 +131,10 @@ class ReportWriter:
             images_shown=len(summary.chosen),
             block=BLOCK,
             **self._shown,
-        ).split(DATA)
+        )
         new = self.path.with_name(self.path.name + ".new")
         with new.open("w", encoding="utf-8") as file:
-            file.write(head)
-            for part in self._data(summary):
-                file.write(part + "\n")
-            file.write(tail)
+            file.writelines(page)
         os.replace(new, self.path)
         self._spool.close(delete=finished)
 
@@ -176,10 +175,10 @@ class ReportWriter:
         strictest = given if "no_rule_fired" in kinds or given < by_probability else 2
         return mildest, strictest
 
-    def _data(self, summary: Summary) -> Iterator[str]:
+    def _data(self, summary: Summary) -> Iterator[Markup]:
         """The elements with what the script reads: probabilities, rows, and blocks of pictures."""
         packed = np.frombuffer(summary.packed, np.uint32).astype("<u4").tobytes()
-        yield f"{EVERYTHING}{base64.b64encode(packed).decode()}</script>"
+        yield Markup(f"{EVERYTHING}{base64.b64encode(packed).decode()}</script>")
         rows = []
         for start in range(0, len(summary.chosen), BLOCK):
             block = []

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from helpers.checking import edit_rows, write, write_dozen
 from helpers.organizing import content
+from helpers.report_page import Page
 from PIL import Image
 
 from dinov3.data.defect_checks import row_checks
@@ -70,16 +71,36 @@ def test_the_sheet_shows_thumbnails_and_is_safe_from_hostile_names(dataset, scri
     (dataset / "images/01.png").unlink()
     page = tmp_path / "page.html"
     assert script("prepare_defect_data", "check", dataset, "--html", page)[0] == 1
-    text = page.read_text(encoding="utf-8")
-    assert "<script" not in text
-    assert "<i>" not in text
-    assert "&lt;script&gt;alert(1)&lt;script&gt;&amp;&quot;.png" in text
-    assert "cannot be shown" in text  # the missing image
-    pictures = re.findall('<img src="data:image/jpeg;base64,([^"]+)"', text)
+    sheet = Page(page)
+    assert [tag for tag, _ in sheet.tags].count("script") == 2  # texts, and the switch of the language
+    assert "i" not in {tag for tag, _ in sheet.tags}
+    assert hostile in sheet.text
+    assert "<i>dent, but no defect pixel" in sheet.text or "<i>dent, train" in sheet.text
+    assert "cannot be shown" in sheet.text  # the missing image
+    pictures = [attrs["src"] for tag, attrs in sheet.tags if tag == "img"]
     assert len(pictures) == 1
-    colors = np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[0])))).reshape(-1, 3).astype(int)
+    jpeg = base64.b64decode(pictures[0].removeprefix("data:image/jpeg;base64,"))
+    colors = np.asarray(Image.open(io.BytesIO(jpeg))).reshape(-1, 3).astype(int)
     assert (colors[:, 0] - colors[:, 2] > 100).any()  # the orange outline on a grey picture
-    assert not re.findall(r'(?:src|href)="(?!data:|#)', text)  # nothing from the network
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page.read_text(encoding="utf-8"))  # nothing from the network
+
+
+def test_the_sheet_is_in_english_and_chinese(dataset, script, tmp_path):
+    write(dataset, "03.png.png", np.zeros((48, 48)))
+    (dataset / "images/01.png").unlink()
+    page = tmp_path / "page.html"
+    assert script("prepare_defect_data", "check", dataset, "--html", page)[0] == 1
+    text = Page(page).text
+    for english, chinese in (
+        ("12 images checked: 1 error and 1 warning", "已检查 12 张图像：1 类错误，1 类警告"),
+        ("empty_defect_mask", "缺陷图像的掩码为空 empty_defect_mask"),
+        ("defect, but no defect pixel", "标为 defect，但没有缺陷像素"),
+        ("correct the label", "或更正标签"),
+    ):
+        assert english in text and chinese in text
+    for told in EXPLANATIONS.values():
+        for written in (told.chinese_name, told.meaning[1], told.remedy[1]):
+            assert re.search(r"[\u4e00-\u9fff]", written)
 
 
 def test_every_check_is_explained(dataset):

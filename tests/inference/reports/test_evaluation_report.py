@@ -24,7 +24,7 @@ from dinov3.defect_evaluation.findings import Findings
 from dinov3.defect_evaluation.image_results import ImageResults
 from dinov3.defect_evaluation.metrics import DefectMetrics
 from dinov3.defect_evaluation.thresholds import Thresholds
-from dinov3.inference.reports.html import both, data_script, figure_svg, image_tag, page
+from dinov3.inference.reports.figure_svg import figure_svg
 from dinov3.models.defect_checkpoint import load_checkpoint, restore_model
 from dinov3.models.defect_device import resolve_precision
 
@@ -231,17 +231,6 @@ def test_a_browser_shows_it_in_both_languages(trained: Path, width: int) -> None
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         assert problems == []
         browser.close()
-
-
-def test_text_cannot_break_the_page() -> None:
-    hostile = "</script><b>&\u2028"
-    assert "</script><b>" not in data_script("x", {"k": hostile})
-    payload = re.search(r">(.*)<", data_script("x", hostile))[1]
-    assert json.loads(payload) == hostile
-    assert "<b>" not in both(hostile, "中") and "<b>" not in image_tag(np.zeros((2, 2, 3), np.uint8), "<b>")
-    assert "<b>" not in page((hostile, hostile), "")
-    with pytest.raises(ValueError, match="JSON"):
-        data_script("x", float("nan"))
 
 
 def test_figures_have_both_languages_and_any_class_name(tmp_path: Path) -> None:
