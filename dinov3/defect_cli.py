@@ -23,9 +23,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-
 from dinov3.defect_errors import DefectError
+from dinov3.defect_yaml import load_yaml
 
 Config = TypeVar("Config")
 
@@ -254,10 +253,10 @@ def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str] | Non
 
 def _read_config(path: Path, parser: argparse.ArgumentParser) -> dict[str, object]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values, problems = load_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise DefectError(f"{path}: no such file (--config)") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise DefectError(f"{path}: --config is not readable YAML ({error})") from None
     if not isinstance(values, dict):
         raise DefectError(f"{path}: --config expects lines of 'flag: value'")
@@ -265,7 +264,7 @@ def _read_config(path: Path, parser: argparse.ArgumentParser) -> dict[str, objec
     known = sorted(actions)
     former = [a for a in parser._actions if a.help == argparse.SUPPRESS and a.dest in actions]
     actions |= {name[2:]: a for a in former for name in a.option_strings if not name.startswith("--no-")}
-    problems, defaults = [], {}
+    defaults: dict[str, object] = {}
     for key, value in values.items():
         if key not in actions:
             problems.append(f"{key}: no such flag; known are {', '.join(known)}")

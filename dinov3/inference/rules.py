@@ -11,13 +11,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-import yaml
 from PIL import Image
 
 from dinov3.data.defect_files import JPEG_SUFFIXES
 from dinov3.data.defect_formats.shapes import ShapeError, polygon
 from dinov3.data.defect_images import ImageReadError, open_image
 from dinov3.defect_errors import DefectError
+from dinov3.defect_yaml import load_yaml
 from dinov3.inference.reasons import Cause
 from dinov3.inference.regions import Region, measure_regions
 
@@ -190,15 +190,14 @@ class _Reader:
     def _load(self) -> dict[Any, Any]:
         try:
             text = self.path.read_text(encoding="utf-8-sig")
-            twice = _repeated_keys(yaml.compose(text, yaml.SafeLoader))
-            content = yaml.safe_load(text)
+            content, twice = load_yaml(text)
         except FileNotFoundError:
             raise DefectError(f"--rules {self.path}: no such file") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError) as error:
             raise DefectError(f"--rules {self.path}: not readable YAML ({' '.join(str(error).split())})") from None
         if not isinstance(content, dict):
             raise DefectError(f"--rules {self.path}: no table of keys; expected some of {', '.join(KEYS)}")
-        self.problems += [f"{key}: given twice (line {line}); expected once" for key, line in twice]
+        self.problems += twice
         return content
 
     def _wrong(self, key: str, found: object, expected: str, word: object = None, known: Sequence[str] = ()) -> None:
@@ -275,15 +274,3 @@ def _not_zero(image: Image.Image, lossy: bool) -> np.ndarray:
         return (np.asarray(image) > (16 if lossy else 0)).astype(np.uint8)
     values = np.asarray(image.convert("RGBA"))
     return ((values[..., :3] > (16 if lossy else 0)).any(axis=2) & (values[..., 3] > 0)).astype(np.uint8)
-
-
-def _repeated_keys(node: yaml.Node | None) -> list[tuple[str, int]]:
-    """Keys that a table has twice, of which YAML would silently take the last, and the line of the second."""
-    found: list[tuple[str, int]] = []
-    if isinstance(node, yaml.MappingNode):
-        names = [key.value for key, _ in node.value]
-        for number, (key, value) in enumerate(node.value):
-            if key.value in names[:number]:
-                found.append((str(key.value), key.start_mark.line + 1))
-            found += _repeated_keys(value)
-    return found

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import yaml
 
 from dinov3.data.defect_files import list_images, spelled_as
 from dinov3.data.defect_formats.base import ImportOptions, ImportReport, Regions, SourceImage
@@ -16,9 +15,9 @@ from dinov3.data.defect_formats.detect import wrong_layout
 from dinov3.data.defect_formats.parsing import SPLIT_NAMES, AnnotationError, checked_label, kept_splits, shown
 from dinov3.data.defect_formats.shapes import Shape, ShapeError, box, polygon
 from dinov3.defect_errors import DefectError
+from dinov3.defect_yaml import load_yaml
 
 _MAX_DESCRIPTION, _MAX_LABELS, _MAX_LIST = 2**20, 2**24, 2**27  # bytes; a larger file is something else
-_DEEPEST = 10  # lists within lists in a description
 _BOXES = "boxes in place of outlines, drawn as boxes; their masks are too large"
 
 
@@ -94,13 +93,8 @@ def _find_description(source: Path) -> Path:
 def _read_description(path: Path) -> dict:
     try:
         text = _read_text(path, _MAX_DESCRIPTION)
-        depth = 0
-        for event in yaml.parse(text, yaml.SafeLoader):  # before anything is built: both can take hours or all memory
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or depth > _DEEPEST:
-                raise ValueError("it refers to parts of itself, or is nested deeply")
-        data = yaml.safe_load(text)
-    except Exception as error:  # the constructors of PyYAML raise many types
+        data, _ = load_yaml(text)
+    except (AnnotationError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DefectError(f"{path}: not a readable YAML file ({reason}); expected names, train and val") from None
     if not isinstance(data, dict):
