@@ -288,6 +288,7 @@ def train(args: argparse.Namespace, world: World, device: torch.device) -> None:
         "classes": manifest.classes,
         "mask_classes": manifest.mask_classes,
         "manifest": fingerprint(manifest),
+        "white_level": manifest.white_level,
         "image_size": args.image_size,
         "tile_size": args.tile_size,
         "tile_overlap": args.tile_overlap,

@@ -71,7 +71,7 @@ class DefectDataset(Dataset):
         """(H, W, 3) pixels and (H', W') class indices of a row; all zero without a mask file."""
         columns, root = self.manifest.columns, self.manifest.root
         mask_name = str(columns["mask"][index])
-        pixels, full_size = read_for_size(root / columns["image"][index], self.image_size)
+        pixels, full_size = read_for_size(root / columns["image"][index], self.image_size, self.manifest.white_level)
         mask = read_mask(root / mask_name) if mask_name else np.zeros((self.image_size,) * 2, np.uint8)
         if mask_name and mask.shape != full_size:
             raise ImageReadError(f"{root / mask_name}: mask and image differ in size; run --check_data")

@@ -10,13 +10,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from dinov3.data.defect_images import FORMATS
 from dinov3.defect_errors import DefectError
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
-_NOT_PHOTOGRAPHS = set(".eps .ps .pdf .mpg .mpeg .h5 .hdf .grib .bufr .emf .wmf .fit .fits".split())
-Image.init()
-# Everything that Pillow reads, but for documents, films and data containers.
-IMAGE_SUFFIXES = frozenset(s for s, kind in Image.EXTENSION.items() if kind in Image.OPEN) - _NOT_PHOTOGRAPHS
+IMAGE_SUFFIXES = frozenset(suffix for suffix, kind in Image.EXTENSION.items() if kind in FORMATS)
 
 
 def one_spelling(name: str) -> str:

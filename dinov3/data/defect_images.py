@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import math
+import os
+import stat
 from pathlib import Path
 
+import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from dinov3.defect_errors import DefectError
 
@@ -15,16 +18,82 @@ from dinov3.defect_errors import DefectError
 # JPEG compression itself did; below, fine lines lose contrast (benchmarks/RESULTS.md).
 OVERSAMPLING = 1.75
 
+Image.init()
+# Pictures alone: no documents, films or data. PostScript would be handed to Ghostscript, whatever its suffix.
+FORMATS = tuple(
+    name
+    for name in "AVIF BMP DIB GIF ICO JPEG JPEG2000 MPO PCX PNG PPM PSD QOI SGI TGA TIFF WEBP".split()
+    if name in Image.OPEN
+)
+FULL_RANGE = 65535  # white of 16-bit pictures, unless the dataset says that its camera uses less
+WHITE_LEVELS = (1023, 4095, 16383, FULL_RANGE)  # of cameras with 10, 12, 14 and 16 bits
+DEEP_COLOUR = "16 bits per channel"  # in Pillow's info of a picture
+MOST_SCANS = 100  # of a progressive JPEG file; encoders write about ten, and each costs a pass over all pixels
+
+PIXELS_VARIABLE = "DEFECT_MAX_PIXELS"
+
+
+def _pixel_limit() -> int:
+    """Pixels of the largest picture to decode; Pillow's own limit follows."""
+    text = os.environ.get(PIXELS_VARIABLE, "178956970")
+    if not text.isdecimal() or int(text) < 1:
+        raise DefectError(f"{PIXELS_VARIABLE}={text}: expected a number of pixels, such as 400000000")
+    Image.MAX_IMAGE_PIXELS = int(text)
+    return int(text)
+
+
+MAX_PIXELS = _pixel_limit()
+
 
 class ImageReadError(DefectError):
     """An image or mask file that cannot be used; the text names the file and the reason."""
 
 
-def open_image(path: Path) -> Image.Image:
-    """The first frame of an image file, decoded and turned upright by its EXIF tag.
+def open_file(path: Path) -> Image.Image:
+    """An image file, not decoded yet: a regular file in one of ``FORMATS``. To be closed.
 
     Raises:
-        ImageReadError: missing, unreadable, truncated, too large, or not an image.
+        ImageReadError: it is none; the text names the file and the reason.
+    """
+    try:
+        kind = os.stat(path).st_mode  # a pipe would wait for whoever writes into it
+        if stat.S_ISDIR(kind):
+            reason = "a folder, not an image" if os.access(path, os.R_OK) else "no permission to read it"
+        elif not stat.S_ISREG(kind):
+            reason = "a pipe, socket or device, not an image file"
+        else:
+            return Image.open(path, formats=FORMATS)
+    except FileNotFoundError:
+        reason = "no such file" + (", it is a link to nowhere" if path.is_symlink() else "")
+    except PermissionError:
+        reason = "no permission to read it"
+    except Image.UnidentifiedImageError:
+        empty = path.exists() and path.stat().st_size == 0
+        reason = "empty file" if empty else f"not an image, or not of a format that is read here ({', '.join(FORMATS)})"
+    except Image.DecompressionBombError:
+        reason = too_large("")
+    except Exception as error:  # Pillow's plugins raise many types on damaged files
+        circular = isinstance(error, OSError) and error.errno == errno.ELOOP
+        reason = "a link that leads in a circle" if circular else f"broken or truncated ({error})"
+    raise ImageReadError(f"{path}: {reason}")
+
+
+def too_large(size: str) -> str:
+    """Why a picture of ``size`` is not decoded, and the ways out."""
+    return (
+        f"too large to decode safely: {size}more than {MAX_PIXELS:,} pixels, the limit; set {PIXELS_VARIABLE} to "
+        "more (100 megapixels take about 1 GB of memory while they are read), save it as an uncompressed TIFF and "
+        "use tiles (--tile_size), which read parts of it, or cut it into several images"
+    )
+
+
+def open_image(path: Path) -> Image.Image:
+    """The first frame of an image file, decoded and turned upright by its EXIF tag. Grey pictures with more than 8 bits
+    have 0 for black, also where the file says that 0 is white.
+
+    Raises:
+        ImageReadError: missing, unreadable, truncated, too large, no image, or of a kind whose values have no agreed
+            meaning as a picture (signed integers, 32-bit integers beyond 16 bits).
     """
     return _decode(path, None)[0]
 
@@ -32,42 +101,75 @@ def open_image(path: Path) -> Image.Image:
 def _decode(path: Path, smallest: int | None) -> tuple[Image.Image, tuple[int, int]]:
     """The upright image, and its full size (width, height); a JPEG file is decoded at 1/2, 1/4 or 1/8 of that if its
     sides stay at least ``smallest``."""
-    try:
-        with Image.open(path) as image:
-            size = image.size
+    with open_file(path) as image:
+        size = image.size
+        reason = _why_not(image, path, smallest)
+        if reason:
+            raise ImageReadError(f"{path}: {reason}")
+        try:
             if smallest is not None:
                 image.draft(None, (smallest, smallest))
+            deep_colour = image.mode.startswith("RGB") and any(";16" in str(tile[3]) for tile in image.tile)
             image.load()
             stored = image.size
-            ImageOps.exif_transpose(image, in_place=True)  # else it copies the pixels, turned or not
-            return image, size if image.size == stored else size[::-1]
-    except FileNotFoundError:
-        reason = "no such file" + (", it is a link to nowhere" if path.is_symlink() else "")
-    except PermissionError:
-        reason = "no permission to read it"
-    except IsADirectoryError:
-        reason = "a folder, not an image"
-    except Image.UnidentifiedImageError:
-        empty = path.exists() and path.stat().st_size == 0
-        reason = "empty file" if empty else "not an image, or of a format that Pillow cannot read"
-    except Image.DecompressionBombError as error:
-        reason = f"too large to decode safely ({error})"
-    except Exception as error:  # Pillow's plugins raise many types on damaged files
-        circular = isinstance(error, OSError) and error.errno == errno.ELOOP
-        reason = "a link that leads in a circle" if circular else f"broken or truncated ({error})"
-    raise ImageReadError(f"{path}: {reason}")
+            low, high = image.getextrema() if image.mode == "I" else (0, 0)
+            upright = _black_is_zero(image)
+            upright.info[DEEP_COLOUR] = deep_colour
+            ImageOps.exif_transpose(upright, in_place=True)  # else it copies the pixels, turned or not
+        except Exception as error:  # Pillow's plugins raise many types on damaged files
+            raise ImageReadError(f"{path}: broken or truncated ({error})") from None
+    if low < 0 or high > FULL_RANGE:
+        raise ImageReadError(f"{path}: 32-bit values from {low} to {high}; expected 0 to {FULL_RANGE}; save as 16 bit")
+    return upright, size if upright.size == stored else size[::-1]
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB: 16-bit and 32-bit integers by their full 16-bit range, floats by 0 to 1 (or their own range when
-    they leave it), transparent pixels over white as image viewers show them."""
+def _why_not(image: Image.Image, path: Path, smallest: int | None) -> str:
+    """Why an opened file is not to be decoded; empty if it may be."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        return too_large(f"{width} x {height}, ")
+    if smallest is not None and height * smallest > max(MAX_PIXELS, 2 * width * height):
+        return f"{width} x {height} pixels: too narrow to be resized to a square; cut it into pieces or use tiles"
+    if image.info.get("progressive") and path.read_bytes().count(b"\xff\xda") > MOST_SCANS:
+        return f"a JPEG file of more than {MOST_SCANS} scans, which takes minutes to decode; save it anew"
+    if image.format == "TIFF":
+        tags = image.tag_v2
+        bits = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+        if 2 in tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)):
+            return "a TIFF of signed integers, whose black and white are not known; save it as unsigned 16 bit"
+        planes = (
+            tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1) > 1
+        )
+        if bits > 8 and planes:
+            return f"a TIFF with {bits}-bit channels in separate planes; save it with interleaved channels"
+        if bits > 16 and tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+            return f"a {bits}-bit TIFF in which 0 is white, whose black is not known; save it as unsigned 16 bit"
+    return ""
+
+
+def _black_is_zero(image: Image.Image) -> Image.Image:
+    """A decoded picture with 0 for black: Pillow turns those in which 0 is white up to 8 bits alone."""
+    deep = image.mode.startswith("I") and image.format == "TIFF"
+    if not deep or image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) != 0:
+        return image
+    white = 2 ** max(image.tag_v2[TiffImagePlugin.BITSPERSAMPLE]) - 1
+    turned = Image.fromarray((white - np.asarray(image).astype(np.int32)).astype(np.uint16))
+    turned.info, orientation = image.info, image.getexif().get(ExifTags.Base.Orientation)
+    if orientation:
+        turned.getexif()[ExifTags.Base.Orientation] = orientation
+    return turned
+
+
+def to_rgb(image: Image.Image, white_level: int = FULL_RANGE) -> Image.Image:
+    """8-bit RGB: integers of 16 and 32 bits from 0 to ``white_level``, floats by 0 to 1 (or their own range when they
+    leave it), transparent pixels over white as image viewers show them."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.nan_to_num(np.asarray(image, dtype=np.float32))
         if image.mode == "F":
             low, high = float(values.min()), float(values.max())
             low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
         else:
-            low, high = 0.0, 65535.0
+            low, high = 0.0, float(white_level)
         values = (values - low) / max(high - low, 1e-12) * 255
         image = Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
@@ -76,27 +178,68 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def read_image(path: Path | str) -> np.ndarray:
+def read_image(path: Path | str, white_level: int = FULL_RANGE) -> np.ndarray:
     """An image file as (H, W, 3) uint8 RGB, upright.
 
+    Args:
+        white_level: value of white in 16-bit files, one of ``WHITE_LEVELS``; a dataset knows it of its camera.
+
     Raises:
-        ImageReadError: missing, unreadable, truncated, too large, or not an image.
+        ImageReadError: as :func:`open_image`; or a 16-bit file has values above ``white_level``.
     """
-    return np.asarray(to_rgb(open_image(Path(path))))
+    return read_for_size(path, None, white_level)[0]
 
 
-def read_for_size(path: Path | str, side: int | None) -> tuple[np.ndarray, tuple[int, int]]:
+def read_for_size(
+    path: Path | str, side: int | None, white_level: int = FULL_RANGE
+) -> tuple[np.ndarray, tuple[int, int]]:
     """As :func:`read_image`, for resizing to ``side`` squared (None: not at all); and the full (height, width).
 
     A large JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, in less time, as long as either side stays at least
     ``OVERSAMPLING * side``. Training, validation and inference all read so.
     """
-    image, (width, height) = _decode(Path(path), None if side is None else math.ceil(OVERSAMPLING * side))
-    return np.asarray(to_rgb(image)), (height, width)
+    path = Path(path)
+    image, (width, height) = _decode(path, None if side is None else math.ceil(OVERSAMPLING * side))
+    if white_level == FULL_RANGE:
+        return np.asarray(to_rgb(image)), (height, width)
+    values = deep_values(path, image)
+    if values is None:
+        return np.asarray(to_rgb(image)), (height, width)
+    expect_within(path, int(values.max()), white_level)
+    if values.ndim == 2:
+        return np.asarray(to_rgb(image, white_level)), (height, width)
+    return (values * (255 / white_level)).round().astype(np.uint8), (height, width)
+
+
+def expect_within(path: Path, highest: int, white_level: int) -> None:
+    """Raise ImageReadError for a 16-bit file whose values leave the range that its dataset uses."""
+    if highest > white_level:
+        raise ImageReadError(
+            f"{path}: 16-bit values up to {highest}; expected at most {white_level}, the white_level of the dataset's "
+            "camera: set the camera as it was, or organise and train anew with images of both kinds"
+        )
+
+
+def deep_values(path: Path, image: Image.Image) -> np.ndarray | None:
+    """The samples of a decoded file that stores 16 bits for each: (H, W), or (H, W, 3) RGB, upright; None of others."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return np.asarray(image)
+    if not image.info.get(DEEP_COLOUR):
+        return None
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH  # Pillow keeps 8 bits of each; OpenCV turns it upright
+    values = cv2.imdecode(np.fromfile(path, np.uint8), flags)
+    if values is None or values.dtype != np.uint16:
+        raise ImageReadError(f"{path}: 16-bit colour that cannot be read; save it as PNG with 16 bits, or as 8 bit")
+    return cv2.cvtColor(values, cv2.COLOR_BGR2RGB)
+
+
+def smallest_white_level(highest: int) -> int:
+    """The range of the camera whose brightest value is ``highest``."""
+    return next(level for level in WHITE_LEVELS if level >= highest)
 
 
 def exif_orientation(path: Path | str) -> int:
     """How a readable image file is stored: 1 upright (or unknown), 2 to 8 as in its EXIF tag; from 5 on on its side."""
-    with Image.open(path) as image:
+    with open_file(Path(path)) as image:
         value = image.getexif().get(ExifTags.Base.Orientation)
     return value if value in range(1, 9) else 1

@@ -6,13 +6,14 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dinov3.data.defect_images import FULL_RANGE, WHITE_LEVELS
 from dinov3.defect_errors import DefectError
 from dinov3.defect_replace import restore
 
@@ -35,6 +36,7 @@ class Manifest:
     classes: list[str]  # index 0 is normal
     mask_classes: list[str]  # mask value i + 1 is mask_classes[i]
     columns: dict[str, np.ndarray]
+    white_level: int = FULL_RANGE  # value of white in 16-bit images
 
     def __len__(self) -> int:
         return len(self.columns["image"])
@@ -70,7 +72,7 @@ class Manifest:
 
     def subset(self, keep: np.ndarray) -> Manifest:
         """The rows where ``keep`` (N,) is True."""
-        return Manifest(self.root, self.classes, self.mask_classes, {k: v[keep] for k, v in self.columns.items()})
+        return replace(self, columns={k: v[keep] for k, v in self.columns.items()})
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Images per split and class."""
@@ -102,12 +104,16 @@ def read_manifest(root: Path | str) -> Manifest:
         info = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
         classes, mask_classes = list(info["classes"]), list(info["mask_classes"])
         version, kind = info["format_version"], info.get("format", FORMAT)  # the first versions named none
+        white_level = info.get("white_level", FULL_RANGE)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DefectError(f"{root / 'dataset.json'}: broken ({error!r}); {remedy}") from None
     if kind != FORMAT:
         raise DefectError(f"{root / 'dataset.json'}: of another program (format {kind!r}); {remedy}")
     if version != FORMAT_VERSION:
         raise DefectError(f"{root / 'dataset.json'}: format_version {version}; this version reads {FORMAT_VERSION}")
+    if white_level not in WHITE_LEVELS:
+        expected = ", ".join(map(str, WHITE_LEVELS))
+        raise DefectError(f"{root / 'dataset.json'}: white_level {white_level!r}; expected one of {expected}")
     path = root / "manifest.csv"
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -124,9 +130,8 @@ def read_manifest(root: Path | str) -> Manifest:
         raise DefectError(f"{path}: {len(problems)} broken entries, first:\n  {shown}")
     if not rows:
         raise DefectError(f"{path}: no rows, the dataset is empty; {remedy}")
-    return Manifest(
-        root, classes, mask_classes, {name: np.array([r[i] for r in rows]) for i, name in enumerate(COLUMNS)}
-    )
+    columns = {name: np.array([r[i] for r in rows]) for i, name in enumerate(COLUMNS)}
+    return Manifest(root, classes, mask_classes, columns, white_level)
 
 
 def _row_problems(number: int, row: list[str], classes: list[str]) -> list[str]:

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
 from dinov3.data.defect_dataset import as_tensor, to_item
-from dinov3.data.defect_images import ImageReadError
+from dinov3.data.defect_images import ImageReadError, open_file
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_masks import IGNORE_INDEX, defect_pixels, read_mask
 from dinov3.data.defect_partial_read import WindowReader
@@ -134,9 +133,9 @@ class DefectTileDataset(Dataset):
 
     def _fits_a_tile(self, index: int) -> bool:
         try:
-            with Image.open(self.manifest.root / self.manifest.columns["image"][index]) as image:
+            with open_file(self.manifest.root / self.manifest.columns["image"][index]) as image:
                 return max(image.size) <= self.tiling.size
-        except (OSError, ValueError, Image.DecompressionBombError):
+        except ImageReadError:
             return True  # reading it tells the reason
 
     def __getitem__(self, key: int | CropKey) -> dict[str, Any]:
@@ -201,7 +200,7 @@ class LargeImage:
         image, name = manifest.root / manifest.columns["image"][index], str(manifest.columns["mask"][index])
         self.label = int(manifest.labels[index])
         self.has_mask = bool(name) or self.label == 0
-        self.pixels = WindowReader(image)
+        self.pixels = WindowReader(image, manifest.white_level)
         self.shape = self.pixels.shape
         self.mask = read_mask(manifest.root / name) if name else np.zeros(self.shape, np.uint8)
         if self.mask.shape != self.shape:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
+from dinov3.data.defect_images import ImageReadError, open_file
 from dinov3.data.defect_manifest import Manifest
 from dinov3.defect_evaluation.bootstrap import image_iou
 from dinov3.defect_evaluation.image_results import HIT_SHARE, ImageResults
@@ -88,10 +88,10 @@ class Findings:
         for place, number in enumerate(numbers.tolist()):
             height, width = self.images["size"][number].tolist()
             try:
-                with Image.open(self.rows.root / self.rows.columns["image"][number]) as image:
+                with open_file(self.rows.root / self.rows.columns["image"][number]) as image:
                     sides = image.size
                     turned = image.getexif().get(0x0112, 1) >= 5
-            except OSError:
+            except ImageReadError:
                 continue
             across, down = sides[::-1] if turned else sides
             scale[inverse == place] = across / width, down / height

@@ -53,7 +53,7 @@ def predict_files(
     """
     workers = usable_workers(num_workers)
     loader = DataLoader(
-        _ImageFiles(predictor.decode_size, display),
+        _ImageFiles(predictor.decode_size, display, predictor.white_level),
         batch_sampler=_Chunks(paths, 1 if predictor.tiling is not None else batch_size),
         num_workers=workers,
         collate_fn=partial(FileBatch.of, stack=predictor.tiling is None),
@@ -182,14 +182,14 @@ class _ImageFiles(Dataset):
     """A path in, a dict out: ``image`` resized to (3, S, S) if there is an ``image_size``, else (H, W, 3); an
     unreadable file comes with its ``error``."""
 
-    def __init__(self, image_size: int | None, display: bool):
-        self.image_size, self.display = image_size, display
+    def __init__(self, image_size: int | None, display: bool, white_level: int):
+        self.image_size, self.display, self.white_level = image_size, display, white_level
         self.resize = None if image_size is None else eval_transform(image_size)
 
     def __getitem__(self, path: Path) -> dict[str, Any]:
         item: dict[str, Any] = {"path": path, "error": None, "display": None, "size": (0, 0)}
         try:
-            array, size = read_for_size(path, self.image_size)
+            array, size = read_for_size(path, self.image_size, self.white_level)
         except ImageReadError as error:
             return item | {"error": str(error)}
         if self.display:

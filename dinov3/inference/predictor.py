@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from dinov3.data.defect_dataset import as_tensor
-from dinov3.data.defect_images import read_for_size, to_rgb
+from dinov3.data.defect_images import FULL_RANGE, read_for_size, to_rgb
 from dinov3.data.defect_tiles import Tiling
 from dinov3.data.defect_transforms import Normalization, eval_transform
 from dinov3.defect_errors import DefectError
@@ -107,6 +107,7 @@ class DefectPredictor:
         self.classes: list[str] = checkpoint["classes"]
         self.mask_classes: list[str] = checkpoint["mask_classes"]
         self.image_size: int = checkpoint["image_size"]
+        self.white_level: int = checkpoint.get("white_level", FULL_RANGE)  # of its training images
         self.normalization = Normalization(**checkpoint["normalization"])
         self.thresholds = Thresholds.of(checkpoint, threshold, mask_threshold)
         self.tiling = Tiling.of(checkpoint, tile_size, tile_overlap)
@@ -158,7 +159,7 @@ class DefectPredictor:
             return self([image])[0]
         if not image:
             return []
-        arrays, sizes = zip(*(_as_array(item, self.decode_size) for item in image), strict=True)
+        arrays, sizes = zip(*(_as_array(item, self.decode_size, self.white_level) for item in image), strict=True)
         if self.tiling is not None:
             return [self.predict_tiles(array) for array in arrays]
         return self.predict_batch(torch.stack([resize_image(self.resize, array) for array in arrays]), list(sizes))
@@ -330,13 +331,13 @@ def _to_host(value: Tensor) -> Tensor:
     return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
 
 
-def _as_array(image: Any, decode_size: int | None) -> tuple[np.ndarray, tuple[int, int]]:
+def _as_array(image: Any, decode_size: int | None, white_level: int) -> tuple[np.ndarray, tuple[int, int]]:
     """Any accepted image as (H, W, 3) uint8 RGB, and its full (height, width); files as :func:`read_for_size` does."""
     if isinstance(image, (str, Path)):
-        return read_for_size(image, decode_size)
+        return read_for_size(image, decode_size, white_level)
     if isinstance(image, Image.Image):
         image = ImageOps.exif_transpose(image)  # as from a path
-        return np.asarray(to_rgb(image)), (image.height, image.width)
+        return np.asarray(to_rgb(image, white_level)), (image.height, image.width)
     if isinstance(image, Tensor):
         image = image.permute(1, 2, 0).cpu().numpy() if image.ndim == 3 else image.cpu().numpy()
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3) or not image.size:

@@ -218,11 +218,11 @@ def test_files_that_vanish_in_the_middle_of_a_run(tmp_path: Path, inspect, monke
     folder = tmp_path / "in"
     names = write_images(folder, 8)
 
-    def vanishing(path: Path, side: int | None) -> tuple[np.ndarray, tuple[int, int]]:
+    def vanishing(path: Path, side: int | None, white_level: int) -> tuple[np.ndarray, tuple[int, int]]:
         if path.name == names[3]:
             for name in names[3:6]:
                 (folder / name).unlink()
-        return read_for_size(path, side)
+        return read_for_size(path, side, white_level)
 
     monkeypatch.setattr(pipeline, "read_for_size", vanishing)
     assert inspect(folder, "--batch_size", 2)[0] == 3

@@ -82,12 +82,16 @@ def examine(manifest: Manifest, image_size: int) -> list[Facts]:
     """
     columns = [manifest.columns[name].tolist() for name in ("image", "mask", "label", "split")]
     rows = list(zip(*columns, strict=True))
-    look = partial(_examine_row, manifest.root, manifest.classes[0], len(manifest.mask_classes), image_size)
+    look = partial(
+        _examine_row, manifest.root, manifest.classes[0], len(manifest.mask_classes), image_size, manifest.white_level
+    )
     with ThreadPool(min(THREADS, os.cpu_count() or 1)) as pool:
         return list(tqdm(pool.imap(look, rows, chunksize=8), total=len(rows), desc="check", unit="image"))
 
 
-def _examine_row(root: Path, normal: str, classes: int, image_size: int, row: tuple[str, str, str, str]) -> Facts:
+def _examine_row(
+    root: Path, normal: str, classes: int, image_size: int, white_level: int, row: tuple[str, str, str, str]
+) -> Facts:
     name, mask_name, label, split = row
     image = mask = None
     errors = ["", ""]
@@ -95,7 +99,7 @@ def _examine_row(root: Path, normal: str, classes: int, image_size: int, row: tu
     # Beside what open_image names, an odd mode may fail to convert (ValueError) or a header ask for all the memory.
     unusable = (ImageReadError, ValueError, OSError, MemoryError)
     try:
-        image = image_facts(open_image(root / name))
+        image = image_facts(open_image(root / name), white_level)
     except unusable as error:
         errors[0] = _reason(error, root / name)
     if mask_name:
@@ -118,10 +122,10 @@ def _reason(error: Exception, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ") or type(error).__name__
 
 
-def image_facts(image: Image.Image) -> ImageFacts:
+def image_facts(image: Image.Image, white_level: int) -> ImageFacts:
     """Facts of a decoded image."""
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
-    rgb = to_rgb(image)
+    rgb = to_rgb(image, white_level)
     light = np.asarray(rgb.convert("L"))
     pixels = np.asarray(rgb)
     grey = len(image.getbands()) == 1 and image.mode != "P" or all((pixels[..., i] == light).all() for i in range(3))

@@ -70,6 +70,7 @@ def fix_dataset(
     changes: list[Change] = []
     names = _new_names(facts)
     with DatasetWriter(output_dir, overwrite) as writer:
+        writer.white_level = manifest.white_level
         for i, f in enumerate(tqdm(facts, desc="fix", unit="image")):
             if i in skipped:
                 changes.append(skipped[i])

@@ -36,7 +36,7 @@ from dinov3.data.defect_formats.parsing import (
 from dinov3.data.defect_formats.shapes import (
     ShapeError,
 )
-from dinov3.data.defect_images import open_image, to_rgb
+from dinov3.data.defect_images import FORMATS, open_image, to_rgb
 
 _SAME = 4  # levels of grey, of 64 x 64; JPEG changes single pixels by more, but not areas
 
@@ -168,7 +168,7 @@ def _same_picture(image: Path, embedded: Callable[[], bytes]) -> bool:
     """Whether an image file is what a JSON file embeds, which labelme writes anew; False if that cannot be told."""
     try:
         one = to_rgb(open_image(image))
-        with Image.open(io.BytesIO(embedded())) as other:
+        with Image.open(io.BytesIO(embedded()), formats=FORMATS) as other:
             if set(other.size) != set(one.size):  # checked before its pixels take memory
                 return False
             other = to_rgb(ImageOps.exif_transpose(other))

@@ -31,7 +31,7 @@ class DatasetAppender(DatasetWriter):
         self.output_dir = manifest.root
         self.place = self.workplace = Path(os.path.realpath(manifest.root))  # on the same disk, be it a mount point
         self.manifest = manifest
-        self.rows = []
+        self.rows, self.white_level = [], manifest.white_level
         self._replaced = None
 
     def _lock_replaced(self) -> None:

@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 from usearch.index import Index, search
 
-from dinov3.data.defect_images import to_rgb
+from dinov3.data.defect_images import FORMATS, to_rgb
 from dinov3.data.defect_prepare.splits import join
 
 SIDE = 64  # of the thumbnail; the Fourier coefficients kept make 2 to FINE cycles along it
@@ -127,12 +127,14 @@ def describe(images: Sequence[ImageFile]) -> tuple[np.ndarray, list[bytes]]:
 def _describe(image: ImageFile) -> tuple[np.ndarray, bytes]:
     nothing = np.zeros(2 * _kept.sum(), np.int8)
     try:
+        if isinstance(image, Path) and not image.is_file():  # a pipe would wait for whoever writes into it
+            return nothing, b""
         data = image.read_bytes() if isinstance(image, Path) else image()
     except (OSError, ValueError):
         return nothing, b""
     digest = digest_of(data)
     try:
-        with Image.open(io.BytesIO(data)) as opened:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             opened.draft("L", (2 * SIDE, 2 * SIDE))  # a large JPEG is decoded at a fraction of its size
             upright = ImageOps.exif_transpose(opened)
             grey = (upright if upright.mode in ("L", "RGB") else to_rgb(upright)).convert("L")

@@ -11,7 +11,16 @@ from tqdm import tqdm
 from dinov3.data.defect_formats.base import NORMAL, REGION_NOT_DRAWN, ImportReport, SourceImage
 from dinov3.data.defect_formats.masks import read_foreign_mask
 from dinov3.data.defect_formats.shapes import ShapeError
-from dinov3.data.defect_images import ImageReadError, exif_orientation, read_image
+from dinov3.data.defect_images import (
+    FULL_RANGE,
+    ImageReadError,
+    deep_values,
+    exif_orientation,
+    expect_within,
+    open_image,
+    smallest_white_level,
+    to_rgb,
+)
 from dinov3.data.defect_manifest import UNKNOWN, Manifest
 from dinov3.data.defect_masks import IGNORE_INDEX
 from dinov3.data.defect_prepare.grouping import Grouping, find_groups, groups_across
@@ -104,11 +113,18 @@ def write_images(
     report: ImportReport,
     link: bool,
 ) -> None:
-    """Add images with their masks to a dataset; one that cannot be read is skipped and named."""
+    """Add images with their masks to a dataset; one that cannot be read is skipped and named. The 16-bit images of a
+    new dataset decide its ``white_level``."""
+    most, brightest = writer.white_level or FULL_RANGE, -1
     for sample, group, split in zip(tqdm(samples, desc="organize", unit="image"), groups, splits, strict=True):
         file = _as_file(sample, writer.folder)
         try:
-            height, width = read_image(file).shape[:2]
+            image = open_image(file)
+            width, height = to_rgb(image).size
+            values = deep_values(file, image)
+            if values is not None:
+                expect_within(file, int(values.max()), most)
+                brightest = max(brightest, int(values.max()))
         except (ImageReadError, ValueError) as error:
             report.skipped.append(str(error).replace(str(file), sample.place))
             continue
@@ -124,6 +140,13 @@ def write_images(
             link=link and file == sample.image,
         )
     (writer.folder / "embedded").unlink(missing_ok=True)
+    if brightest >= 0 and writer.white_level is None:
+        writer.white_level = smallest_white_level(brightest)
+        if writer.white_level != FULL_RANGE:
+            report.notes.append(
+                f"the 16-bit images have values up to {brightest}, so {writer.white_level} is taken for white, the "
+                f"{writer.white_level.bit_length()}-bit range, here and in inspection (white_level in dataset.json)"
+            )
 
 
 def _as_file(sample: SourceImage, folder: Path) -> Path:

@@ -36,6 +36,7 @@ class DatasetWriter:
         self.place = Path(os.path.realpath(output_dir))  # renaming a link would move the link, not the data
         self.workplace = self.place.parent
         self.rows: list[dict[str, str]] = []
+        self.white_level: int | None = None  # of 16-bit images, if there are any
         self._replaced: FolderLock | None = None  # on the dataset that this one is to replace
         restore(self.place)
         self._expect_free()
@@ -125,6 +126,8 @@ class DatasetWriter:
             "mask_classes": mask_classes,
             "seed": seed,
         }
+        if self.white_level is not None:
+            info["white_level"] = self.white_level
         info["command"] = command
         info["counts"] = count_rows(self.rows, classes)
         (self.folder / "dataset.json").write_text(json.dumps(info, indent=2, ensure_ascii=False), encoding="utf-8")
