@@ -57,12 +57,11 @@ def open_file(path: Path) -> Image.Image:
     """
     try:
         kind = os.stat(path).st_mode  # a pipe would wait for whoever writes into it
-        if stat.S_ISDIR(kind):
-            reason = "a folder, not an image" if os.access(path, os.R_OK) else "no permission to read it"
-        elif not stat.S_ISREG(kind):
-            reason = "a pipe, socket or device, not an image file"
-        else:
+        if stat.S_ISREG(kind) or stat.S_ISDIR(kind):
             return Image.open(path, formats=FORMATS)
+        reason = "a pipe, socket or device, not an image file"
+    except IsADirectoryError:
+        reason = "a folder, not an image"
     except FileNotFoundError:
         reason = "no such file" + (", it is a link to nowhere" if path.is_symlink() else "")
     except PermissionError:
