@@ -131,12 +131,12 @@ def image_facts(image: Image.Image, white_level: int) -> ImageFacts:
     grey = len(image.getbands()) == 1 and image.mode != "P" or all((pixels[..., i] == light).all() for i in range(3))
     transparent = "A" in image.getbands() or "transparency" in image.info
     return ImageFacts(
-        image.size,
-        ("grey" if grey else "colour") + (" with transparency" if transparent else ""),
-        "1 bit" if image.mode == "1" else "float" if image.mode == "F" else "16 bit or more" if deep else "8 bit",
-        float(light.mean()),
-        float(light.std()),
-        _digest(np.asarray(image) if deep else light if grey else pixels),
+        size=image.size,
+        channels=("grey" if grey else "colour") + (" with transparency" if transparent else ""),
+        depth="1 bit" if image.mode == "1" else "float" if image.mode == "F" else "16 bit or more" if deep else "8 bit",
+        brightness=float(light.mean()),
+        contrast=float(light.std()),
+        digest=_digest(np.asarray(image) if deep else light if grey else pixels),
     )
 
 
@@ -154,7 +154,7 @@ def mask_facts(image: Image.Image, lossy: bool, classes: int, image_size: int, m
     if reading == "classes":
         defect = defect_pixels(indices).astype(np.uint8)
     else:
-        defect = foreground(image, lossy, [])
+        defect = foreground(image, lossy)
     height, width = defect.shape
     boxes = cv2.connectedComponentsWithStats(defect, connectivity=8)[2][1:]
     wide, high, area = boxes[:, cv2.CC_STAT_WIDTH], boxes[:, cv2.CC_STAT_HEIGHT], boxes[:, cv2.CC_STAT_AREA]
@@ -163,17 +163,17 @@ def mask_facts(image: Image.Image, lossy: bool, classes: int, image_size: int, m
     resized = np.stack([wide * (image_size / width), high * (image_size / height)])
     small = counted & (resized.max(axis=0) < PATCH)
     return MaskFacts(
-        image.size,
-        image.mode,
-        reading,
-        ", ".join(map(str, strange[:4])) + (", ..." if len(strange) > 4 else ""),
-        not defect.any(),
-        float(defect.mean()),
-        len(boxes),
-        int(specks.sum()),
-        Counter(np.maximum(wide, high)[small].tolist()),
-        int((small & (resized.min(axis=0) < 1)).sum()),
-        _digest(indices if reading == "classes" else defect),
+        size=image.size,
+        mode=image.mode,
+        reading=reading,
+        values=", ".join(map(str, strange[:4])) + (", ..." if len(strange) > 4 else ""),
+        empty=not defect.any(),
+        coverage=float(defect.mean()),
+        regions=len(boxes),
+        specks=int(specks.sum()),
+        small=Counter(np.maximum(wide, high)[small].tolist()),
+        vanishing=int((small & (resized.min(axis=0) < 1)).sum()),
+        digest=_digest(indices if reading == "classes" else defect),
     )
 
 

@@ -226,8 +226,8 @@ def _read_mask_file(
     except ImageReadError as error:
         report.remarks["mask cannot be used; imported without mask"].append(str(error))
         return None
-    for kind, detail in remarks:
-        report.remarks[kind].append(f"{sample.mask}: {detail}")
+    for remark in remarks:
+        report.remarks[remark.kind].append(f"{sample.mask}: {remark.detail}")
     if sample.label == UNKNOWN:
         # The mask says where, but not which defect it is, unless there is only one kind.
         return mask * np.uint8(1 if len(mask_classes) == 1 else IGNORE_INDEX)
