@@ -69,9 +69,7 @@ def test_files_of_others_are_not_replaced(inspect, tmp_path: Path, name: str, te
     assert content(tmp_path / "out") == {name: text.encode()}
 
 
-def test_a_file_of_the_users_among_results_is_kept_and_its_image_named(
-    inspect, tmp_path: Path
-) -> None:
+def test_a_file_of_the_users_among_results_is_kept_and_its_image_named(inspect, tmp_path: Path) -> None:
     output = tmp_path / "out"
     assert inspect(output)[0] == 0
     write_images(tmp_path / "in", 5)
