@@ -25,7 +25,6 @@ SCRIPTS = {path.name: path for folder in ("examples", "benchmarks") for path in 
 PLACEHOLDERS = {"FORMAT": "coco", "...": "--data_root=data/dataset"}
 # flags of torchrun, sbatch and tensorboard
 FOREIGN_FLAGS = {"--standalone", "--nproc_per_node", "--nnodes", "--nodes", "--dependency", "--logdir", "--help"}
-FOREIGN_FLAGS |= {"--freeze_batch_norm", "--no-freeze_batch_norm", "--score_fusion", "--no-score_fusion"}
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=str)
 
 
