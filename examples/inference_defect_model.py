@@ -10,7 +10,6 @@ import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import _bootstrap  # noqa: F401  puts the repository first on sys.path
 import cv2
@@ -22,8 +21,6 @@ from dinov3.data.defect_images import ImageReadError
 from dinov3.defect_cli import fraction, non_negative_int, positive_float, positive_int
 from dinov3.defect_errors import DefectError, StoppedError, run_script
 from dinov3.defect_evaluation.thresholds import limit_text
-from dinov3.defect_folders import FolderLock
-from dinov3.inference.claim import expect_own_results
 from dinov3.inference.outputs import Finished, OutputWriter
 from dinov3.inference.pipeline import predict_files
 from dinov3.inference.predictor import DefectPredictor, Prediction
@@ -85,7 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.watch and args.image:
         parser.error("--watch needs --image_dir, not --image")
     root, paths = find_inputs(args)
-    expect_own_results(args.output_dir, not args.no_report)
     predictor = DefectPredictor.from_checkpoint(
         args.checkpoint,
         args.device,
@@ -103,14 +99,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         compile=args.compile,
     )
     run = describe_run(args)
-    with FolderLock(args.output_dir, "inference_defect_model.py"):
-        return inspect(args, run, predictor, root, paths)
-
-
-def inspect(
-    args: argparse.Namespace, run: dict[str, Any], predictor: DefectPredictor, root: Path, paths: list[Path]
-) -> int:
-    """Inspect the files, or what comes into the folder."""
     resume = args.resume and check_same_run(args.output_dir, run)
     if not resume:
         start_run(args.output_dir, run)

@@ -18,8 +18,10 @@ from dinov3.data.defect_checks.facts import examine
 from dinov3.data.defect_checks.repair import CHANGES, Change, fix_dataset
 from dinov3.data.defect_checks.report import print_issues, write_html, write_json
 from dinov3.data.defect_checks.row_checks import Issue, check_dataset, judge, missing_class
-from dinov3.data.defect_formats.base import ImportOptions, ImportReport, SourceImage, resolve_labels
+from dinov3.data.defect_formats.base import ImportReport, SourceImage
 from dinov3.data.defect_formats.folders import scan_folders
+from dinov3.data.defect_formats.labels import resolve_labels
+from dinov3.data.defect_formats.mask_rules import MaskRules, survey_masks
 from dinov3.data.defect_formats.registry import IMPORTERS
 from dinov3.data.defect_manifest import Manifest, read_manifest
 from dinov3.data.defect_prepare.append import append
@@ -61,12 +63,18 @@ def import_source(config: ImportConfig, command: str) -> int:
     if config.images and not config.images.is_dir():
         raise DefectError(f"--images {config.images}: no such folder")
     report = ImportReport()
-    options = ImportOptions(config.images, config.line_width, config.normal)
-    samples = IMPORTERS[config.format](config.source, options, report)
+    samples = IMPORTERS[config.format](config.source, config.options, report)
+    rules = survey_masks([path for sample in samples for path in sample.masks], config.mask_rules)
     samples = resolve_labels(
-        samples, report, mapping=dict(config.map), normal=config.normal, unannotated=config.unannotated
+        samples,
+        report,
+        mapping=dict(config.map),
+        normal=config.normal,
+        unannotated=config.unannotated,
+        unmatched=config.unmatched,
+        rules=rules,
     )
-    manifest = write_dataset(samples, report, config, command, own_splits=config.splits == "source")
+    manifest = write_dataset(samples, report, config, command, rules, own_splits=config.splits == "source")
     if config.splits == "source" and not (manifest.select("train").labels > 0).any():
         print(
             "note: no defects among the training images: the source is split for learning from good parts alone; to "
@@ -88,17 +96,17 @@ def organize_folders(config: OrganizeConfig, command: str) -> int:
             raise DefectError(f"{flag_name} is missing: training needs normal and defect images")
     if not some:
         raise DefectError("--append: no images to add; expected --defect_images or --normal_images")
-    report = ImportReport()
-    samples = scan_folders(
+    samples, report = scan_folders(
         config.defect_images,
         config.defect_masks,
         config.normal_images,
-        report,
-        unlabeled_images=config.unlabeled_images,
-        classes_from_folders=config.classes_from_folders,
+        config.classes_from_folders,
+        config.unlabeled_images,
     )
+    rules = survey_masks([path for sample in samples for path in sample.masks], config.mask_rules)
+    samples = resolve_labels(samples, report, rules=rules)
     write = append_images if config.append else write_dataset
-    manifest = write(samples, report, config, command)
+    manifest = write(samples, report, config, command, rules)
     print_counts(manifest)
     return print_checks(manifest) if config.check_data else 0
 
@@ -113,7 +121,9 @@ def check_existing(folder: Path) -> int:
     return print_checks(read_manifest(folder))
 
 
-def append_images(samples: list[SourceImage], report: ImportReport, config: OrganizeConfig, command: str) -> Manifest:
+def append_images(
+    samples: list[SourceImage], report: ImportReport, config: OrganizeConfig, command: str, rules: MaskRules
+) -> Manifest:
     """Add what was found to a dataset, and report what had to be skipped or repaired."""
     before = len(read_manifest(config.output_dir))
     manifest = append(
@@ -123,6 +133,7 @@ def append_images(samples: list[SourceImage], report: ImportReport, config: Orga
         val_split=config.val_split,
         test_split=config.test_split,
         grouping=config.grouping,
+        rules=rules,
         link=config.link,
         command=command,
     )
@@ -132,7 +143,12 @@ def append_images(samples: list[SourceImage], report: ImportReport, config: Orga
 
 
 def write_dataset(
-    samples: list[SourceImage], report: ImportReport, config: NewDataset, command: str, own_splits: bool = True
+    samples: list[SourceImage],
+    report: ImportReport,
+    config: NewDataset,
+    command: str,
+    rules: MaskRules,
+    own_splits: bool = True,
 ) -> Manifest:
     """Write what was found, and report what had to be skipped or repaired."""
     manifest = organize(
@@ -144,6 +160,7 @@ def write_dataset(
         seed=config.seed,
         own_splits=own_splits,
         grouping=config.grouping,
+        rules=rules,
         link=config.link,
         overwrite=config.overwrite,
         command=command,
@@ -159,7 +176,7 @@ def write_dataset(
     return manifest
 
 
-def print_leaks(config: LeaksConfig, _command: str) -> int:
+def print_leaks(config: LeaksConfig, command: str) -> int:
     """Look for images that show the same in different splits; 1 if there are any."""
     manifest = read_manifest(config.dataset)
     leaks = find_leaks(manifest)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Collection
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
@@ -23,18 +24,55 @@ def one_spelling(name: str) -> str:
 
 
 def spelled_as(path: Path, base: Path) -> Path | None:
-    """The existing file or folder at ``path`` below ``base``, whichever way its accents are written; None without."""
+    """The existing file or folder at ``path`` below ``base``, whichever way its accents are written, and in whichever
+    letter case if only one is there; None without."""
     if os.path.lexists(path):
         return path
-    below, found = path.relative_to(base), base
-    if str(below).isascii():
-        return None
-    for part in below.parts:
-        forms = (part, one_spelling(part), unicodedata.normalize("NFD", part))
-        found = next((found / form for form in forms if os.path.lexists(found / form)), None)
-        if found is None:
-            return None
+    found = base
+    for part in path.relative_to(base).parts:
+        if not os.path.lexists(found / part):
+            alike = _alike(found, one_spelling(part).casefold())
+            same = [name for name in alike if one_spelling(name) == one_spelling(part)]
+            if len(same or alike) != 1:
+                return None
+            (part,) = same or alike
+        found = found / part
     return found
+
+
+def _alike(folder: Path, plain: str) -> list[str]:
+    """The names in a folder that are ``plain`` but for letter case and the way that accents are written."""
+    try:
+        return _names(str(folder), folder.stat().st_mtime_ns).get(plain, [])
+    except (OSError, ValueError):
+        return []
+
+
+@lru_cache(maxsize=64)
+def _names(folder: str, _: int) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in os.listdir(folder):
+        found.setdefault(one_spelling(name).casefold(), []).append(name)
+    return found
+
+
+def decode_text(data: bytes) -> str:
+    """A text file's content: UTF-8, with or without a byte order mark, or GB 18030, which holds GBK and GB 2312: what
+    editors and spreadsheets on a Chinese Windows save.
+
+    Raises:
+        UnicodeDecodeError: neither; the error is that of UTF-8.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        try:
+            text = data.decode("gb18030")
+        except UnicodeDecodeError:
+            raise error from None
+        if "\0" in text:
+            raise
+        return text
 
 
 def list_images(folder: Path) -> list[Path]:

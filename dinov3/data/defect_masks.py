@@ -36,10 +36,19 @@ def read_mask(path: Path | str) -> np.ndarray:
     return np.asarray(image, dtype=np.uint8)
 
 
+def _palette() -> list[int]:
+    colors = [class_color(i) for i in range(IGNORE_INDEX)] + [IGNORE_COLOR]
+    return [channel for color in colors for channel in color]
+
+
+def is_own_palette(image: Image.Image) -> bool:
+    """Whether a mask has the palette of :func:`write_mask`, so that 255 in it is what is ignored."""
+    return image.mode == "P" and list(image.getpalette("RGB") or ()) == _palette()
+
+
 def write_mask(path: Path, mask: np.ndarray) -> None:
     """Save (H, W) uint8 class indices as a palette PNG, which is both exact and visible."""
     image = Image.fromarray(mask)
-    colors = [class_color(i) for i in range(255)] + [IGNORE_COLOR]
-    image.putpalette([channel for color in colors for channel in color])
+    image.putpalette(_palette())
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, format="PNG", compress_level=1)  # flat areas get small anyway, and are read much faster

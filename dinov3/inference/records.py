@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from dinov3.inference.predictor import Prediction
@@ -100,11 +100,3 @@ def read_records(path: Path) -> Iterator[tuple[Record, int]]:
                 return
             yield record, place + len(text)
             place += len(line)
-
-
-def files_noted(results: Path) -> Iterator[str]:
-    """Names below ``masks/`` and ``visualizations/`` of the files of the images that a ``predictions.json`` has."""
-    for record, _ in read_records(results) if results.is_file() else ():
-        file = picture_name(str(record["image"]))
-        if record.get("mask") == f"masks/{file}" and not PurePath(file).anchor and ".." not in PurePath(file).parts:
-            yield file

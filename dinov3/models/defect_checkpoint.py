@@ -23,8 +23,7 @@ from dinov3.models.defect_novelty import Novelty
 from dinov3.models.defect_torch_files import read_torch_file
 from dinov3.models.defect_tta import FlipAveraged
 
-# Version 1 called ``score_fusion`` and ``freeze_batch_norm`` of its ``config`` ``mask_evidence`` and ``rest_norms``.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 1
 KIND = "dinov3-defect-classifier"
 
 
@@ -101,8 +100,8 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
             "that train_defect_model.py wrote"
         )
     version = content.get("format_version")
-    if version not in (1, FORMAT_VERSION):
-        raise DefectError(f"{path}: format version {version!r}; this version reads 1 to {FORMAT_VERSION}; update")
+    if version != FORMAT_VERSION:
+        raise DefectError(f"{path}: format version {version!r}; this version reads {FORMAT_VERSION}; update")
     check_fields(content, path)
     return content
 
@@ -167,8 +166,7 @@ def restore_model(content: dict[str, Any], source: Path | str, dinov3_repo: Path
         config["dropout"],
         decoder=config["decoder"],
         guidance=config["guidance"],
-        # the oldest have neither key, and the classifier's verdict alone
-        score_fusion=config.get("score_fusion", config.get("mask_evidence", False)),
+        score_fusion=config.get("mask_evidence", False),  # older ones have the class head's verdict
     )
     load_model_state(model, content["model"], source)
     if content.get("novelty") is not None:

@@ -21,7 +21,8 @@ from conftest import ROOT
 from helpers.organizing import masks_by_image
 from PIL import Image
 
-from dinov3.data.defect_formats.base import ImportOptions, ImportReport, resolve_labels
+from dinov3.data.defect_formats.base import ImportOptions, ImportReport
+from dinov3.data.defect_formats.labels import resolve_labels
 from dinov3.data.defect_formats.shapes import ShapeError
 from dinov3.data.defect_manifest import Manifest, read_manifest
 from dinov3.defect_errors import DefectError

@@ -20,7 +20,7 @@ from dinov3.data.defect_files import JPEG_SUFFIXES
 from dinov3.data.defect_formats.masks import foreground
 from dinov3.data.defect_images import ImageReadError, open_image, to_rgb
 from dinov3.data.defect_manifest import UNKNOWN, Manifest
-from dinov3.data.defect_masks import IGNORE_INDEX, MASK_MODES, defect_pixels
+from dinov3.data.defect_masks import IGNORE_INDEX, MASK_MODES, defect_pixels, is_own_palette
 
 PATCH = 16  # pixels a side; what the network sees as one
 SPECK = 8  # regions of up to so many pixels, less than 3 x 3, are slips of the pen or noise
@@ -105,14 +105,11 @@ def _examine_row(
     if mask_name:
         try:
             lossy = Path(mask_name).suffix.lower() in JPEG_SUFFIXES
-            # Where nobody said which of several classes a defect is, 255 is all that a sound mask can hold.
-            mask = mask_facts(
-                open_image(root / mask_name),
-                lossy,
-                classes,
-                image_size,
-                may_ignore=verdict == "unknown" and classes > 1,
-            )
+            found = open_image(root / mask_name)
+            # Where nobody said which of several classes a defect is, or no defect was found, 255 is all that a sound
+            # mask can hold.
+            sound = verdict == "unknown" and classes > 1 or verdict != "defect" and is_own_palette(found)
+            mask = mask_facts(found, lossy, classes, image_size, may_ignore=sound)
         except unusable as error:
             errors[1] = _reason(error, root / mask_name)
     return Facts(name, mask_name, label, split, verdict, image, mask, *errors)
@@ -131,12 +128,12 @@ def image_facts(image: Image.Image, white_level: int) -> ImageFacts:
     grey = len(image.getbands()) == 1 and image.mode != "P" or all((pixels[..., i] == light).all() for i in range(3))
     transparent = "A" in image.getbands() or "transparency" in image.info
     return ImageFacts(
-        size=image.size,
-        channels=("grey" if grey else "colour") + (" with transparency" if transparent else ""),
-        depth="1 bit" if image.mode == "1" else "float" if image.mode == "F" else "16 bit or more" if deep else "8 bit",
-        brightness=float(light.mean()),
-        contrast=float(light.std()),
-        digest=_digest(np.asarray(image) if deep else light if grey else pixels),
+        image.size,
+        ("grey" if grey else "colour") + (" with transparency" if transparent else ""),
+        "1 bit" if image.mode == "1" else "float" if image.mode == "F" else "16 bit or more" if deep else "8 bit",
+        float(light.mean()),
+        float(light.std()),
+        _digest(np.asarray(image) if deep else light if grey else pixels),
     )
 
 
@@ -153,8 +150,10 @@ def mask_facts(image: Image.Image, lossy: bool, classes: int, image_size: int, m
             reading = "ignored" if no_class and not may_ignore else "classes"
     if reading == "classes":
         defect = defect_pixels(indices).astype(np.uint8)
+    elif reading == "ignored":
+        defect = (indices == IGNORE_INDEX).astype(np.uint8)
     else:
-        defect = foreground(image, lossy)
+        defect = (foreground(image, lossy, []) == 1).astype(np.uint8)
     height, width = defect.shape
     boxes = cv2.connectedComponentsWithStats(defect, connectivity=8)[2][1:]
     wide, high, area = boxes[:, cv2.CC_STAT_WIDTH], boxes[:, cv2.CC_STAT_HEIGHT], boxes[:, cv2.CC_STAT_AREA]
@@ -163,17 +162,17 @@ def mask_facts(image: Image.Image, lossy: bool, classes: int, image_size: int, m
     resized = np.stack([wide * (image_size / width), high * (image_size / height)])
     small = counted & (resized.max(axis=0) < PATCH)
     return MaskFacts(
-        size=image.size,
-        mode=image.mode,
-        reading=reading,
-        values=", ".join(map(str, strange[:4])) + (", ..." if len(strange) > 4 else ""),
-        empty=not defect.any(),
-        coverage=float(defect.mean()),
-        regions=len(boxes),
-        specks=int(specks.sum()),
-        small=Counter(np.maximum(wide, high)[small].tolist()),
-        vanishing=int((small & (resized.min(axis=0) < 1)).sum()),
-        digest=_digest(indices if reading == "classes" else defect),
+        image.size,
+        image.mode,
+        reading,
+        ", ".join(map(str, strange[:4])) + (", ..." if len(strange) > 4 else ""),
+        not defect.any(),
+        float(defect.mean()),
+        len(boxes),
+        int(specks.sum()),
+        Counter(np.maximum(wide, high)[small].tolist()),
+        int((small & (resized.min(axis=0) < 1)).sum()),
+        _digest(indices if reading == "classes" else defect),
     )
 
 

@@ -1,19 +1,18 @@
-"""What a source of annotated images says, in one form for all formats, and what its labels are called in a dataset."""
+"""What a source of annotated images says, in one form for all formats."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from dinov3.data.defect_formats.shapes import EmptyShapeError, Shape, ShapeError
-from dinov3.defect_errors import DefectError
+from dinov3.data.defect_formats.shapes import EmptyShapeError, Shape, ShapeError, UnknownShapeError, vague_region
 
 NORMAL = "normal"
 REGION_NOT_DRAWN = "a region cannot be drawn; the image is imported with its class alone"
 WITHOUT_MASK = "defect images without a mask; they train the class alone"
+VAGUE = "a region of a form that cannot be drawn; it tells the class, its surroundings are ignored"
 MASK_WITHOUT_IMAGE = "masks that no image takes; skipped"
 
 
@@ -26,7 +25,7 @@ class SourceImage:
         name: where it goes below ``images/``, ``/``-separated; one name, one image.
         source: the folder, file or category it came from.
         label: its class; None leaves it to the regions, and ``UNKNOWN`` says that nobody gave a verdict.
-        mask: a mask file, non-zero where defective.
+        masks: mask files; defective is what any of them marks.
         shapes: its annotated regions; () when looked at and found without any, None when not annotated by regions.
         split: the source's own: train, val, test, or None.
         whole: False when a region was lost, so that the others would not make a mask.
@@ -36,7 +35,7 @@ class SourceImage:
     name: str
     source: str
     label: str | None = None
-    mask: Path | None = None
+    masks: tuple[Path, ...] = ()
     shapes: tuple[Shape, ...] | None = None
     split: str | None = None
     whole: bool = True
@@ -53,6 +52,7 @@ class ImportReport:
 
     skipped: list[str] = field(default_factory=list)  # images that are not in the dataset
     remarks: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # the rest, by kind
+    lost: list[str] = field(default_factory=list)  # annotations that mark something, and found no image
     notes: list[str] = field(default_factory=list)  # what the reader chose, of the source as a whole
 
     def remark(self, kind: str, lines: Iterable[object]) -> None:
@@ -69,11 +69,17 @@ class ImportOptions:
         images: where the images lie, if apart from the annotations.
         line_width: in pixels, of lines and points, which have no area of their own.
         normal: labels that mean a good part, for a reader that has to find their images.
+        mapped: labels that the user renames, which are therefore labels.
+        flag_classes: names of image flags that are classes.
+        flag_notes: names of image flags that are notes, and no classes.
     """
 
     images: Path | None = None
     line_width: int = 3
     normal: tuple[str, ...] = ()
+    mapped: tuple[str, ...] = ()
+    flag_classes: tuple[str, ...] = ()
+    flag_notes: tuple[str, ...] = ()
 
 
 class Regions:
@@ -91,77 +97,16 @@ class Regions:
         return not self.broken and (bool(self.shapes) or not self.empty)
 
     def add(self, make: Callable[..., Shape], *args: object) -> None:
-        """Add ``make(*args)``; a region without area is skipped, any other trouble makes the mask incomplete."""
+        """Add ``make(*args)``; a region without area is skipped, of one of an unknown form the surroundings are
+        ignored, any other trouble makes the mask incomplete."""
         try:
             self.shapes.append(make(*args))
+        except UnknownShapeError as error:
+            self.shapes.append(vague_region(error.label, error.points))
+            self.report.remarks[VAGUE].append(f"{self.place}: {error}")
         except EmptyShapeError as error:
             self.empty = True
             self.report.remarks["region without area; skipped"].append(f"{self.place}: {error}")
         except (ShapeError, ValueError, TypeError, KeyError, OverflowError) as error:
             self.broken = True
             self.report.remarks[REGION_NOT_DRAWN].append(f"{self.place}: {error}")
-
-
-def resolve_labels(
-    samples: Iterable[SourceImage],
-    report: ImportReport,
-    *,
-    mapping: dict[str, str] | None = None,
-    normal: Sequence[str] = (),
-    unannotated: Literal["skip", "normal"] = "skip",
-) -> list[SourceImage]:
-    """Give every image its class, in the names that the dataset will use.
-
-    An image without a class of its own gets that of its regions, the largest in sum of area if they differ. Regions
-    with a label of ``normal`` mark nothing.
-
-    Args:
-        samples: as the source describes them.
-        report: collects the images that are skipped.
-        mapping: {label in the source: class in the dataset}.
-        normal: labels, after mapping, that mean normal, beside 'normal' itself.
-        unannotated: what to do with images that nobody annotated.
-
-    Raises:
-        DefectError: a label to map is nowhere in the source.
-    """
-    samples, mapping = list(samples), mapping or {}
-    found = {s.label for s in samples if s.label} | {shape.label for s in samples for shape in s.shapes or ()}
-    strangers = sorted(set(mapping) - found)
-    if strangers:
-        names = ", ".join(sorted(found)) or "none"
-        raise DefectError(f"--map {strangers[0]}={mapping[strangers[0]]}: no such label; found: {names}")
-    unknown_normal = sorted(set(normal) - found - {mapping.get(name) for name in found} - {NORMAL})
-    if unknown_normal:
-        names = ", ".join(sorted(found)) or "none"
-        raise DefectError(f"--normal {unknown_normal[0]}: no such label; found: {names}")
-
-    def final(label: str) -> str:
-        label = mapping.get(label, label)
-        return NORMAL if label in normal else label
-
-    resolved = []
-    for sample in samples:
-        shapes = sample.shapes
-        if shapes is not None:
-            renamed = (replace(shape, label=final(shape.label)) for shape in shapes)
-            shapes = tuple(shape for shape in renamed if shape.label != NORMAL)
-        if sample.label is not None:
-            label = final(sample.label)
-        elif shapes is None and sample.mask is None:
-            if unannotated == "skip":
-                report.skipped.append(f"{sample.place}: not annotated (--unannotated normal takes it as normal)")
-                continue
-            label = NORMAL
-        elif not shapes:
-            if not sample.whole:
-                report.skipped.append(f"{sample.place}: none of its regions can be used, so its class is not known")
-                continue
-            label = NORMAL
-        else:
-            areas: Counter[str] = Counter()
-            for shape in shapes:
-                areas[shape.label] += max(shape.area, 1e-9)
-            label = max(sorted(areas), key=areas.__getitem__)
-        resolved.append(replace(sample, label=label, shapes=shapes))
-    return resolved

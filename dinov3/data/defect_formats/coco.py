@@ -7,10 +7,12 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from dinov3.data.defect_formats.base import ImportOptions, ImportReport, Regions, SourceImage
+from dinov3.data.defect_formats.copies import joined_entries
 from dinov3.data.defect_formats.detect import expect_some
 from dinov3.data.defect_formats.image_index import ImageFiles
 from dinov3.data.defect_formats.parsing import (
     AnnotationError,
+    ForeignFileError,
     annotation_files,
     checked_label,
     checked_size,
@@ -21,6 +23,7 @@ from dinov3.data.defect_formats.parsing import (
 )
 from dinov3.data.defect_formats.rle import run_lengths
 from dinov3.data.defect_formats.shapes import Shape, ShapeError, box, checked_points, drawn_on, polygon
+from dinov3.data.defect_formats.words import IGNORE
 
 _LISTS = ("images", "annotations", "categories")
 
@@ -30,6 +33,7 @@ def read_coco(source: Path, options: ImportOptions, report: ImportReport) -> lis
 
     - Where there are files called ``instances_*.json``, the others (keypoints, captions) are not read.
     - An image without annotation is not annotated: the format cannot tell it from a clean one.
+    - The regions of several entries for one image count together. Those with ``"ignore": 1`` are ignored.
     - Crowd regions are drawn like the others; an annotation with a box alone is drawn as a box, and reported.
     - The split is that of the file's name (``instances_val2017.json``) or else of its folder (``valid/``).
 
@@ -52,6 +56,8 @@ def read_coco(source: Path, options: ImportOptions, report: ImportReport) -> lis
             samples += _read_file(file, root, images, report)
         except AnnotationError as error:
             report.skipped.append(f"{file}: {error}")
+            report.lost += [str(file)] * (not isinstance(error, ForeignFileError))
+    samples = joined_entries(samples, report)
     expect_some(samples, source, "coco", "a COCO JSON file, or a folder with such and the images", report)
     unlisted = [str(path) for path in images.left()]
     if unlisted:
@@ -73,7 +79,9 @@ def _expect_images(file: Path, root: Path, images: ImageFiles) -> None:
 def _read_lists(file: Path) -> dict:
     content = read_json(file)
     if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in _LISTS):
-        raise AnnotationError("not a COCO file of regions; expected lists called images, annotations and categories")
+        foreign = not isinstance(content, dict) or not content.get("annotations")
+        expected = "not a COCO file of regions; expected lists called images, annotations and categories"
+        raise (ForeignFileError if foreign else AnnotationError)(expected)
     return content
 
 
@@ -86,6 +94,9 @@ def _read_file(file: Path, root: Path, images: ImageFiles, report: ImportReport)
     names = _category_names(file, content["categories"], report)
     entries, annotations = content["images"], _by_image(content.pop("annotations"))
     ids = Counter(_id(entry, "id") for entry in entries)
+    names_of = defaultdict(set)
+    for entry in entries:
+        names_of[_id(entry, "id")].add(str(entry.get("file_name")) if isinstance(entry, dict) else "")
     split = _split(file, root)
     samples = []
     for number, entry in enumerate(entries, start=1):
@@ -93,28 +104,35 @@ def _read_file(file: Path, root: Path, images: ImageFiles, report: ImportReport)
             key = _id(entry, "id")
             if key is None:
                 raise AnnotationError(f"expected an image with an id and a file_name, found {shown(entry)}")
-            if ids[key] > 1:
+            if ids[key] > 1 and len(names_of[key]) > 1:
                 raise AnnotationError(f"{ids[key]} images have the id {shown(key)}, so its regions are not known")
             path = images.find(entry.get("file_name"), file.parent, split)
             name = images.take(path, str(file))
         except AnnotationError as error:
             report.skipped.append(f"{file}, image {number}: {error}")
+            if annotations.get(_id(entry, "id")):
+                report.lost.append(f"{file}, image {number}: {error}")
             continue
         source = file.relative_to(root).as_posix()
         regions = None
         if key in annotations:
-            regions = _read_regions(path, entry, annotations.pop(key), names, report)
+            regions = _read_regions(path, entry, annotations[key], names, report)
         shapes, whole = (tuple(regions.shapes), regions.whole) if regions else (None, True)
         samples.append(SourceImage(path, name, source, shapes=shapes, split=split, whole=whole))
     strangers = sum(len(annotations[key]) for key in annotations.keys() - ids.keys() | annotations.keys() & {None})
     if strangers:
+        report.lost.append(f"{file}: {strangers} annotations of images that it does not list")
         report.remarks["annotations of images that their file does not list"].append(f"{file}: {strangers}")
     return samples
 
 
 def _id(entry: object, name: str) -> int | str | None:
-    """An id in an entry; None if there is none."""
+    """An id in an entry, a number also where it is written as a text or 7.0; None if there is none."""
     found = entry.get(name) if isinstance(entry, dict) else None
+    if isinstance(found, float) and found.is_integer():
+        return int(found)
+    if isinstance(found, str) and found.isascii() and found.isdigit() and len(found) < 19:
+        return int(found)
     return found if type(found) in (int, str) else None
 
 
@@ -150,12 +168,26 @@ def _read_regions(
     for annotation in annotations:
         regions.place = f"{path}, annotation {shown(annotation.get('id'))}"
         outlines = annotation.get("segmentation")
-        pieces = [piece for piece in outlines if piece] if isinstance(outlines, list) else [outlines]
+        pieces = _outlines(outlines)
         if not any(pieces):
             report.remarks["annotations with a box alone; drawn as boxes"].append(regions.place)
         for piece in pieces or [None]:
             regions.add(_read_shape, annotation, piece, names, size)
     return regions
+
+
+def _outlines(segmentation: object) -> list[object]:
+    """The parts of a segmentation; also where the list around a single one, or around pairs of x and y, is missing or
+    one too many."""
+    if not isinstance(segmentation, list):
+        return [segmentation]
+    if len(segmentation) > 5 and all(isinstance(value, int | float) for value in segmentation):
+        return [segmentation]
+    parts = [part for part in segmentation if part]
+    for i, part in enumerate(parts):
+        if isinstance(part, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in part):
+            parts[i] = [value for pair in part for value in pair]
+    return parts
 
 
 def _read_shape(
@@ -165,7 +197,7 @@ def _read_shape(
     category = _id(annotation, "category_id")
     if category not in names:
         raise ShapeError(f"category {shown(annotation.get('category_id'))} is not among the categories")
-    label = names[category]
+    label = IGNORE if annotation.get("ignore") in (1, True) else names[category]
     if isinstance(outline, dict):
         drawn = _run_lengths(label, outline)
     elif not outline:

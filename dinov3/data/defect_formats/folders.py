@@ -39,9 +39,7 @@ def _own_files(folder: Path, given: set[Path]) -> list[Path]:
     return [path for path, place in files if not any(place.is_relative_to(other) for other in inner)]
 
 
-def _find_files(
-    folders: list[Path], mask_folders: Sequence[Path]
-) -> tuple[list[list[Path]], list[list[Path]], list[Path]]:
+def _find_files(folders: list[Path], mask_folders: list[Path]) -> tuple[list[list[Path]], list[list[Path]], list[Path]]:
     """The images of each folder, the masks among them, and the masks of the mask folders."""
     places = [folder.resolve() for folder in folders]
     given = {*places, *(folder.resolve() for folder in mask_folders)}
@@ -87,21 +85,17 @@ def _expect_masks_among(folder: Path, images: list[Path], masks: list[Path]) -> 
 
 
 def scan_folders(
-    defect_images: Sequence[Path],
-    defect_masks: Sequence[Path],
-    normal_images: Sequence[Path],
-    report: ImportReport,
-    *,
+    defect_images: list[Path],
+    defect_masks: list[Path],
+    normal_images: list[Path],
+    classes_from_folders: bool,
     unlabeled_images: Sequence[Path] = (),
-    classes_from_folders: bool = False,
-) -> list[SourceImage]:
+) -> tuple[list[SourceImage], ImportReport]:
     """Find the images and pair them with masks.
 
     A folder may lie inside another: its files are then its own alone. Images and masks may share a folder.
 
     Args:
-        defect_images, defect_masks, normal_images: folders; the masks' may be empty.
-        report: collects what was skipped, and what could not be paired.
         unlabeled_images: folders of images that have a mask but no verdict; without a mask they are skipped.
 
     Raises:
@@ -111,6 +105,7 @@ def scan_folders(
     folders = [*defect_images, *unlabeled_images, *normal_images]
     images, masks, masks_apart = _find_files(folders, defect_masks)
     first_unlabeled, split = len(defect_images), len(defect_images) + len(unlabeled_images)
+    report = ImportReport()
     defects, normals = sum(images[:split], []), sum(images[split:], [])
     candidates = [*sum(masks[:split], []), *masks_apart]
     pairs, tied = pair_masks(defects, candidates)
@@ -135,8 +130,9 @@ def scan_folders(
                 label = _class_of(relative, folder) if first_unlabeled == 1 else tag
                 if label == NORMAL:
                     raise DefectError(f"{path}: a defect class cannot be called {NORMAL}; give it as --normal_images")
-            samples.append(SourceImage(path, f"{tag}/{relative.as_posix()}", tag, label, pairs.get(path)))
-    return samples
+            own = (pairs[path],) if path in pairs else ()
+            samples.append(SourceImage(path, f"{tag}/{relative.as_posix()}", tag, label, own))
+    return samples, report
 
 
 def _class_of(relative: Path, folder: Path) -> str:
@@ -195,7 +191,10 @@ def read_folders(source: Path, options: ImportOptions, report: ImportReport) -> 
         raise wrong_layout(root, "folders", expected)
     masks = [path for path in sorted(source.rglob("*")) if path.name.lower() in MASK_FOLDERS and path.is_dir()]
     masks = [folder for folder in (masks if root == source else [source]) if list_images(folder)]
-    samples = scan_folders(defects, masks, normal, report)
+    samples, found = scan_folders(defects, masks, normal, classes_from_folders=False)
+    report.skipped += found.skipped
+    for kind, lines in found.remarks.items():
+        report.remarks[kind] += lines
     inside = {path for folder in (*kinds, *masks) for path in list_images(folder)}
     report.skipped += [f"{path}: in no folder of a class" for path in list_images(root) if path not in inside]
     return kept_splits([_placed(sample, root, bool(splits)) for sample in samples], report)

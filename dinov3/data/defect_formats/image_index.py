@@ -6,29 +6,25 @@ import itertools
 import math
 import os
 from collections import defaultdict
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 from dinov3.data.defect_files import list_images, one_spelling
+from dinov3.data.defect_formats.names import NO_MATCH, distance, names_of, path_parts, plain, plain_stem, stems_of
 from dinov3.data.defect_formats.parsing import AnnotationError, shown, split_of
 
-# How many last parts of a path fit; whether it is in the right split; whether it is below the right folder.
-_Fit = tuple[float, bool, bool]
-
-
-def _parts(name: str) -> tuple[str, ...]:
-    """The parts of a path as written on any system, without drive and root."""
-    windows = PureWindowsPath(name)
-    return windows.parts[1:] if windows.anchor else windows.parts
+# How many last parts of a path fit; how near the name is; whether it is in the right split, and below the right folder.
+_Fit = tuple[float, int, bool, bool]
 
 
 def _folder(name: str) -> tuple[str, ...]:
-    return tuple(map(one_spelling, _parts(name)[:-1]))
+    return tuple(map(plain, path_parts(name)[:-1]))
 
 
 class ImageFiles:
     """The image files below some folders, to be found by the names that annotations give them.
 
-    Only files below the folders are ever found, whatever a name says.
+    Only files below the folders are ever found, whatever a name says. A name may be written another way (see
+    :mod:`names`), or be that of the file to which an image is a link, as long as that is one image alone.
 
     Attributes:
         names: {absolute path: name in the dataset}, in a stable order.
@@ -40,7 +36,9 @@ class ImageFiles:
         self.names: dict[Path, str] = {}
         self.owners: dict[Path, str] = {}
         self._spelled: dict[str, Path] = {}
+        self._plain: dict[str, list[Path]] = defaultdict(list)
         self._by_stem: dict[str, list[Path]] = defaultdict(list)
+        self._targets: dict[str, Path] | None = None
         self._used: set[str] = set()
         self._fits: dict[Path, _Fit] = {}
         self._homes: dict[tuple[Path, tuple[str, ...]], set[tuple[float, Path]]] = defaultdict(set)
@@ -49,7 +47,9 @@ class ImageFiles:
                 if path not in self.names:
                     self.names[path] = self.unused(path.relative_to(folder).as_posix())
                     self._spelled.setdefault(one_spelling(str(path)), path)
-                    self._by_stem[one_spelling(path.stem)].append(path)
+                    self._plain[plain(str(path))].append(path)
+                    for stem in {plain_stem(own) for own in names_of(path)}:
+                        self._by_stem[stem].append(path)
 
     def unused(self, name: str) -> str:
         """``name``, or with a number if an image has it already."""
@@ -74,21 +74,40 @@ class ImageFiles:
         """The file at this path from ``beside``, or from one of the folders; Windows paths are understood."""
         if not isinstance(name, str):
             return None
-        for base in (Path(os.path.abspath(beside)), *self.folders):
-            for tail in (name, "/".join(_parts(name))):
-                path = Path(os.path.normpath(base / tail))
-                found = path if path in self.names else self._spelled.get(one_spelling(str(path)))
-                if found:
-                    return found
+        bases = (Path(os.path.abspath(beside)), *self.folders)
+        tails = (name, "/".join(path_parts(name)))
+        paths = [Path(os.path.normpath(base / tail)) for base in bases for tail in tails]
+        for path in paths:
+            found = path if path in self.names else self._spelled.get(one_spelling(str(path)))
+            if found:
+                return found
+        for path in paths:
+            found = self._plain.get(plain(str(path)), ())
+            if len(found) == 1:
+                return found[0]
+            if "\0" not in name and (linked := self._behind_links(path)):
+                return linked
         return None
+
+    def _behind_links(self, path: Path) -> Path | None:
+        """The image that a path leads to by way of links."""
+        try:
+            if not path.is_file():
+                return None
+        except (OSError, ValueError):
+            return None
+        if self._targets is None:
+            self._targets = {os.path.realpath(own): own for own in self.names}
+        return self._targets.get(os.path.realpath(path))
 
     def find(self, name: object, beside: Path, split: str | None = None) -> Path:
         """The file that an annotation in the folder ``beside`` means by ``name``.
 
         That is the one of :meth:`exact`; else the one of its name, first below ``beside``, whose path ends like it in
-        most parts. With a ``split``, files in the folders of other splits are none, and those in its own come first.
-        What an image is called that is missing, others may be called too: a file is not taken that an expected
-        annotation fits better, nor one outside of the folder where better fitting ones of the same folder are.
+        most parts; of those the one whose name is nearest, as one may have another suffix, or none. With a ``split``,
+        files in the folders of other splits are none, and those in its own come first. What an image is called that
+        is missing, others may be called too: a file is not taken that an expected annotation fits better, nor one
+        outside of the folder where better fitting ones of the same folder are.
 
         Raises:
             AnnotationError: there is none, or it is not clear which.
@@ -107,42 +126,46 @@ class ImageFiles:
         if not isinstance(name, str):
             raise AnnotationError(f"its image is {shown(name)}; expected a file name")
         if found := self.exact(name, beside):
-            return found, (math.inf, True, True)
-        parts, beside = _parts(name), Path(os.path.abspath(beside))
-        alike = self._by_stem.get(one_spelling(PureWindowsPath(name).stem), [])
-        rank = {path: self._rank(path, parts, beside, split) for path in alike}
+            return found, (math.inf, 0, True, True)
+        parts, beside = path_parts(name), Path(os.path.abspath(beside))
+        own = parts[-1] if parts else ""
+        alike = {path for stem in stems_of(own) for path in self._by_stem.get(stem, ())}
+        rank = {path: self._rank(path, parts, beside, split) for path in sorted(alike)}
         highest = max(rank.values(), default=None)
-        best = [path for path in rank if rank[path][-1] and rank[path] == highest]
+        best = [path for path in rank if rank[path][2] and rank[path] == highest]
         if len(best) == 1:
-            in_split, below, fitting = highest
-            return best[0], (fitting, in_split, below)
+            in_split, below, fitting, near = highest
+            return best[0], (fitting, near, in_split, below)
         if best:
             raise AnnotationError(f"its image {shown(name)} could be {best[0]} or {best[1]}")
         places = " or ".join(map(str, self.folders))
         raise AnnotationError(f"its image {shown(name)} is not below {places}; give its folder as --images")
 
-    def _rank(self, path: Path, end: tuple[str, ...], beside: Path, split: str | None) -> tuple[bool, bool, int]:
-        """Whether a file lies in a folder of this split, and below another; how many last parts of its path fit."""
+    def _rank(self, path: Path, end: tuple[str, ...], beside: Path, split: str | None) -> tuple[bool, bool, int, int]:
+        """Whether a file lies in a folder of this split, and below another; how many last parts of its path fit, and
+        how near its name is (0 at most)."""
         splits = {split_of(part) for part in self.names[path].split("/")[:-1]} - {None}
         if split and splits and split not in splits:
-            return False, False, 0
-        alike = (one_spelling(a) == one_spelling(b) for a, b in zip(reversed(path.parts), reversed(end), strict=False))
-        return split in splits, path.is_relative_to(beside), sum(itertools.takewhile(bool, alike))
+            return False, False, 0, 0
+        near = min(distance(end[-1], own) for own in names_of(path))
+        folders = zip(reversed(path.parts[:-1]), reversed(end[:-1]), strict=False)
+        alike = (plain(a) == plain(b) for a, b in folders)
+        fitting = 0 if near == NO_MATCH else 1 + sum(itertools.takewhile(bool, alike))
+        return split in splits, path.is_relative_to(beside), fitting, -near
 
     def called_like(self, file: Path) -> list[Path]:
-        """The images with the stem of a file: beside it, or if there is none, anywhere."""
-        alike = self._by_stem.get(one_spelling(file.stem), [])
-        return [path for path in alike if path.parent == file.parent] or alike
+        """The images with the stem of a file: beside it, or if there is none, anywhere; else those with that stem
+        written another way."""
+        alike = {path for stem in stems_of(file.stem) for path in self._by_stem.get(stem, ())}
+        same = [path for path in alike if one_spelling(path.stem) == one_spelling(file.stem)]
+        for found in (same, sorted(alike)):
+            if beside := [path for path in found if path.parent == file.parent]:
+                return sorted(beside)
+        return sorted(same or alike)
 
     def take(self, path: Path, owner: str) -> str:
-        """The name in the dataset of an image that is annotated now.
-
-        Raises:
-            AnnotationError: it was before.
-        """
-        if path in self.owners:
-            raise AnnotationError(f"its image {path} is annotated in {self.owners[path]} already")
-        self.owners[path] = owner
+        """The name in the dataset of an image that is annotated by ``owner``, and perhaps by others."""
+        self.owners.setdefault(path, owner)
         return self.names[path]
 
     def left(self) -> list[Path]:

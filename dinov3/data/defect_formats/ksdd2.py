@@ -7,7 +7,6 @@ from pathlib import Path
 from dinov3.data.defect_files import list_images, one_spelling
 from dinov3.data.defect_formats.base import (
     MASK_WITHOUT_IMAGE,
-    NORMAL,
     ImportOptions,
     ImportReport,
     SourceImage,
@@ -15,13 +14,12 @@ from dinov3.data.defect_formats.base import (
 from dinov3.data.defect_formats.detect import wrong_layout
 from dinov3.data.defect_formats.folders import folder_name
 from dinov3.data.defect_formats.parsing import kept_splits
-from dinov3.data.defect_images import ImageReadError, read_image
 
 
 def read_ksdd2(source: Path, options: ImportOptions, report: ImportReport) -> list[SourceImage]:
     """KolektorSDD2 (Božič et al. 2021): ``train`` and ``test`` with ``10000.png`` and its mask ``10000_GT.png``.
 
-    An image is defective where its mask is not empty.
+    An image is defective where its mask marks something; without a mask nobody annotated it.
 
     Raises:
         DefectError: no such folders, or no masks in them.
@@ -38,12 +36,7 @@ def read_ksdd2(source: Path, options: ImportOptions, report: ImportReport) -> li
             if path.stem.endswith("_GT"):
                 continue
             mask = masks.pop((split, one_spelling(path.stem)), None)
-            try:
-                label = None if mask is None else "defect" if read_image(mask).any() else NORMAL
-            except ImageReadError as error:
-                report.skipped.append(f"{path}: its verdict is not known; {error}")
-                continue
             name = path.relative_to(root).as_posix()
-            samples.append(SourceImage(path, name, folder_name(root), label, mask, split=split))
+            samples.append(SourceImage(path, name, folder_name(root), masks=(mask,) if mask else (), split=split))
     report.remark(MASK_WITHOUT_IMAGE, list(masks.values()))
     return kept_splits(samples, report)

@@ -19,23 +19,22 @@ from PIL import Image, ImageOps
 
 from dinov3.data.defect_files import JPEG_SUFFIXES
 from dinov3.data.defect_formats.base import ImportOptions, ImportReport, Regions, SourceImage
+from dinov3.data.defect_formats.copies import joined_entries
 from dinov3.data.defect_formats.detect import expect_some
 from dinov3.data.defect_formats.image_index import ImageFiles
-from dinov3.data.defect_formats.labelme_shapes import read_shape
+from dinov3.data.defect_formats.labelme_flags import class_flags, set_flags
+from dinov3.data.defect_formats.labelme_shapes import cut_holes, read_shape
 from dinov3.data.defect_formats.parsing import (
     AnnotationError,
+    ForeignFileError,
     annotation_files,
-    checked_label,
     checked_size,
     kept_splits,
     one_label,
     read_json,
-    shown,
     split_of,
 )
-from dinov3.data.defect_formats.shapes import (
-    ShapeError,
-)
+from dinov3.data.defect_formats.words import is_unfinished
 from dinov3.data.defect_images import FORMATS, open_image, to_rgb
 
 _SAME = 4  # levels of grey, of 64 x 64; JPEG changes single pixels by more, but not areas
@@ -45,7 +44,9 @@ def read_labelme(source: Path, options: ImportOptions, report: ImportReport) -> 
     """The images below a folder, and those that its JSON files embed.
 
     - A JSON file without shapes says that the image is clean; an image without a JSON file is not annotated.
-    - A flag of the image that is set is its class; if several are, its shapes decide, and without shapes it is skipped.
+    - A flag of the image that is set is its class if :func:`class_flags` says so; if several are, its shapes decide,
+      and without shapes it is skipped.
+    - What is marked in several files for one image counts together.
     - labelme has no splits; top folders that are all called train, val or test are taken as such.
 
     Raises:
@@ -56,25 +57,33 @@ def read_labelme(source: Path, options: ImportOptions, report: ImportReport) -> 
     images = ImageFiles(options.images, root)
     files = annotation_files(source, ".json")
     splits = _folder_splits(files, root)
-    samples, broken, found = [], [], {}
+    broken: list[Path] = []
+    found: dict[Path, _Found] = {}
     for file in files:
         try:
-            sample, named = found[file] = _read_file(file, root, splits, options, report)
-            if named.suffix is None or images.exact(named.path, file.parent):
-                images.expect(named.path, file.parent)
+            found[file] = one = _read_file(file, root, splits, options, report)
+            if one.suffix is None or images.exact(one.path, file.parent):
+                images.expect(one.path, file.parent)
         except AnnotationError as error:
             report.skipped.append(f"{file}: {error}")
-            broken.append(file)
-    for file, (sample, named) in found.items():
+            broken += [file] * (not isinstance(error, ForeignFileError))
+    classes = class_flags({file: (one.sample, one.flags) for file, one in found.items()}, options, report)
+    samples = []
+    for file, one in found.items():
         try:
-            image, name = _find_image(file, named, root, images)
+            sample = _with_class(one, classes, str(file), report)
+            image, name = _find_image(file, one, root, images)
             samples.append(replace(sample, image=image, name=name))
         except AnnotationError as error:
             report.skipped.append(f"{file}: {error}")
             broken.append(file)
     expect_some(samples, source, "labelme", "a folder of labelme JSON files", report)
-    for path in [path for file in broken for path in images.called_like(file)]:
-        images.owners.setdefault(path, "a file that cannot be used")  # so it is not one that nobody annotated
+    for file in broken:
+        for path in (alike := images.called_like(file)):
+            images.owners.setdefault(path, "a file that cannot be used")  # so it is not one that nobody annotated
+        if not alike and (file not in found or found[file].sample.shapes or found[file].flags):
+            report.lost.append(str(file))
+    samples = joined_entries(samples, report)
     for path in images.left():
         split = splits.get(path.relative_to(root).parts[0]) if path.is_relative_to(root) else None
         samples.append(SourceImage(path, images.names[path], root.name, split=split))
@@ -88,63 +97,64 @@ def _folder_splits(files: list[Path], root: Path) -> dict[str, str]:
     return {top: split for top, split in splits.items() if split} if all(map(splits.get, tops)) else {}
 
 
-class _Named(NamedTuple):
-    """What a file says of its image.
+class _Found(NamedTuple):
+    """What a file says.
 
     Attributes:
+        sample: with the file's own path in place of the image, which is looked for when all files are known.
         path: ``imagePath``, whatever that is.
         suffix: of the image that it embeds; None if it embeds none.
+        flags: of the image, that are set.
     """
 
+    sample: SourceImage
     path: object
     suffix: str | None
+    flags: tuple[str, ...]
 
 
-def _read_file(
-    file: Path, root: Path, splits: dict[str, str], options: ImportOptions, report: ImportReport
-) -> tuple[SourceImage, _Named]:
-    """What a file says, with its own path in place of the image, which is looked for when all files are known."""
+def _read_file(file: Path, root: Path, splits: dict[str, str], options: ImportOptions, report: ImportReport) -> _Found:
     content = read_json(file)
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-        raise AnnotationError("not a labelme file, it has no list of shapes")
+        raise ForeignFileError("not a labelme file, it has no list of shapes")
     regions = Regions(str(file), report)
     size = checked_size(content.get("imageWidth")), checked_size(content.get("imageHeight"))
+    entries = []
     for number, shape in enumerate(content["shapes"], start=1):
         regions.place = f"{file}, shape {number}"
         regions.add(read_shape, shape, size, options.line_width)
-    regions.place = str(file)
-    label = one_label(_set_flags(content.get("flags")), regions, "flags")
+        entries += [shape] * (len(regions.shapes) - len(entries))
     folder = file.relative_to(root).parent
     sample = SourceImage(
         file,
         file.name,
         root.name if folder == Path() else folder.as_posix(),
-        label,
-        shapes=tuple(regions.shapes),
+        shapes=cut_holes(list(zip(regions.shapes, entries, strict=True))),
         split=splits.get(file.relative_to(root).parts[0]),
         whole=regions.whole,
     )
-    return sample, _Named(content.get("imagePath"), _embedded_suffix(content) if content.get("imageData") else None)
+    suffix = _embedded_suffix(content) if content.get("imageData") else None
+    return _Found(sample, content.get("imagePath"), suffix, set_flags(content.get("flags")))
 
 
-def _set_flags(flags: object) -> list[str]:
-    if not flags:
-        return []
-    if not isinstance(flags, dict):
-        raise AnnotationError(f"flags are {shown(flags)}; expected names with true or false")
-    try:
-        return [checked_label(name) for name, value in flags.items() if value is True]
-    except ShapeError as error:
-        raise AnnotationError(f"its flags have {error}") from None
+def _with_class(found: _Found, classes: set[str], place: str, report: ImportReport) -> SourceImage:
+    """The image with the class that its flags say; one that is still to be annotated is not clean."""
+    label = one_label(classes & set(found.flags), bool(found.sample.shapes), "flags", place, report)
+    if label is None and not found.sample.shapes and any(map(is_unfinished, set(found.flags) - classes)):
+        return replace(found.sample, shapes=None)
+    return replace(found.sample, label=label)
 
 
-def _find_image(file: Path, named: _Named, root: Path, images: ImageFiles) -> tuple[Path | Callable[[], bytes], str]:
+def _find_image(file: Path, named: _Found, root: Path, images: ImageFiles) -> tuple[Path | Callable[[], bytes], str]:
     """The image at ``imagePath``; else the one beside the JSON file and called like it; else the embedded; else one
     called like ``imagePath`` elsewhere, which comes before the embedded one only if it is the same picture."""
     path = images.exact(named.path, file.parent)
+    beside = [path for path in images.called_like(file) if path.parent == file.parent]
     if path is None or _of_another(path, file):
-        beside = [path for path in images.called_like(file) if path.parent == file.parent]
         path = beside[0] if len(beside) == 1 else None
+    elif path.parent == file.parent and beside and path not in beside:
+        images.owners.setdefault(path, str(file))
+        raise AnnotationError(f"its image is {path.name} by its imagePath, {beside[0].name} by its own name: which?")
     if path is None:
         try:
             path = images.find(named.path, file.parent)

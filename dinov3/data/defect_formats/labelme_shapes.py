@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -20,11 +21,13 @@ from dinov3.data.defect_formats.shapes import (
     EmptyShapeError,
     Shape,
     ShapeError,
+    UnknownShapeError,
     bitmap,
     check_length,
     checked_points,
     drawn_on,
     inside_area,
+    without,
 )
 
 _CORNERS = {"circle": 2, "line": 2, "rectangle": 2, "mask": 2}  # of the shapes that have a fixed number
@@ -40,6 +43,7 @@ def read_shape(shape: object, size: tuple[int | None, int | None], line_width: i
 
     Raises:
         ShapeError: it cannot be drawn.
+        UnknownShapeError: its type is not known.
         EmptyShapeError: it has no extent.
     """
     if not isinstance(shape, dict):
@@ -54,7 +58,7 @@ def read_shape(shape: object, size: tuple[int | None, int | None], line_width: i
         raise ShapeError(f"a {kind} of {len(points)} points; expected {_CORNERS[kind]}")
     corners = checked_points(points)
     match kind:
-        case "polygon" | "oriented_rectangle" | "rotation":
+        case "polygon" | "oriented_rectangle" | "rotation" | "quadrilateral":
             drawn = _polygon(label, corners)
         case "rectangle":
             drawn = _rectangle(label, corners)
@@ -67,8 +71,42 @@ def read_shape(shape: object, size: tuple[int | None, int | None], line_width: i
         case "mask":
             drawn = _mask(label, shape.get("mask"), corners)
         case _:
-            raise ShapeError(f"a shape of unknown type {shown(kind)}")
+            raise UnknownShapeError(f"a shape of unknown type {shown(kind)}", label, corners)
     return drawn_on(drawn, *size)
+
+
+def cut_holes(regions: Sequence[tuple[Shape, object]]) -> tuple[Shape, ...]:
+    """The shapes without those that are holes of others.
+
+    X-AnyLabeling's users draw a hole as an inner outline of the same label and ``group_id`` as the outer one, marked
+    ``difficult``.
+
+    Args:
+        regions: each shape with its entry in the file.
+    """
+    groups: dict[object, list[int]] = defaultdict(list)
+    for number, (shape, entry) in enumerate(regions):
+        if isinstance(entry, dict) and isinstance(entry.get("group_id"), int | str) and not shape.vague:
+            groups[shape.label, entry["group_id"]].append(number)
+    holes: set[int] = set()
+    shapes = [shape for shape, _ in regions]
+    for members in groups.values():
+        inner = [i for i in members if regions[i][1].get("difficult") is True]
+        for i in set(members) - set(inner):
+            for hole in inner:
+                if _lies_in(regions[hole][1], regions[i][1]):
+                    shapes[i] = without(shapes[i], regions[hole][0])
+                    holes.add(hole)
+    return tuple(shape for i, shape in enumerate(shapes) if i not in holes)
+
+
+def _lies_in(inner: dict, outer: dict) -> bool:
+    """Whether the corners of an entry lie in the box around those of another."""
+    inside, around = checked_points(inner["points"]), checked_points(outer["points"])
+    low, high = around.min(axis=0), around.max(axis=0)
+    return bool(
+        (inside >= low).all() and (inside <= high).all() and np.ptp(inside, axis=0).prod() < np.prod(high - low)
+    )
 
 
 def _painted(label: str, area: float, paint: Callable[[ImageDraw.ImageDraw], None]) -> Shape:

@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from dinov3.data.defect_files import JPEG_SUFFIXES
+from dinov3.data.defect_formats.mask_rules import MaskRules, rules_of_one
+from dinov3.data.defect_formats.mask_values import Remarks, Values, decode_values, marks
 from dinov3.data.defect_images import ImageReadError, open_image
+from dinov3.data.defect_masks import IGNORE_INDEX
 
 
-class Remark(NamedTuple):
-    """What had to be repaired or guessed: ``detail`` is about this mask, ``kind`` the same for all alike."""
+def read_foreign_mask(
+    path: Path | str, size: tuple[int, int], orientation: int = 1, rules: MaskRules | None = None
+) -> tuple[np.ndarray, Remarks]:
+    """A mask of unknown origin as (H, W) uint8, 1 where defective and 255 where ignored, and what had to be repaired
+    (kind, details).
 
-    kind: str
-    detail: str
-
-
-def read_foreign_mask(path: Path | str, size: tuple[int, int], orientation: int = 1) -> tuple[np.ndarray, list[Remark]]:
-    """A mask of unknown origin as (H, W) uint8, 1 where defective, and what had to be repaired.
-
-    Takes 0/1, 0/255, any other two values, class indices, RGB, palette, an alpha channel, 16 bit, and masks saved as
-    JPEG or with soft edges (cut at half of the full value, which for a dark mask is its largest). A mask of another
-    size but the same shape is resized with nearest neighbour. A mask drawn on the image as stored, on its side, is
-    turned upright with it.
+    Takes 0/1, 0/255, a grey, colour or index for each kind of defect (all but the background is defect), palettes, an
+    alpha channel (what is less than half visible is none), 16 bit, and masks saved as JPEG or with soft edges (each
+    area is cut at half of its own value). A mask of another size but the same shape is resized with nearest
+    neighbour. A mask drawn on the image as stored, on its side, is turned upright with it.
 
     Args:
         path: the mask file.
         size: (height, width) of its image, upright.
         orientation: :func:`exif_orientation` of its image.
+        rules: :func:`survey_masks` of all masks of its source; None to judge by this one alone.
 
     Raises:
         ImageReadError: unreadable, or of another aspect ratio than the image.
     """
-    remarks: list[Remark] = []
+    remarks: Remarks = []
     image = open_image(Path(path))
     height, width = size
     found = f"{image.width}x{image.height}, its image {width}x{height}"
@@ -43,14 +44,33 @@ def read_foreign_mask(path: Path | str, size: tuple[int, int], orientation: int 
         if orientation < 5 or not same_shape(image.size, (height, width)):
             raise ImageReadError(f"{path}: the mask is {found}; expected the same shape")
         image = _turn(image, orientation)
-        remarks.append(Remark("mask drawn on the image as stored; turned upright with it", f"{orientation=}"))
+        remarks.append(("mask drawn on the image as stored; turned upright with it", f"{orientation=}"))
     elif orientation > 1 and (orientation < 5 or same_shape(image.size, (height, width))):
-        remarks.append(Remark("mask of an image that EXIF turns, taken as drawn on the upright one", f"{orientation=}"))
-    mask = foreground(image, Path(path).suffix.lower() in JPEG_SUFFIXES, remarks)
+        remarks.append(("mask of an image that EXIF turns, taken as drawn on the upright one", f"{orientation=}"))
+    mask = foreground(image, Path(path).suffix.lower() in JPEG_SUFFIXES, remarks, rules)
     if mask.shape != size:
         mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
-        remarks.append(Remark("mask of another size; resized", found))
+        remarks.append(("mask of another size; resized", found))
     return mask, remarks
+
+
+def marks_of(paths: Sequence[Path], rules: MaskRules | None = None) -> tuple[bool, bool]:
+    """Whether any of these masks marks a defect, and whether any holds ignored pixels: what their image's verdict is
+    made of, by the same reading as its pixels.
+
+    Raises:
+        ImageReadError: one of them is unreadable.
+    """
+    found = [foreground(open_image(path), path.suffix.lower() in JPEG_SUFFIXES, [], rules) for path in paths]
+    return any((mask == 1).any() for mask in found), any((mask == IGNORE_INDEX).any() for mask in found)
+
+
+def joined_masks(masks: Sequence[np.ndarray]) -> np.ndarray:
+    """(H, W) uint8 of several masks of one image: what any of them marks; ignored where one says so and none marks."""
+    joined = np.zeros_like(masks[0])
+    for value in (IGNORE_INDEX, 1):
+        joined[np.any([mask == value for mask in masks], axis=0)] = value
+    return joined
 
 
 def same_shape(a: tuple[int, int], b: tuple[int, int]) -> bool:
@@ -63,60 +83,40 @@ def _turn(image: Image.Image, orientation: int) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def foreground(image: Image.Image, lossy: bool, remarks: list[Remark] | None = None) -> np.ndarray:
-    """(H, W) uint8, 1 where defective, of a mask image of any mode and origin; ``lossy`` if it was a JPEG file.
+def foreground(image: Image.Image, lossy: bool, remarks: Remarks, rules: MaskRules | None = None) -> np.ndarray:
+    """(H, W) uint8, 1 where defective and 255 where ignored, of a mask image of any mode and origin.
 
-    ``remarks`` collects what had to be guessed.
+    Args:
+        image: the mask.
+        lossy: it was a JPEG file.
+        remarks: collects what had to be guessed or repaired, as (kind, details).
+        rules: :func:`survey_masks` of all masks of its source; None to judge by this one alone.
     """
-    remarks = [] if remarks is None else remarks
-    if image.mode == "P":
-        return _foreground_of_palette(image)
-    if len(image.getbands()) == 1:
-        values = np.asarray(image)
-    else:
-        rgb = _over_black(image, remarks)
-        values = rgb.max(axis=2)
-        if not lossy and values.min() > 0 and (rgb.min(axis=2) < values).any():
-            return _foreground_of_colors(rgb, remarks)
-    levels = np.unique(values)
-    if len(levels) == 2 and not lossy:
-        return (values > levels[0]).astype(np.uint8)
-    if len(levels) == 1 or (0 <= levels[0] and levels[-1] <= 32 and not lossy):
-        return (values > 0).astype(np.uint8)  # all clean, all defective, or class indices
-    dark = 32 < levels[-1] < 128  # white is not white in it, so that half of 255 would cut all of it away
-    full = levels[-1] if levels[-1] > 255 or dark else 255 if levels[-1] > 1 else 1
-    soft = float(((values > full * 0.1) & (values < full * 0.9)).mean())
-    remarks.append(
-        Remark("mask with soft edges or noise; cut at half", f"{len(levels)} grey values, {soft:.2%} in between")
-    )
-    return (values > full / 2).astype(np.uint8)
+    values = decode_values(image, lossy, remarks)
+    rules = rules_of_one(values, MaskRules()) if rules is None else rules
+    background = rules.background_of(values)
+    remarks += _guesses(values, background, rules)
+    ignored = rules.ignored_in(values, background)
+    held = np.isin(values.codes, ignored)
+    if values.visible is not None:
+        held &= values.visible
+    if held.any():
+        if rules.ignored is None:
+            remarks.append(("255 beside class indices, taken as ignored (else: --mask_ignored none)", image.mode))
+        values = replace(values, codes=np.where(held, np.asarray(max(background, 0), values.codes.dtype), values.codes))
+    mask = marks(values, background, rules.reading, remarks).astype(np.uint8)
+    mask[held] = IGNORE_INDEX
+    return mask
 
 
-def _foreground_of_palette(image: Image.Image) -> np.ndarray:
-    """All but the black index; all but index 0 if no index in use is black, or several are."""
-    indices = np.asarray(image)
-    colors = np.asarray(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
-    black = [i for i in np.unique(indices) if i < len(colors) and not colors[i].any()]
-    return (indices != (black[0] if len(black) == 1 else 0)).astype(np.uint8)
-
-
-def _over_black(image: Image.Image, remarks: list[Remark]) -> np.ndarray:
-    """(H, W, 3) uint8: what is visible over black; where that is all black or all alike, the alpha channel itself."""
-    if "A" not in image.getbands():
-        return np.asarray(image.convert("RGB"))
-    rgba = np.asarray(image.convert("RGBA"))
-    alpha = rgba[..., 3:]
-    rgb = (rgba[..., :3].astype(np.uint16) * alpha // 255).astype(np.uint8)
-    if rgb.min() == rgb.max() and alpha.min() < alpha.max():
-        remarks.append(Remark("mask drawn in the alpha channel", image.mode))
-        rgb = alpha.repeat(3, axis=2)
-    return rgb
-
-
-def _foreground_of_colors(rgb: np.ndarray, remarks: list[Remark]) -> np.ndarray:
-    """All but the commonest color, for colors on a background that is not black."""
-    packed = rgb.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-    colors, counts = np.unique(packed, return_counts=True)
-    background = colors[counts.argmax()]
-    remarks.append(Remark("mask without black; its commonest color taken as background", f"#{background:06x}"))
-    return (packed != background).astype(np.uint8)
+def _guesses(values: Values, background: float, rules: MaskRules) -> Remarks:
+    """What of the background was guessed and cannot be taken for granted."""
+    if rules.background is not None:
+        return []
+    if background == -1:
+        return [("mask drawn in the alpha channel", values.kind)]
+    if values.kind == "palette" or background == 0 or (values.kind == "grey" and len(values.levels()) < 3):
+        return []
+    if values.kind == "colour":
+        return [("mask without black; its commonest color taken as background", f"#{int(background):06x}")]
+    return [("mask without 0; its commonest value taken as background", f"{background:g}")]

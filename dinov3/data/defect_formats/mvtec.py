@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from dinov3.data.defect_files import list_images, one_spelling, spelled_as
 from dinov3.data.defect_formats.base import (
@@ -18,11 +15,8 @@ from dinov3.data.defect_formats.base import (
 )
 from dinov3.data.defect_formats.detect import wrong_layout
 from dinov3.data.defect_formats.folders import GOOD_FOLDERS, folder_name, subfolders
-from dinov3.data.defect_formats.masks import read_foreign_mask
 from dinov3.data.defect_formats.pairing import masks_by_stem
 from dinov3.data.defect_formats.parsing import kept_splits
-from dinov3.data.defect_formats.shapes import Shape, ShapeError
-from dinov3.data.defect_images import ImageReadError
 
 # Folder to split. MVTec AD has train and test; LOCO adds validation, AD 2 has test_public in place of test.
 _SPLITS = {"train": "train", "validation": "val", "test": "test", "test_public": "test"}
@@ -68,9 +62,7 @@ def _read_category(folder: Path, truth: Path, report: ImportReport) -> list[Sour
                 taken |= {path, *own}
                 if not own and label != NORMAL:
                     report.remarks[WITHOUT_MASK].append(str(path))
-                mask = own[0] if len(own) == 1 else None
-                shapes = (_union(label, own),) if len(own) > 1 else None
-                samples.append(SourceImage(path, name, category, label, mask, shapes, split))
+                samples.append(SourceImage(path, name, category, label, tuple(own), split=split))
         for path in list_images(split_folder):
             if path not in taken and "ground_truth" not in path.relative_to(split_folder).parts:
                 report.skipped.append(f"{path}: expected right in a folder of its type, {split_folder}/TYPE")
@@ -80,21 +72,3 @@ def _read_category(folder: Path, truth: Path, report: ImportReport) -> list[Sour
     for secret in (folder / name for name in _SECRET if (folder / name).is_dir()):
         report.notes.append(f"{secret}: {len(list_images(secret))} images without a public verdict; skipped")
     return samples
-
-
-def _union(label: str, masks: Sequence[Path]) -> Shape:
-    """One region of several mask files."""
-
-    def draw(height: int, width: int) -> np.ndarray:
-        try:
-            return np.any([read_foreign_mask(path, (height, width))[0] for path in masks], axis=0)
-        except ImageReadError as error:
-            raise ShapeError(str(error)) from None
-
-    return Shape(label, 1.0, draw)  # the image has no other region to compare areas with
-
-
-# --- VisA
-
-
-# --- KolektorSDD2

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dinov3.data.defect_files import list_files
-from dinov3.data.defect_formats.base import ImportReport, Regions, SourceImage
+from dinov3.data.defect_formats.base import ImportReport, SourceImage
 from dinov3.data.defect_formats.shapes import ShapeError
 
 # What splits are called in folders, files and descriptions.
@@ -28,6 +28,10 @@ _LONGEST_LABEL = 100  # characters
 
 class AnnotationError(Exception):
     """An annotation file, or its entry for one image, that cannot be used; the text says why."""
+
+
+class ForeignFileError(AnnotationError):
+    """A file of something else, which holds no annotations of the format asked for."""
 
 
 def shown(value: object) -> str:
@@ -87,7 +91,7 @@ def checked_size(value: object) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
-def one_label(labels: Iterable[str], regions: Regions, what: str) -> str | None:
+def one_label(labels: Iterable[str], has_regions: bool, what: str, place: str, report: ImportReport) -> str | None:
     """The class that an image as a whole was given; of several, none: its regions decide.
 
     Raises:
@@ -96,10 +100,11 @@ def one_label(labels: Iterable[str], regions: Regions, what: str) -> str | None:
     names = sorted(set(labels))
     if len(names) < 2:
         return names[0] if names else None
-    if not regions.shapes:
+    if not has_regions:
         raise AnnotationError(f"{len(names)} {what}, {', '.join(names[:5])}, and no region: which is its class?")
-    kind = f"several {what} for one image; its regions tell the class"
-    regions.report.remarks[kind].append(f"{regions.place}: {', '.join(names[:5])}")
+    report.remarks[f"several {what} for one image; its regions tell the class"].append(
+        f"{place}: {', '.join(names[:5])}"
+    )
     return None
 
 

@@ -28,6 +28,19 @@ class EmptyShapeError(ShapeError):
     """A region without any area, such as a double click leaves: nothing is lost without it."""
 
 
+class UnknownShapeError(ShapeError):
+    """A region of a form that this version cannot draw, though the rest of it is sound.
+
+    Attributes:
+        label: its class.
+        points: (N, 2) of its corners, as far as it tells; N may be 0.
+    """
+
+    def __init__(self, message: str, label: str, points: np.ndarray):
+        super().__init__(message)
+        self.label, self.points = label, points
+
+
 @dataclass(frozen=True)
 class Shape:
     """One annotated region.
@@ -36,11 +49,15 @@ class Shape:
         label: its class as the annotation names it.
         area: in pixels, about, before clipping to the image.
         draw: (height, width) to an (H, W) bool mask; it may raise ShapeError.
+        z: the layer; regions of a higher one lie above those of a lower one.
+        vague: its outline is not known: it tells the class of its image, and its pixels are ignored.
     """
 
     label: str
     area: float
     draw: Callable[[int, int], np.ndarray]
+    z: int = 0
+    vague: bool = False
 
 
 def polygon(label: str, points: Sequence[Sequence[float]]) -> Shape:
@@ -130,6 +147,30 @@ def bitmap(label: str, pixels: np.ndarray, x: int = 0, y: int = 0) -> Shape:
         return mask
 
     return Shape(label, float(inside.sum()), draw)
+
+
+def vague_region(label: str, points: np.ndarray) -> Shape:
+    """Where a region lies whose outline is not known: the box around its points, or without any the whole image."""
+    if len(points) < 2:
+        return Shape(label, 0.0, lambda height, width: np.ones((height, width), bool), vague=True)
+    low, high = np.floor(points.min(axis=0)).astype(int), np.ceil(points.max(axis=0)).astype(int) + 1
+    (left, top), (right, bottom) = low.clip(0).tolist(), high.clip(0).tolist()
+
+    def draw(height: int, width: int) -> np.ndarray:
+        mask = np.zeros((height, width), bool)
+        mask[top:bottom, left:right] = True
+        return mask
+
+    return Shape(label, float(np.prod(high - low)), draw, vague=True)
+
+
+def without(shape: Shape, hole: Shape) -> Shape:
+    """A region with a hole in it."""
+
+    def draw(height: int, width: int) -> np.ndarray:
+        return shape.draw(height, width) & ~hole.draw(height, width)
+
+    return replace(shape, area=max(shape.area - hole.area, 0.0), draw=draw)
 
 
 def drawn_on(shape: Shape, width: int | None, height: int | None) -> Shape:

@@ -48,11 +48,11 @@ def read_visa(source: Path, options: ImportOptions, report: ImportReport) -> lis
         for kind, label in (("Normal", NORMAL), ("Anomaly", "defect")):
             images = folder / "Data" / "Images" / kind
             for path in list_images(images) if images.is_dir() else ():
-                mask = masks.pop(one_spelling(path.stem), [None])[0] if label != NORMAL else None
-                if mask is None and label != NORMAL:
+                own = tuple(masks.pop(one_spelling(path.stem), ())) if label != NORMAL else ()
+                if not own and label != NORMAL:
                     report.remarks[WITHOUT_MASK].append(str(path))
                 place = f"{name}/{path.relative_to(folder).as_posix()}"
-                samples[place] = SourceImage(path, place.replace("/Data/Images/", "/", 1), name, label, mask)
+                samples[place] = SourceImage(path, place.replace("/Data/Images/", "/", 1), name, label, own)
         report.remark(MASK_WITHOUT_IMAGE, [path for left in masks.values() for path in left])
     return _with_splits(samples, table, report) if table else list(samples.values())
 

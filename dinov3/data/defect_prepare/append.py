@@ -11,10 +11,11 @@ from pathlib import Path
 
 from dinov3.data.defect_files import one_spelling
 from dinov3.data.defect_formats.base import NORMAL, ImportReport, SourceImage
+from dinov3.data.defect_formats.mask_rules import MaskRules
 from dinov3.data.defect_manifest import COLUMNS, SPLITS, UNKNOWN, Manifest, count_rows, read_manifest
 from dinov3.data.defect_prepare.grouping import Grouping, find_groups
 from dinov3.data.defect_prepare.near_duplicates import ImageFile, digest_of
-from dinov3.data.defect_prepare.organize import expect_apart, write_images
+from dinov3.data.defect_prepare.organize import classes_of, expect_apart, write_images
 from dinov3.data.defect_prepare.ownership import APPENDING, clear_append, note_append
 from dinov3.data.defect_prepare.splits import grouped_split
 from dinov3.data.defect_prepare.writer import DatasetWriter
@@ -38,12 +39,12 @@ class DatasetAppender(DatasetWriter):
         """Nothing is replaced; :func:`append` has the dataset from before it was read."""
 
     def finish(self, *, classes: list[str], mask_classes: list[str], seed: int, command: str) -> Manifest:
-        """Move the new files in, then replace ``dataset.json`` and ``manifest.csv``."""
+        """Move the new files in, then replace ``dataset.json`` and ``manifest.csv``; the seed stays the old one."""
         info = json.loads((self.output_dir / "dataset.json").read_text(encoding="utf-8"))
         names = ("split", "label")
         old = zip(*(self.manifest.columns[name].tolist() for name in names), strict=True)
         rows = [*(dict(zip(names, row, strict=True)) for row in old), *self.rows]
-        info |= {"classes": classes, "mask_classes": mask_classes, "seed": seed, "counts": count_rows(rows, classes)}
+        info |= {"classes": classes, "mask_classes": mask_classes, "counts": count_rows(rows, classes)}
         info["appended"] = [*info.get("appended", []), command]
         self._write("dataset.json", json.dumps(info, indent=2, ensure_ascii=False).encode())
         lines = io.StringIO(newline="")
@@ -95,6 +96,7 @@ def append(
     val_split: float | None = None,
     test_split: float | None = None,
     grouping: Grouping | None = None,
+    rules: MaskRules | None = None,
     link: bool = False,
     command: str = "",
 ) -> Manifest:
@@ -110,7 +112,7 @@ def append(
         report: collects what was skipped or repaired.
         output_dir: the dataset folder.
         val_split, test_split: shares of the whole; None for what they are in the dataset now.
-        grouping, link, command: as for organizing a new dataset.
+        grouping, rules, link, command: as for organizing a new dataset.
 
     Raises:
         DefectError: no dataset there, another command is at work on it, images lie in it, shares out of range, or it
@@ -118,7 +120,7 @@ def append(
     """
     read_manifest(output_dir)  # which says what is wrong there, if anything is
     with FolderLock(output_dir, "prepare_defect_data.py organize --append"):
-        return _append(samples, report, output_dir, val_split, test_split, grouping or Grouping(), link, command)
+        return _append(samples, report, output_dir, val_split, test_split, grouping or Grouping(), rules, link, command)
 
 
 def _append(
@@ -128,6 +130,7 @@ def _append(
     val_split: float | None,
     test_split: float | None,
     grouping: Grouping,
+    rules: MaskRules | None,
     link: bool,
     command: str,
 ) -> Manifest:
@@ -152,14 +155,13 @@ def _append(
     info = json.loads((manifest.root / "dataset.json").read_text(encoding="utf-8"))
     seed = info.get("seed", 0)
     splits = grouped_split(strata, groups, fractions, seed, _splits_of(groups, columns, report))
-    drawn = {shape.label for sample in samples for shape in sample.shapes or ()}
-    defects = sorted((drawn | set(labels)) - {normal, NORMAL, UNKNOWN})
+    defects = sorted({*classes_of(samples), *labels} - {normal, NORMAL, UNKNOWN})
     classes = [*manifest.classes, *(name for name in defects if name not in manifest.classes)]
     mask_classes = [*manifest.mask_classes, *(name for name in defects if name not in manifest.mask_classes)]
     if classes != manifest.classes:
         report.remarks["new classes; models trained before don't know them"] += classes[len(manifest.classes) :]
     with DatasetAppender(manifest) as writer:
-        write_images(writer, samples, groups[old:], splits[old:], mask_classes, report, link)
+        write_images(writer, samples, groups[old:], splits[old:], mask_classes, report, link, rules)
         for row in writer.rows:
             row["label"] = normal if row["label"] == NORMAL else row["label"]
         return writer.finish(classes=classes, mask_classes=mask_classes, seed=seed, command=command)

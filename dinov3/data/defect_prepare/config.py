@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from dinov3.data.defect_formats.base import ImportOptions
+from dinov3.data.defect_formats.mask_rules import MaskRules, MaskValue, mask_value
 from dinov3.data.defect_formats.registry import FormatName
 from dinov3.data.defect_prepare.grouping import Grouping
 from dinov3.defect_cli import Fraction, NonNegativeInt, PositiveInt, flag
@@ -18,6 +20,19 @@ def renaming(text: str) -> tuple[str, str]:
     if not (old and separator and new):
         raise argparse.ArgumentTypeError(f"{text!r}; expected OLD=NEW")
     return old, new
+
+
+def background_value(text: str) -> MaskValue:
+    """The value of ``--mask_background``."""
+    try:
+        return mask_value(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a number such as 255, or a colour: #ffffff") from None
+
+
+def ignored_value(text: str) -> MaskValue | tuple[()]:
+    """The value of ``--mask_ignored``."""
+    return () if text == "none" else background_value(text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +50,20 @@ class NewDataset:
     )
     group_similar: bool = flag(True, "keep near-duplicates in one split, such as one part under several exposures")
     link: bool = flag(False, "make symbolic links instead of copies")
+    mask_background: Annotated[MaskValue, background_value] | None = flag(
+        None, "of mask files: a grey value or index, or a colour such as #ffffff (default: found out)", metavar="VALUE"
+    )
+    mask_ignored: Annotated[MaskValue | tuple[()], ignored_value] | None = flag(
+        None, "the same of pixels that count for nothing, or none (default: 255 beside class indices)", metavar="VALUE"
+    )
+    mask_reading: Literal["auto", "values", "half"] = flag(
+        "auto", "values: all but the background is defect; half: what is above half of 255; auto: by their looks"
+    )
+
+    @property
+    def mask_rules(self) -> MaskRules:
+        """How mask files are to be read."""
+        return MaskRules(self.mask_background, self.mask_ignored, self.mask_reading)
 
     @property
     def grouping(self) -> Grouping:
@@ -66,11 +95,24 @@ class ImportConfig(NewDataset):
     format: FormatName = flag(help="how the source is laid out", positional=True)
     source: Path = flag(help="its folder, or its annotation file", positional=True)
     images: Path | None = flag(None, "where the images lie, if apart from the annotations", metavar="DIR")
-    map: tuple[Annotated[tuple[str, str], renaming], ...] = flag((), "other names for labels", metavar="OLD=NEW")
+    map: tuple[Annotated[tuple[str, str], renaming], ...] = flag(
+        (), "other names for labels; __ignore__ and __background__ are no classes", metavar="OLD=NEW"
+    )
     normal: tuple[str, ...] = flag((), "labels that mean a good part", metavar="LABEL")
     unannotated: Literal["skip", "normal"] = flag("skip", "what to do with images without annotation")
+    unmatched: Literal["stop", "skip"] = flag(
+        "stop", "with --unannotated normal: what to do when annotations find no image"
+    )
+    flag_classes: tuple[str, ...] = flag((), "image flags (labelme) or tags (CVAT) that are classes", metavar="NAME")
+    flag_notes: tuple[str, ...] = flag((), "image flags (labelme) that are notes, and no classes", metavar="NAME")
     splits: Literal["source", "new"] = flag("source", "keep the source's own splits, or assign new ones")
     line_width: PositiveInt = flag(3, "of annotated lines and points, in pixels")
+
+    @property
+    def options(self) -> ImportOptions:
+        """What the reader of the format is told."""
+        mapped = tuple(old for old, _ in self.map)
+        return ImportOptions(self.images, self.line_width, self.normal, mapped, self.flag_classes, self.flag_notes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from dinov3.data.defect_formats.base import NORMAL, REGION_NOT_DRAWN, ImportReport, SourceImage
-from dinov3.data.defect_formats.masks import read_foreign_mask
-from dinov3.data.defect_formats.shapes import ShapeError
+from dinov3.data.defect_formats.base import NORMAL, ImportReport, SourceImage
+from dinov3.data.defect_formats.labels import is_class
+from dinov3.data.defect_formats.mask_rules import MaskRules
 from dinov3.data.defect_images import (
     FULL_RANGE,
     ImageReadError,
     deep_values,
-    exif_orientation,
     expect_within,
     open_image,
     smallest_white_level,
@@ -24,6 +22,7 @@ from dinov3.data.defect_images import (
 from dinov3.data.defect_manifest import UNKNOWN, Manifest
 from dinov3.data.defect_masks import IGNORE_INDEX
 from dinov3.data.defect_prepare.grouping import Grouping, find_groups, groups_across
+from dinov3.data.defect_prepare.mask_drawing import draw_mask
 from dinov3.data.defect_prepare.ownership import expect_outside
 from dinov3.data.defect_prepare.splits import grouped_split
 from dinov3.data.defect_prepare.writer import DatasetWriter
@@ -40,6 +39,7 @@ def organize(
     seed: int = 42,
     own_splits: bool = True,
     grouping: Grouping | None = None,
+    rules: MaskRules | None = None,
     link: bool = False,
     overwrite: bool = False,
     command: str = "",
@@ -53,6 +53,7 @@ def organize(
         own_splits: keep the splits of the source where it has them; a validation split it lacks is taken from its
             training images.
         grouping: what tells that images show one part, and so belong in one split; by default their looks.
+        rules: how mask files are read (:func:`survey_masks`); by default each by itself.
 
     Raises:
         DefectError: a class has no usable image, no group matches, the output cannot be written, or images lie in it.
@@ -71,8 +72,7 @@ def organize(
     spread = groups_across(groups, splits)
     if spread:
         report.remarks["parts in several of the source's own splits (the command leaks shows them)"] += spread
-    labels = {sample.label for sample in samples} | {s.label for sample in samples for s in sample.shapes or ()}
-    defect_classes = sorted(labels - {NORMAL, UNKNOWN})
+    defect_classes = classes_of(samples)
     if len(defect_classes) >= IGNORE_INDEX:
         raise DefectError(
             f"{len(defect_classes)} classes of defects; a mask holds {IGNORE_INDEX - 1} at most: join some, or give "
@@ -80,7 +80,7 @@ def organize(
         )
     classes = [NORMAL, *defect_classes]
     with writer:
-        write_images(writer, samples, groups, splits, defect_classes, report, link)
+        write_images(writer, samples, groups, splits, defect_classes, report, link, rules)
         _expect_classes({row["label"] for row in writer.rows}, samples, report, output_dir)
         return writer.finish(classes=classes, mask_classes=defect_classes, seed=seed, command=command)
 
@@ -98,9 +98,15 @@ def _expect_classes(kept: set[str], samples: list[SourceImage], report: ImportRe
     raise DefectError(f"{output_dir}: not written, no usable image of {names}{why}")
 
 
+def classes_of(samples: list[SourceImage]) -> list[str]:
+    """The classes of defects of images and their regions, sorted."""
+    labels = {sample.label for sample in samples} | {s.label for sample in samples for s in sample.shapes or ()}
+    return sorted(filter(is_class, labels))
+
+
 def expect_apart(samples: list[SourceImage], grouping: Grouping, output_dir: Path) -> None:
     """Raise DefectError when an image, a mask or the table of parts to read lies in the folder to write."""
-    files = (path for sample in samples for path in (sample.image, sample.mask) if isinstance(path, Path))
+    files = (path for sample in samples for path in (sample.image, *sample.masks) if isinstance(path, Path))
     expect_outside([*files, grouping.csv], output_dir)
 
 
@@ -112,6 +118,7 @@ def write_images(
     mask_classes: list[str],
     report: ImportReport,
     link: bool,
+    rules: MaskRules | None = None,
 ) -> None:
     """Add images with their masks to a dataset; one that cannot be read is skipped and named. The 16-bit images of a
     new dataset decide its ``white_level``."""
@@ -128,7 +135,7 @@ def write_images(
         except (ImageReadError, ValueError) as error:
             report.skipped.append(str(error).replace(str(file), sample.place))
             continue
-        mask = _draw_mask(sample, file, (height, width), mask_classes, report)
+        mask = draw_mask(sample, file, (height, width), mask_classes, report, rules)
         writer.add(
             file,
             sample.name,
@@ -178,57 +185,3 @@ def _splits(
     for i, split in zip(free, assigned, strict=True):
         splits[i] = split
     return [split or "train" for split in splits]
-
-
-def _draw_mask(
-    sample: SourceImage, file: Path, size: tuple[int, int], mask_classes: list[str], report: ImportReport
-) -> np.ndarray | None:
-    """(H, W) uint8: i + 1 where ``mask_classes[i]`` is, or None where nothing is known."""
-    if sample.shapes is not None:
-        mask = _draw_shapes(sample, size, mask_classes, report)
-    elif sample.mask is not None:
-        mask = _read_mask_file(sample, file, size, mask_classes, report)
-    else:
-        return None
-    if sample.label == NORMAL and mask is not None:
-        if mask.any():
-            kind = "defect pixels in the mask of a normal image; mask skipped"
-            report.remarks[kind].append(f"{sample.mask or sample.place}: {np.count_nonzero(mask)} pixels")
-        return None  # a normal image has an implied all-zero mask
-    return mask
-
-
-def _draw_shapes(
-    sample: SourceImage, size: tuple[int, int], mask_classes: list[str], report: ImportReport
-) -> np.ndarray | None:
-    if not sample.whole or not sample.shapes:
-        return None  # a defect image of which no region is known
-    mask = np.zeros(size, np.uint8)
-    for shape in sorted(sample.shapes, key=lambda shape: -shape.area):  # small ones stay visible on large ones
-        try:
-            inside = shape.draw(*size)
-        except ShapeError as error:
-            report.remarks[REGION_NOT_DRAWN].append(f"{sample.place}: {error}")
-            return None
-        if not inside.any():
-            report.remarks["region outside of its image, or between its pixels"].append(
-                f"{sample.place}: {shape.label}, image of {size[1]}x{size[0]}"
-            )
-        mask[inside] = mask_classes.index(shape.label) + 1
-    return mask if mask.any() else None
-
-
-def _read_mask_file(
-    sample: SourceImage, file: Path, size: tuple[int, int], mask_classes: list[str], report: ImportReport
-) -> np.ndarray | None:
-    try:
-        mask, remarks = read_foreign_mask(sample.mask, size, exif_orientation(file))
-    except ImageReadError as error:
-        report.remarks["mask cannot be used; imported without mask"].append(str(error))
-        return None
-    for remark in remarks:
-        report.remarks[remark.kind].append(f"{sample.mask}: {remark.detail}")
-    if sample.label == UNKNOWN:
-        # The mask says where, but not which defect it is, unless there is only one kind.
-        return mask * np.uint8(1 if len(mask_classes) == 1 else IGNORE_INDEX)
-    return mask if sample.label == NORMAL else mask * np.uint8(mask_classes.index(sample.label) + 1)

@@ -28,6 +28,7 @@ from pycocotools.coco import COCO
 from dinov3.data.defect_formats.coco import read_coco
 
 NORMAL = ("--unannotated", "normal")
+SOME_LOST = (*NORMAL, "--unmatched", "skip")
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_images_without_annotation(script, run, tmp_path):
 def official(root, *splits: str):
     """annotations/instances_SPLIT2017.json beside SPLIT2017/, as cocodataset.org has it."""
     for number, split in enumerate(splits):
-        names = [photo(root / f"{split}2017" / f"{10 * number + i:012}.png", i).name for i in range(4)]
+        names = [photo(root / f"{split}2017" / f"{i:012}.png", i).name for i in range(10 * number, 10 * number + 4)]
         images = [coco_image(i, name) for i, name in enumerate(names)]
         write_coco(root / "annotations" / f"instances_{split}2017.json", images, [coco_region(0), coco_region(1)])
         write_coco(root / "annotations" / f"person_keypoints_{split}2017.json", images, [coco_region(2)])
@@ -142,7 +143,7 @@ def test_without_a_val_split_some_of_train_is_taken(run, tmp_path):
 
 def test_near_duplicates_without_a_split_go_where_the_source_has_their_part(run, tmp_path):
     source = official(tmp_path / "set", "train", "val")
-    for place in (source / "val2017" / f"{10:012}.png", source / "more" / "same.png"):
+    for place in (source / "val2017" / f"{12:012}.png", source / "more" / "same.png"):
         photo(place, 77)
     write_coco(source / "annotations" / "instances_more.json", [coco_image(0, "same.png")], [])
     for share in (0.1, 0.9):
@@ -174,7 +175,7 @@ def test_an_image_missing_from_its_split_is_not_taken_from_another(run, tmp_path
     source = official(tmp_path / "set", "train", "val")
     images = [coco_image(i, f"{i:012}.png") for i in (0, 1, 10, 2)]
     write_coco(source / "annotations" / "instances_train2017.json", images, [coco_region(0), coco_region(10)])
-    manifest, out = run(source, *NORMAL)
+    manifest, out = run(source, *SOME_LOST)
     assert "instances_train2017.json, image 3: its image '000000000010.png' is not below" in out
     assert manifest.counts()["train"] == {"normal": 2, "scratch": 1}
     assert manifest.counts()["val"] == {"normal": 2, "scratch": 2}
@@ -188,7 +189,7 @@ def test_a_missing_image_does_not_take_that_of_another_entry(run, tmp_path, list
     for file in files:
         name = f"{root.format(file.stem[-1])}/1.png"
         write_coco(file, [coco_image(9, name)], [coco_region(9, category=2)] if file.stem == "lineA" else [])
-    manifest, out = run(coco_set(tmp_path / "set"), *NORMAL)
+    manifest, out = run(coco_set(tmp_path / "set"), *SOME_LOST)
     assert labels_by_image(manifest)["lineB/1.png"] == "normal"
     assert f"lineA.json, image 1: its image is missing; {tmp_path / 'set' / 'lineB' / '1.png'} has the name of" in out
 
@@ -196,11 +197,11 @@ def test_a_missing_image_does_not_take_that_of_another_entry(run, tmp_path, list
 @pytest.mark.parametrize("root", ["", "export/", "C:\\data\\", "/data/"])
 def test_a_missing_image_does_not_take_one_outside_of_its_folder(run, tmp_path, root):
     """Where the others of its folder are, while a folder that none is found in may have another name now."""
-    for name in ("lineA/1.png", "lineA/deep/2.png", "lineB/3.png", "lineB/4.png"):
-        photo(tmp_path / "set" / name)
+    for number, name in enumerate(("lineA/1.png", "lineA/deep/2.png", "lineB/3.png", "lineB/4.png"), 30):
+        photo(tmp_path / "set" / name, number)
     names = ["lineA/1.png", "lineA/2.png", "lineA/3.png", "lineC/4.png"]
     images = [coco_image(i, f"{root}{name}") for i, name in enumerate(names, 11)]
-    manifest, out = run(coco_set(tmp_path / "set", images), *NORMAL)
+    manifest, out = run(coco_set(tmp_path / "set", images), *SOME_LOST)
     found = [name for name in labels_by_image(manifest) if name.startswith("line")]
     assert found == ["lineA/1.png", "lineA/deep/2.png", "lineB/4.png"]
     assert "image 7: its image is missing" in out and "image files that no annotation file lists; skipped" in out

@@ -25,7 +25,7 @@ from helpers.import_annotations import (
 )
 from helpers.organizing import assert_refused, content
 
-NORMAL = ("--unannotated", "normal")
+NORMAL = ("--unannotated", "normal", "--unmatched", "skip")
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ NAN = float("nan")
     [
         (coco_region(0, [[1, 2, NAN, 4, 5, 6]]), "not a finite number"),
         (coco_region(0, [[1, 2, 3, 4, 5]]), "neither a mask nor lists of x, y, x, y"),
-        (coco_region(0, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), "neither a mask nor lists of x, y, x, y: 1.0"),
+        (coco_region(0, [1.0, 2.0, 3.0, 4.0]), "neither a mask nor lists of x, y, x, y: 1.0"),
         (coco_region(0, "outline"), "neither a mask nor lists"),
         (coco_region(0, [[c for i in range(2000) for c in ((-1) ** i * 1e6, i)]]), "longer than that of anything"),
         (coco_region(0, RLE | {"counts": [100, 2299]}), "runs of 2399 pixels in a bitmap of 60x40"),
@@ -108,7 +108,6 @@ def test_a_region_without_area_does_not_make_an_image_clean(run, tmp_path, outli
         ({"id": 9}, "its image is None; expected a file name"),
         (coco_image(9, 5), "its image is 5; expected a file name"),
         (coco_image(9, "gone.png"), "its image 'gone.png' is not below"),
-        (coco_image(9, "a.png"), "a.png is annotated in"),
         (coco_image(9, "twice.png"), "'twice.png' could be"),
     ],
 )

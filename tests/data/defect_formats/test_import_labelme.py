@@ -152,7 +152,7 @@ def test_flags_of_the_image(run, source):
 
 
 def test_images_without_a_json_file(run, source):
-    photo(source / "e.png")
+    photo(source / "e.png", 60)
     manifest, out = run()
     assert "e.png" not in labels_by_image(manifest)
     assert f"{source / 'e.png'}: not annotated (--unannotated normal" in out

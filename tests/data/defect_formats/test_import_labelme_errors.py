@@ -78,7 +78,6 @@ def test_broken_files_are_named(run, source, text, reason):
         (labelme_shape(points="1,2"), "with points '1,2'"),
         (labelme_shape(kind="rectangle", points=SQUARE[:3]), "a rectangle of 3 points; expected 2"),
         (labelme_shape(kind="circle", points=SQUARE[:1]), "a circle of 1 points; expected 2"),
-        (labelme_shape(kind="cuboid"), "of unknown type 'cuboid'"),
         (labelme_shape(label=""), "a label that is empty"),
         (labelme_shape(label="x" * 200_000), "over 100 characters"),
         (labelme_shape(label="a\ud800"), "unprintable"),

@@ -163,10 +163,23 @@ def test_accents_written_in_two_ways(run, source, one, other):
 
 
 def test_one_image_annotated_twice(run, source):
-    write_labelme(source / "z.json", image="c.png")
+    """What is marked in either counts; a file that marks nothing takes nothing away."""
+    corner = [[40, 5], [55, 5], [55, 20], [40, 20]]
+    write_labelme(source / "z.json", labelme_shape("dent"), image="c.png")
+    write_labelme(source / "y.json", labelme_shape("dent", corner), image="a.png")
+    write_labelme(source / "x.json", image="b.png")
     manifest, out = run()
-    assert len(manifest) == 4
-    assert f"{source / 'z.json'}: its image {source / 'c.png'} is annotated in {source / 'c.json'} already" in out
+    assert labels_by_image(manifest) == {"a.png": "scratch", "b.png": "scratch", "c.png": "dent", "d.png": "normal"}
+    assert set(np.unique(mask_of(manifest, "a.png"))) == {0, 1, 2}
+    assert f"{source / 'a.png'}: 2 entries, 2 of them with annotations" in out
+
+
+def test_a_file_that_is_called_like_another_image_than_it_names(run, source):
+    """Copied files keep the imagePath of their original: neither image may count as clean for it."""
+    write_labelme(photo(source / "e.png", 60).with_suffix(".json"), labelme_shape(), image="c.png")
+    manifest, out = run("--unannotated", "normal")
+    assert "e.png" not in labels_by_image(manifest)
+    assert "its image is c.png by its imagePath, e.png by its own name: which?" in out
 
 
 @pytest.mark.parametrize("name", NAMES)

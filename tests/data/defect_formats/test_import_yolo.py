@@ -131,7 +131,7 @@ def test_images_without_a_label_file_are_not_annotated(source, imported):
     assert len(manifest) == 18
     assert "good00.png: not annotated" in out
     assert "bad03.txt" in out.partition("x label files without an image")[2]
-    manifest, _ = imported("yolo", source, "--unannotated", "normal", "--overwrite")
+    manifest, _ = imported("yolo", source, "--unannotated", "normal", "--unmatched", "skip", "--overwrite")
     assert len(manifest) == 19
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from dinov3.data.defect_formats.base import ImportOptions, ImportReport
 from dinov3.data.defect_formats.shapes import EmptyShapeError, ShapeError
-from dinov3.data.defect_formats.yolo import read_yolo, region
+from dinov3.data.defect_formats.yolo import read_yolo
+from dinov3.data.defect_formats.yolo_labels import region
 from dinov3.defect_errors import DefectError
 
 

@@ -80,7 +80,7 @@ def test_images_and_masks_in_one_folder(parts, organize, image, mask, given):
     for i in range(10):
         save(parts / "both" / "Imgs" / image.format(i), picture(i))
         save(parts / "both" / "Imgs" / mask.format(i), mask_of(i))
-        save(parts / "clean" / image.format(i), picture(i))
+        save(parts / "clean" / image.format(i), picture(50 + i))
         save(parts / "clean" / mask.format(i), mask_of(0) * 0)
     manifest, out = organize(bad="both", masks="both" if given else "", good="clean")
     assert len(manifest) == 20
