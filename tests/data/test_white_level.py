@@ -69,3 +69,13 @@ def test_images_of_another_range_are_named_not_read_dark_or_white(dataset: Path,
     (dataset / "dataset.json").write_text(json.dumps(info | {"white_level": 4000}), encoding="utf-8")
     status, _, err = script("prepare_defect_data", "check", dataset)
     assert status == 1 and "white_level 4000; expected one of 1023, 4095, 16383, 65535" in err
+
+
+def test_check_names_a_range_that_is_not_used(dataset: Path, script) -> None:
+    status, out, _ = script("prepare_defect_data", "check", dataset)
+    assert "unused_range" not in out
+    info = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))
+    for white, count in ((65535, 8), (1023, 8)):
+        (dataset / "dataset.json").write_text(json.dumps(info | {"white_level": white}), encoding="utf-8")
+        out = script("prepare_defect_data", "check", dataset)[1]
+        assert f"warning: unused_range: {count} " in out, out

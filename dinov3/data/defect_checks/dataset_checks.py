@@ -88,6 +88,19 @@ def duplicates(facts: list[Facts]) -> list[Finding]:
     ]
 
 
+def unused_range(manifest: Manifest, facts: list[Facts]) -> list[Finding]:
+    """16-bit images, if none uses more than a quarter of the range by which they are read, or one goes beyond it."""
+    deep = [(f, f.image.highest) for f in facts if f.image is not None and f.image.highest is not None]
+    most, white = max((highest for _, highest in deep), default=0), manifest.white_level
+    if not deep or white // 4 < most <= white:
+        return []
+    return [
+        Finding(f.name, (f"values up to {highest}; {white} is white", f"像素值最大为 {highest}，白色为 {white}"))
+        for f, highest in deep
+        if highest > white or most <= white
+    ]
+
+
 def orphans(manifest: Manifest, folder: str) -> list[Finding]:
     """Image files in ``images/`` or ``masks/`` that no row names."""
     columns = manifest.columns

@@ -137,16 +137,26 @@ EXPLANATIONS: dict[str, Explanation] = {
             "如果还有更大的区域，--fix 会去掉这些斑点。只有斑点的掩码由您判断。",
         ),
     ),
+    "unused_range": Explanation(
+        "亮度范围不符",
+        (
+            "16-bit files of a camera with 10, 12 or 14 bits are read as nearly black, or brighter values than white "
+            "are in them.",
+            "相机实际为 10、12 或 14 位，但文件为 16 位：读出的图像几乎全黑；或者像素值超过了白色。",
+        ),
+        (
+            "Organise again, which finds the range; or set white_level in dataset.json to 1023, 4095 or 16383 and "
+            "train anew.",
+            "重新整理数据集以确定范围；或将 dataset.json 的 white_level 设为 1023、4095 或 16383，再重新训练。",
+        ),
+    ),
     "blank_image": Explanation(
         "空白图像",
         (
             "All pixels are alike, as when the light was off or the lens covered.",
             "所有像素都相同，例如灯未打开或镜头被遮挡。",
         ),
-        (
-            "Take the photograph again, or remove the row.",
-            "重新拍摄，或删除该行。",
-        ),
+        ("Take the photograph again, or remove the row.", "重新拍摄，或删除该行。"),
     ),
     "split_leak": Explanation(
         "划分泄漏",
@@ -166,10 +176,7 @@ EXPLANATIONS: dict[str, Explanation] = {
             "The same picture under two labels: one of them is wrong, whatever the model answers.",
             "同一张图片有两个标签：无论模型如何回答，总有一个是错的。",
         ),
-        (
-            "Decide for one and remove the other row.",
-            "确定其中一个，删除另一行。",
-        ),
+        ("Decide for one and remove the other row.", "确定其中一个，删除另一行。"),
     ),
     "duplicate_image": Explanation(
         "重复图像",
@@ -223,10 +230,7 @@ EXPLANATIONS: dict[str, Explanation] = {
             "Images of another shape than the rest. Resizing to a square distorts them differently.",
             "与其他图像长宽比不同，缩放为正方形时变形不同。",
         ),
-        (
-            "Crop them like the others, or remove them.",
-            "按其他图像的方式裁剪，或者删除。",
-        ),
+        ("Crop them like the others, or remove them.", "按其他图像的方式裁剪，或者删除。"),
     ),
     "odd_channels": Explanation(
         "通道异常",
@@ -246,17 +250,11 @@ EXPLANATIONS: dict[str, Explanation] = {
             "Images of another bit depth than the rest; 16-bit images look dark if the camera fills 10 or 12 bits.",
             "与其他图像位深不同；如果相机只用 10 或 12 位，16 位图像会显得很暗。",
         ),
-        (
-            "Export all images alike.",
-            "以相同方式导出所有图像。",
-        ),
+        ("Export all images alike.", "以相同方式导出所有图像。"),
     ),
     "odd_brightness": Explanation(
         "亮度异常",
-        (
-            "Much darker or brighter than the rest.",
-            "比其他图像暗得多或亮得多。",
-        ),
+        ("Much darker or brighter than the rest.", "比其他图像暗得多或亮得多。"),
         (
             "Look whether light or exposure failed. If the line really varies so much, keep them.",
             "检查光源或曝光是否出错。如果产线亮度确实变化这么大，则予以保留。",
@@ -275,10 +273,7 @@ EXPLANATIONS: dict[str, Explanation] = {
     ),
     "class_imbalance": Explanation(
         "类别不均衡",
-        (
-            "Classes with less than a tenth of the images of the largest one.",
-            "图像数不足最大类别十分之一的类别。",
-        ),
+        ("Classes with less than a tenth of the images of the largest one.", "图像数不足最大类别十分之一的类别。"),
         (
             "Collect more of them; training can weigh classes, but not invent their variety.",
             "收集更多此类图像；训练可以给类别加权，但无法凭空增加多样性。",

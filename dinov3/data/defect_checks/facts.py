@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from dinov3.data.defect_files import JPEG_SUFFIXES
 from dinov3.data.defect_formats.masks import foreground
-from dinov3.data.defect_images import ImageReadError, open_image, to_rgb
+from dinov3.data.defect_images import ImageReadError, deep_values, open_image, to_rgb
 from dinov3.data.defect_manifest import UNKNOWN, Manifest
 from dinov3.data.defect_masks import IGNORE_INDEX, MASK_MODES, defect_pixels, is_own_palette
 
@@ -38,6 +38,7 @@ class ImageFacts:
     depth: str
     brightness: float  # mean, 0 to 255
     contrast: float  # standard deviation
+    highest: int | None  # value in a file of 16 bits per sample
     digest: bytes  # of the decoded pixels
 
 
@@ -99,7 +100,7 @@ def _examine_row(
     # Beside what open_image names, an odd mode may fail to convert (ValueError) or a header ask for all the memory.
     unusable = (ImageReadError, ValueError, OSError, MemoryError)
     try:
-        image = image_facts(open_image(root / name), white_level)
+        image = image_facts(root / name, white_level)
     except unusable as error:
         errors[0] = _reason(error, root / name)
     if mask_name:
@@ -119,8 +120,10 @@ def _reason(error: Exception, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ") or type(error).__name__
 
 
-def image_facts(image: Image.Image, white_level: int) -> ImageFacts:
-    """Facts of a decoded image."""
+def image_facts(path: Path, white_level: int) -> ImageFacts:
+    """Facts of an image file."""
+    image = open_image(path)
+    values = deep_values(path, image)
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
     rgb = to_rgb(image, white_level)
     light = np.asarray(rgb.convert("L"))
@@ -128,12 +131,13 @@ def image_facts(image: Image.Image, white_level: int) -> ImageFacts:
     grey = len(image.getbands()) == 1 and image.mode != "P" or all((pixels[..., i] == light).all() for i in range(3))
     transparent = "A" in image.getbands() or "transparency" in image.info
     return ImageFacts(
-        image.size,
-        ("grey" if grey else "colour") + (" with transparency" if transparent else ""),
-        "1 bit" if image.mode == "1" else "float" if image.mode == "F" else "16 bit or more" if deep else "8 bit",
-        float(light.mean()),
-        float(light.std()),
-        _digest(np.asarray(image) if deep else light if grey else pixels),
+        size=image.size,
+        channels=("grey" if grey else "colour") + (" with transparency" if transparent else ""),
+        depth="1 bit" if image.mode == "1" else "float" if image.mode == "F" else "16 bit or more" if deep else "8 bit",
+        brightness=float(light.mean()),
+        contrast=float(light.std()),
+        highest=None if values is None else int(values.max()),
+        digest=_digest(np.asarray(image) if deep else light if grey else pixels),
     )
 
 

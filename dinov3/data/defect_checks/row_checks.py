@@ -16,6 +16,7 @@ from dinov3.data.defect_checks.dataset_checks import (
     odd_images,
     orphans,
     small_defects,
+    unused_range,
 )
 from dinov3.data.defect_checks.explanations import Text
 from dinov3.data.defect_checks.facts import SPECK, Facts, examine
@@ -154,6 +155,7 @@ def judge(manifest: Manifest, facts: list[Facts], image_size: int) -> list[Issue
         _issue("split_leak", "error", *leaks(manifest, facts)),
         _issue("label_conflict", "error", *label_conflicts(facts)),
         _issue("duplicate_image", "warning", duplicates(facts)),
+        _issue("unused_range", "warning", unused_range(manifest, facts)),
         _issue("orphan_mask", "warning", orphans(manifest, "masks")),
         _issue("orphan_image", "warning", orphans(manifest, "images")),
         *(_issue(name, "warning", findings) for name, findings in odd_images(facts).items()),
