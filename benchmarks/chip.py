@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -28,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 from dinov3.defect_errors import run_script  # noqa: E402
 from dinov3.models.defect_device import Precision, resolve_device, resolve_precision  # noqa: E402
 
+Shape = Sequence[int]
 REQUIREMENTS = ROOT / "requirements-defect-detection.txt"
 
 
@@ -67,9 +69,18 @@ def synchronize(device: torch.device) -> None:
 def count_flop(call: Callable[[], object]) -> int:
     """Floating-point operations of the matrix products and convolutions in ``call``, backward passes in it included; a
     multiplication and an addition count as two. What is compiled runs uncompiled, as it would not show them else."""
-    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: convolution_backward})
+    with torch.compiler.set_stance("force_eager"), counter:
         call()
     return counter.get_total_flops()
+
+
+def convolution_backward(grad: Shape, images: Shape, kernel: Shape, *rest: Any, **more: Any) -> int:
+    """Operations of a convolution's backward pass, from the shapes of its tensors: those of the forward pass, once for
+    the gradient of each input that is asked for. torch's own formula ignores groups."""
+    is_transposed, wanted = rest[4], rest[7]
+    places = math.prod((images if is_transposed else grad)[2:])
+    return 2 * grad[0] * places * math.prod(kernel) * sum(wanted[:2])
 
 
 def driver() -> str:

@@ -108,9 +108,10 @@ def setting_up(place: Place) -> list[Part]:
 
 def it_works(place: Place) -> Part:
     """The tests that are marked so."""
-    command = [place.python, "-m", "pytest", "-m", "gpu", "--durations=8", str(ROOT / "tests/gpu")]
-    if importlib.util.find_spec("xdist") is not None and not place.dry_run:
-        command += ["--numprocesses", "4", "--dist", "worksteal"]
+    folders = [str(ROOT / "tests" / name) for name in ("gpu", "train", "benchmarks")]
+    command = [place.python, "-m", "pytest", "-vv", "-m", "gpu", "--durations=8", *folders]
+    if importlib.util.find_spec("xdist") is not None:
+        command += ["--numprocesses", str(min(CORES, 6)), "--dist", "worksteal"]
     return Part("works", "pytest -m gpu", lambda s, f: command, 120)
 
 
@@ -147,7 +148,7 @@ def speed(place: Place) -> list[Part]:
         inspection("inspection_vits", 40, "s"),
         inspection("inspection_vitl", 45, "l"),
         training("training_fp16", 40, "--mixed_precision fp16 --rows bare fine", "--rows bare"),
-        training("training_compiled", 110, compiled, "--compile --rows bare"),
+        training("training_compiled", 110, compiled, "--rows bare"),
         heads("head_cost_fp16", 30, "--batch_size 1 16 --mixed_precision fp16", "--mixed_precision bf16"),
         inspection("inspection_fp16", 40, "b", "--mixed_precision fp16", "--mixed_precision bf16"),
         inspection("inspection_compiled", 80, "b", "--compile"),

@@ -2,32 +2,58 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT
+from torch import nn
 
 from dinov3.defect_errors import DefectError
 
 sys.path.append(str(ROOT / "benchmarks"))
 
+import chip  # noqa: E402
+import training_report as report  # noqa: E402
 import training_speed as speed  # noqa: E402
-from training_runs import NotPossibleError  # noqa: E402
+from training_runs import BARE, FINE, FROZEN, NotPossibleError  # noqa: E402
 
 CPU = torch.device("cpu")
 TINY = "--device cpu --image_size 64 --batch_size 2 --rounds 2 --steps 1".split()
 SETTINGS = speed.build_parser().parse_args([*TINY, "--rounds", "3"])
 
 
-def test_a_tiny_run_prints_every_row(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tiny_run_prints_every_row(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)  # as if it were not installed
-    speed.main([*TINY, "--backbone", "efficientnet_lite0", "--decoder", "light", "--epochs", "1", "2", "3", "--table"])
+    speed.main(
+        [
+            *TINY,
+            "--backbone",
+            "efficientnet_lite0",
+            "--decoder",
+            "light",
+            "--epochs",
+            "1",
+            "2",
+            "3",
+            "--table",
+            "--json",
+            str(tmp_path / "rows.json"),
+        ]
+    )
     out = capsys.readouterr().out
-    for name in (speed.BARE, speed.FINE, speed.FROZEN):
-        assert float(re.search(rf"{name} +([\d.e+]+)  -\n", out)[1]) > 0, name
+    for name in (BARE, FINE, FROZEN):
+        assert float(re.search(rf"{name} +([\d.e+]+)  - +\d+%\n", out)[1]) > 0, name
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    # Forward and backward take three times the operations of the forward pass alone, but for the first layer's.
+    assert 2 * rows["frozen"]["flop_per_image"] < rows["fine"]["flop_per_image"] < 4 * rows["frozen"]["flop_per_image"]
+    assert all(0 < rows[name]["of_matrix_rate"] for name in ("bare", "fine", "frozen"))
     assert re.search(r"smp +- +- +not installed \(pip install segmentation-models-pytorch\)", out)
     assert re.search(r"fine-tuning / bare backbone: [\d.]+, (reached|missed) \(aim: at least 0.9\)", out)
     assert "fine-tuning / smp: not measured (aim: at least 1)" in out
@@ -35,6 +61,15 @@ def test_a_tiny_run_prints_every_row(capsys: pytest.CaptureFixture[str], monkeyp
     header, line, row = out.strip().splitlines()[-3:]
     assert header.count("|") == line.count("|") == row.count("|")
     assert row.startswith("| efficientnet_lite0, 64 px, batch 2 |")
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+def test_operations_are_counted_forward_and_backward(groups: int) -> None:
+    layer, images = nn.Conv2d(8, 16, 3, padding=1, groups=groups), torch.rand(2, 8, 10, 10, requires_grad=True)
+    forward = 2 * (2 * 16 * 10 * 10) * (8 // groups * 9)  # a multiplication and an addition for each kernel value
+    assert chip.count_flop(lambda: layer(images)) == forward
+    assert chip.count_flop(lambda: layer(images).sum().backward()) == 3 * forward
+    assert chip.count_flop(lambda: torch.compile(layer)(images)) == forward
 
 
 def test_smp_is_measured_on_a_vit(capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,7 +100,7 @@ def test_running_out_of_memory_loses_only_that_row() -> None:
     rows = speed.measure(build | {"fits": lambda: counts("fits", math.inf)}, SETTINGS, CPU)
     assert [rows[name].note for name in rows] == ["out of memory", "out of memory", "no such pair", ""]
     assert [len(rows[name].rates) for name in rows] == [0, 0, 0, 3]
-    assert turns == {"fits": 1 + 3, "late": 3}
+    assert turns == {"fits": 2 + 3, "late": 3}  # to warm up, to count, and the rounds
 
 
 def test_other_errors_are_not_hidden() -> None:
@@ -77,11 +112,11 @@ def test_other_errors_are_not_hidden() -> None:
 
 
 def test_ratios_are_taken_within_rounds_and_the_schedule_adds_up() -> None:
-    rows = {speed.FINE: speed.Row(rates=[10.0, 20.0, 5.0]), speed.FROZEN: speed.Row(rates=[30.0, 40.0, 20.0])}
-    assert speed.ratio(rows, speed.FROZEN, speed.FINE) == 3.0  # of 3, 2 and 4
+    rows = {FINE: report.Row(rates=[10.0, 20.0, 5.0]), FROZEN: report.Row(rates=[30.0, 40.0, 20.0])}
+    assert report.ratio(rows, FROZEN, FINE) == 3.0  # of 3, 2 and 4
     # 3 epochs of 3,000 images at 30 a second, and 5 at 10: 300 s and 1,500 s.
-    assert speed.hours(rows, 3000, (3, 4, 1)) == pytest.approx(1800 / 3600)
-    assert speed.hours({speed.FINE: speed.Row(), speed.FROZEN: speed.Row()}, 3000, (3, 4, 1)) is None
+    assert report.hours(rows, 3000, (3, 4, 1)) == pytest.approx(1800 / 3600)
+    assert report.hours({FINE: report.Row(), FROZEN: report.Row()}, 3000, (3, 4, 1)) is None
 
 
 def test_the_reference_settings_are_measured_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,6 +132,7 @@ def test_a_wrong_reference_says_what_is_expected() -> None:
         speed.main(["--reference", "dinov3_vitt16", "--device", "cpu"])
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="memory is counted on CUDA devices only")
 def test_memory_is_compared_with_the_budget(capsys: pytest.CaptureFixture[str]) -> None:
     settings = ["dinov3_vitt16:2:8", "dinov3_vitt16:2:0.001"]

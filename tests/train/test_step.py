@@ -211,6 +211,7 @@ def test_what_is_agreed_on_late_is_done_once(alone) -> None:
     assert Agreement(CPU, asynchronous=False).reach([15, 0]) == [15, 0]
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only a CUDA device can tell when the host waits for it")
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_an_epoch_never_waits_for_the_device(accumulate: int) -> None:
