@@ -21,10 +21,10 @@ from dinov3.data.defect_transforms import Normalization  # noqa: E402
 from dinov3.defect_evaluation.evaluate import to_device  # noqa: E402
 from dinov3.models.defect_backbone import _is_vit, _look_up, build_backbone  # noqa: E402
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss  # noqa: E402
-from dinov3.models.defect_device import Precision  # noqa: E402
+from dinov3.models.defect_device import Precision, compile_model  # noqa: E402
 from dinov3.models.defect_layers import checkpoint_activations  # noqa: E402
 from dinov3.train.defect_ema import ModelEma  # noqa: E402
-from dinov3.train.defect_finetune import LARGE, compile_model, prepare_backbone  # noqa: E402
+from dinov3.train.defect_finetune import LARGE, prepare_backbone  # noqa: E402
 from dinov3.train.defect_guardrails import LossGuard  # noqa: E402
 from dinov3.train.defect_meter import EpochProgress  # noqa: E402
 from dinov3.train.defect_optim import build_lr_scheduler, build_optimizer  # noqa: E402

@@ -34,7 +34,7 @@ from dinov3.models.defect_classifier import (
     DynamicWeightScheduler,
     MultiTaskLoss,
 )
-from dinov3.models.defect_device import add_device_flags, resolve_device, resolve_precision
+from dinov3.models.defect_device import add_device_flags, compile_model, resolve_device, resolve_precision
 from dinov3.train.defect_checkpointer import BEST
 from dinov3.train.defect_data import (
     balanced_weights,
@@ -43,7 +43,7 @@ from dinov3.train.defect_data import (
     print_summary,
     usable_split,
 )
-from dinov3.train.defect_finetune import add_finetuning_flags, compile_model, memory_demand, prepare_backbone
+from dinov3.train.defect_finetune import add_finetuning_flags, memory_demand, prepare_backbone
 from dinov3.train.defect_fsdp import is_to_shard
 from dinov3.train.defect_guardrails import WATCHABLE, EarlyStopping
 from dinov3.train.defect_memory import explain_out_of_memory, find_batch_size

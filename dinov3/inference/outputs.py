@@ -21,7 +21,7 @@ import numpy as np
 from dinov3.data.defect_images import ImageReadError
 from dinov3.data.defect_masks import write_mask
 from dinov3.defect_errors import DefectError
-from dinov3.inference.predictor import Prediction
+from dinov3.inference.prediction import Prediction
 from dinov3.inference.records import (
     Record,
     columns,

@@ -21,7 +21,9 @@ from dinov3.data.defect_dataset import start_worker, usable_workers
 from dinov3.data.defect_images import ImageReadError, read_for_size
 from dinov3.data.defect_transforms import eval_transform
 from dinov3.defect_errors import NotFiniteError
-from dinov3.inference.predictor import DefectPredictor, Prediction, resize_image
+from dinov3.inference.prediction import Prediction
+from dinov3.inference.predictor import DefectPredictor
+from dinov3.inference.preprocess import resize_image
 
 DISPLAY_SIZE = 640  # longest side, in pixels, of the copy kept for pictures
 PIXELS_IN_FLIGHT = 200_000_000  # of original images whose masks are being made or wait to be taken

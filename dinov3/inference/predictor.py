@@ -3,60 +3,29 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from dinov3.data.defect_dataset import as_tensor
-from dinov3.data.defect_images import FULL_RANGE, read_for_size, to_rgb
+from dinov3.data.defect_images import FULL_RANGE
 from dinov3.data.defect_tiles import Tiling
 from dinov3.data.defect_transforms import Normalization, eval_transform
 from dinov3.defect_errors import DefectError
 from dinov3.defect_evaluation.thresholds import Thresholds, expect_finite
-from dinov3.inference.reasons import Cause, reason_text
+from dinov3.inference.network_output import Clock, NetworkOutput, TilesOutput, to_host
+from dinov3.inference.prediction import Prediction
+from dinov3.inference.preprocess import load_input, resize_image
 from dinov3.inference.regions import Region, find_regions
 from dinov3.inference.rules import Rules
 from dinov3.inference.verdict import NovelPlace, OnDisagreement, decide
 from dinov3.models.defect_checkpoint import load_checkpoint, restore_model
-from dinov3.models.defect_device import resolve_device, resolve_precision
+from dinov3.models.defect_device import compile_model, resolve_device, resolve_precision
 from dinov3.models.defect_fuse_bn import fold_batch_norms
 from dinov3.models.defect_sliding_window import slide_window
-from dinov3.train.defect_finetune import compile_model
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model, and the rules if there are any, say of one image."""
-
-    verdict: str  # accept, review or reject
-    predicted_class: str  # normal if accepted, else the likeliest defect class
-    probabilities: dict[str, float]  # per class, calibrated, adding up to 1
-    defect_probability: float  # 1 minus the probability of normal
-    threshold: float  # from which on the classifier rejects
-    mask: np.ndarray  # (H, W) uint8 at original size: 0, or the mask class
-    attention: np.ndarray  # (h, w) float32: the classifier's pooling weights, which add up to 1
-    regions: list[Region]  # largest first
-    milliseconds: float  # network and post-processing, its share of the batch
-    decided_by: list[Cause] = field(default_factory=list)  # what decided, with its numbers: dinov3.inference.reasons
-    disagrees: bool = False  # whether the mask contradicts the classifier
-    review_threshold: float | None = None  # from which on a person is to look; None: no such band
-    novel: NovelPlace | None = None  # of a model calibrated with --novelty
-
-    @property
-    def reason(self) -> str:
-        """What decided, such as ``defect probability 0.93 >= 0.41``."""
-        return reason_text(self.decided_by)
-
-    @property
-    def mask_area_fraction(self) -> float:
-        """Share of the image's pixels that are marked as defect, 0 to 1."""
-        return cv2.countNonZero(self.mask) / self.mask.size
 
 
 class DefectPredictor:
@@ -75,7 +44,7 @@ class DefectPredictor:
         threshold, mask_threshold: in place of the checkpoint's.
         rules: limits that images must keep to besides.
         mm_per_pixel: the size of a pixel, for limits in millimetres.
-        min_region_area: regions of fewer pixels are left out.
+        min_region_area: regions of fewer pixels are ignored.
         on_disagreement: what becomes of an image whose mask contradicts the classifier, see
             :func:`~dinov3.inference.verdict.decide`.
         compile: have the network compiled at its first batch.
@@ -159,10 +128,11 @@ class DefectPredictor:
             return self([image])[0]
         if not image:
             return []
-        arrays, sizes = zip(*(_as_array(item, self.decode_size, self.white_level) for item in image), strict=True)
+        opened = [load_input(item, self.decode_size, self.white_level) for item in image]
         if self.tiling is not None:
-            return [self.predict_tiles(array) for array in arrays]
-        return self.predict_batch(torch.stack([resize_image(self.resize, array) for array in arrays]), list(sizes))
+            return [self.predict_tiles(one.pixels) for one in opened]
+        images = torch.stack([resize_image(self.resize, one.pixels) for one in opened])
+        return self.predict_batch(images, [one.size for one in opened])
 
     def predict_batch(self, images: Tensor, sizes: list[tuple[int, int]]) -> list[Prediction]:
         """Predict (B, 3, S, S) uint8 images that were resized from ``sizes`` (height, width)."""
@@ -172,18 +142,20 @@ class DefectPredictor:
     @torch.inference_mode()
     def run_network(self, images: Tensor) -> NetworkOutput:
         """Start the network on (B, 3, S, S) uint8 images; on CUDA this returns before it is done."""
-        clock = _Clock(self.device)
+        clock = Clock(self.device)
         with self.precision.autocast():
             outputs = self.model(self.normalization(images.to(self.device, non_blocking=True)), return_attention=True)
-        values = (
-            self.thresholds.calibrated(outputs["classification"].float().softmax(1)),
-            outputs["segmentation"].float().sigmoid(),
-            outputs["attention_map"].float(),
+        novelty = outputs["novelty"].flatten(1).max(1) if "novelty" in outputs else None
+        output = NetworkOutput(
+            clock,
+            class_prob=to_host(self.thresholds.calibrated(outputs["classification"].float().softmax(1))),
+            mask_prob=to_host(outputs["segmentation"].float().sigmoid()),
+            attention=to_host(outputs["attention_map"].float()),
+            novelty=None if novelty is None else to_host(novelty.values),
+            novel_place=None if novelty is None else to_host(novelty.indices),
         )
-        if "novelty" in outputs:  # (B, 2): the largest value, and its place in the flattened map
-            values += (torch.stack(outputs["novelty"].flatten(1).max(1), dim=1),)
-        on_host = [_to_host(value) for value in values]
-        return NetworkOutput(clock.stop(len(images)), *on_host)
+        clock.stop(len(images))
+        return output
 
     def finish(self, output: NetworkOutput, index: int, size: tuple[int, int]) -> Prediction:
         """What one image of a batch comes to, at its original ``size`` (height, width); for any thread."""
@@ -194,9 +166,10 @@ class DefectPredictor:
         mask, regions = (np.zeros(size, np.uint8), []) if found is None else self._mask_and_regions(*found)
         seconds = share + time.perf_counter() - start
         class_prob, attention = output.class_prob[index].numpy(), output.attention[index, 0].numpy()
-        novel = (
-            None if output.novelty is None else NovelPlace.of(*output.novelty[index].tolist(), self.image_size, size)
-        )
+        novel = None
+        if output.novelty is not None:
+            deviations, place = output.novelty[index].item(), int(output.novel_place[index])
+            novel = NovelPlace.of(deviations, place, side=self.image_size, size=size)
         return self._prediction(class_prob, mask, regions, attention, seconds, novel)
 
     def predict_tiles(self, image: np.ndarray, batch_size: int = 16) -> Prediction:
@@ -215,9 +188,13 @@ class DefectPredictor:
             precision=self.precision,
             normalization=self.normalization,
         )
-        class_prob = self.thresholds.calibrated(output.class_prob).numpy()
-        peak, channel, attention = (t.numpy() for t in (output.mask_prob, output.mask_channel, output.attention))
-        return TilesOutput(class_prob, peak, channel, attention, time.perf_counter() - start)
+        return TilesOutput(
+            class_prob=self.thresholds.calibrated(output.class_prob).numpy(),
+            peak=output.mask_prob.numpy(),
+            channel=output.mask_channel.numpy(),
+            attention=output.attention.numpy(),
+            seconds=time.perf_counter() - start,
+        )
 
     def finish_tiles(self, output: TilesOutput) -> Prediction:
         """What an image comes to; for any thread."""
@@ -229,7 +206,7 @@ class DefectPredictor:
 
     def _enlarge(self, mask_prob: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
         """The strongest channel's probability (H, W) at ``size``, and which channel that is, of (S, h, w); channels
-        that nowhere reach the mask threshold are left out, and if all are, as in most clean images, there is None."""
+        that nowhere reach the mask threshold are skipped, and if all are, as in most clean images, there is None."""
         peak, channel = None, np.broadcast_to(np.uint8(0), size)
         for number, prob in enumerate(mask_prob):
             if prob.max() < self.thresholds.mask:  # nor does what is interpolated from it
@@ -274,82 +251,3 @@ class DefectPredictor:
             review_threshold=self.thresholds.review,
             novel=novel,
         )
-
-
-@dataclass(frozen=True)
-class NetworkOutput:
-    """What the network says of a batch, on its way to the CPU: valid after ``clock.wait()``."""
-
-    clock: _Clock
-    class_prob: Tensor  # (B, K), calibrated
-    mask_prob: Tensor  # (B, S, h, w) at the network's input size
-    attention: Tensor  # (B, 1, h', w')
-    novelty: Tensor | None = None  # (B, 2): the largest deviation, and where in the flattened (h, w)
-
-
-@dataclass(frozen=True)
-class TilesOutput:
-    """What the network says of one image by tiles."""
-
-    class_prob: np.ndarray  # (K,), calibrated
-    peak: np.ndarray  # (H, W) float32, the strongest mask channel's probability
-    channel: np.ndarray  # (H, W) uint8, which one
-    attention: np.ndarray  # (h, w) float32
-    seconds: float
-
-
-class _Clock:
-    """When a batch is done, and how long the device took."""
-
-    def __init__(self, device: torch.device):
-        self.cuda = device.type == "cuda"
-        self.device, self.start = device, self._now()
-
-    def _now(self) -> Any:
-        if not self.cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True, blocking=True)
-        event.record(torch.cuda.current_stream(self.device))
-        return event
-
-    def stop(self, images: int) -> _Clock:
-        self.end, self.images = self._now(), images
-        return self
-
-    def wait(self) -> float:
-        """Wait until the batch is done; seconds per image."""
-        if not self.cuda:
-            return (self.end - self.start) / self.images
-        self.end.synchronize()
-        return self.start.elapsed_time(self.end) / 1000 / self.images
-
-
-def _to_host(value: Tensor) -> Tensor:
-    """To the CPU; from CUDA without waiting, into page-locked memory, which alone can be written meanwhile."""
-    if not value.is_cuda:
-        return value.cpu()
-    return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
-
-
-def _as_array(image: Any, decode_size: int | None, white_level: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Any accepted image as (H, W, 3) uint8 RGB, and its full (height, width); files as :func:`read_for_size` does."""
-    if isinstance(image, (str, Path)):
-        return read_for_size(image, decode_size, white_level)
-    if isinstance(image, Image.Image):
-        image = ImageOps.exif_transpose(image)  # as from a path
-        return np.asarray(to_rgb(image, white_level)), (image.height, image.width)
-    if isinstance(image, Tensor):
-        image = image.permute(1, 2, 0).cpu().numpy() if image.ndim == 3 else image.cpu().numpy()
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3) or not image.size:
-        kind = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise TypeError(
-            f"image is a {kind}; expected a path, a PIL image, or a uint8 array (H, W, 3) or tensor (3, H, W)"
-        )
-    if image.shape[2:] == (1,):
-        image = image[..., 0]
-    return np.asarray(to_rgb(Image.fromarray(np.ascontiguousarray(image)))), image.shape[:2]
-
-
-def resize_image(resize: torch.nn.Module, array: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8 to (3, S, S) uint8, exactly as in validation."""
-    return resize(as_tensor(array).permute(2, 0, 1))

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dinov3.inference.predictor import Prediction
+from dinov3.inference.prediction import Prediction
 from dinov3.inference.regions import region_record
 
 Record = dict[str, Any]

@@ -57,7 +57,7 @@ def find_regions(
         channel: (H, W) integers, which channel that is.
         mask_classes: name of each channel.
         mask_threshold: probability from which on a pixel is defect.
-        min_area: regions of fewer pixels are left out, of the mask too.
+        min_area: regions of fewer pixels are ignored, and erased from the mask.
         keep: (H, W) bool, the pixels that count (:meth:`~dinov3.inference.rules.Rules.keep`); None: all.
 
     Returns:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -13,6 +12,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from dinov3.defect_errors import DefectError
+from dinov3.inference.config import InspectConfig
 from dinov3.inference.records import picture_name, read_records
 from dinov3.inference.reports.inspection import is_report
 
@@ -25,14 +25,14 @@ DECISIVE = (
 ).split()
 
 
-def describe_run(args: argparse.Namespace) -> dict[str, Any]:
-    """What the results of these flags depend on, as ``run.json`` has it."""
-    source = (args.image or args.image_dir).resolve()
+def describe_run(config: InspectConfig) -> dict[str, Any]:
+    """What the results depend on, as ``run.json`` has it."""
+    source = (config.image or config.image_dir).resolve()
     return {
-        "--checkpoint": _fingerprint(args.checkpoint),
-        "--image" if args.image else "--image_dir": str(source),
-        "--rules": _fingerprint(args.rules) if args.rules else None,
-        **{f"--{name}": getattr(args, name) for name in DECISIVE},
+        "--checkpoint": _fingerprint(config.checkpoint),
+        "--image" if config.image else "--image_dir": str(source),
+        "--rules": _fingerprint(config.rules) if config.rules else None,
+        **{f"--{name}": getattr(config, name) for name in DECISIVE},
     }
 
 

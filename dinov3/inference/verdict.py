@@ -28,9 +28,9 @@ class NovelPlace:
     y: int
 
     @classmethod
-    def of(cls, deviations: float, place: float, side: int, size: tuple[int, int]) -> NovelPlace:
+    def of(cls, deviations: float, place: int, side: int, size: tuple[int, int]) -> NovelPlace:
         """At ``place`` in the flattened map, ``side`` squared, of an image of ``size`` (height, width)."""
-        row, column = divmod(int(place), side)
+        row, column = divmod(place, side)
         return cls(round(deviations, 2), int((column + 0.5) / side * size[1]), int((row + 0.5) / side * size[0]))
 
     @property

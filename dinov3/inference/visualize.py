@@ -22,7 +22,7 @@ from dinov3.data.defect_drawing import (
 )
 
 if TYPE_CHECKING:
-    from dinov3.inference.predictor import Prediction
+    from dinov3.inference.prediction import Prediction
     from dinov3.inference.verdict import NovelPlace
 
 

@@ -8,13 +8,20 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from dinov3.data.defect_files import IMAGE_SUFFIXES
 
 LOOKED_AT_AGAIN = 2000  # inspected files per look whether they have been rewritten
 SHARE_OF_TIME = 0.05  # spent on looking, at most
 
-State = tuple[int, int, int]  # size, time of the last write, inode: a file of another state is another image
+
+class State(NamedTuple):
+    """A file of another state is another image."""
+
+    size: int
+    written: int  # time of the last write, in nanoseconds
+    inode: int
 
 
 @dataclass
@@ -34,12 +41,12 @@ class FolderWatcher:
     that is rewritten or replaced later is a new image under an old name.
 
     Args:
-        folder: searched with its subfolders, which may come and go; hidden files and links to folders are left out.
+        folder: searched with its subfolders, which may come and go; hidden files and links to folders are skipped.
             Images of a folder that cannot be listed for a while are no new ones when it is back.
         settled: seconds without a change after which a file is tried.
         patience: seconds without a change after which an unreadable file is taken as it is.
         done: names, relative to ``folder`` and ``/``-separated, that are inspected already.
-        skip: a folder below to leave out, such as that of the results.
+        skip: a folder below to skip, such as that of the results.
     """
 
     def __init__(
@@ -73,7 +80,7 @@ class FolderWatcher:
                 seen = self._waiting[name] = _Seen(state, now)
             complete = complete or now - seen.since >= self.settled
             if complete and (not seen.tried or now - seen.since >= self.patience):
-                ready.append((state[1], name))
+                ready.append((state.written, name))
         # What is inspected stays so while its folder is away; what was still being written then rests anew after it.
         for forgotten, kept in ((self._waiting, ()), (self._done, tuple(unlisted))):
             for name in [name for name in forgotten if name not in present and not name.startswith(kept)]:
@@ -81,14 +88,14 @@ class FolderWatcher:
         self._look_for_rewritten(now)
         return [self.folder / name for _, name in sorted(ready)]
 
-    def settle(self, path: Path, readable: bool) -> bool:
+    def finish(self, path: Path, readable: bool) -> bool:
         """Say how the inspection of a file from :meth:`look` went; whether its outcome counts. Else it is gone, or
         may be unfinished and comes again."""
         name = path.relative_to(self.folder).as_posix()
         seen = self._waiting.get(name)
         if seen is None or not os.path.lexists(path):
             return False
-        if not readable and time.time() - max(seen.since, seen.state[1] / 1e9) < self.patience:
+        if not readable and time.time() - max(seen.since, seen.state.written / 1e9) < self.patience:
             seen.tried = True
             return False
         del self._waiting[name]
@@ -122,7 +129,7 @@ class FolderWatcher:
             return None, False
         # Writing sets both times; a rename, or whatever restores the first one when a copy is done, the second alone.
         renamed = os.name != "nt" and facts.st_ctime_ns > facts.st_mtime_ns
-        return (facts.st_size, facts.st_mtime_ns, facts.st_ino), renamed or now - facts.st_mtime >= self.patience
+        return State(facts.st_size, facts.st_mtime_ns, facts.st_ino), renamed or now - facts.st_mtime >= self.patience
 
     def _look_for_rewritten(self, now: float) -> None:
         """Forget inspected files that have changed since; some at each look, in turn, as there may be very many."""

@@ -1,4 +1,4 @@
-"""Which device to run on, and in which precision."""
+"""Which device to run on, in which precision, and compiled or not."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+from torch import nn
 
 from dinov3.defect_errors import DefectError
 
@@ -84,3 +85,20 @@ def resolve_precision(name: PrecisionName, device: torch.device) -> Precision:
     if name == "tf32" and device.type != "cuda":
         raise DefectError(f"--mixed_precision tf32: only CUDA devices have it, not {device.type}; use auto or off")
     return Precision(device, {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": None, "off": None}[name])
+
+
+def compile_model(model: nn.Module, device: torch.device) -> None:
+    """Have ``model`` compiled at its first call; names and weights stay as they are.
+
+    Raises:
+        DefectError: torch.compile does not work here.
+    """
+    try:
+        torch.compile(torch.sin)(torch.zeros(2, device=device))
+    except Exception as error:  # the compilers behind it share no base class
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DefectError(
+            f"--compile: torch.compile does not work here ({reason}); it needs a C++ compiler, and on CUDA "
+            "Triton. Install what is missing (apt install g++), or leave --compile out"
+        ) from None
+    model.compile()

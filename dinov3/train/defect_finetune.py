@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-import torch
-from torch import nn
-
 from dinov3.defect_cli import below_one, fraction, non_negative_int, positive_int
 from dinov3.defect_errors import DefectError
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
@@ -98,23 +95,6 @@ def backbone_rates(is_vit: bool, is_pretrained: bool) -> tuple[float, float]:
     batch 16). Random weights have nothing to forget. A fifth for a ConvNet: benchmarks/accuracy.py, on unseen parts.
     """
     return 0.1 if is_vit else 0.2 if is_pretrained else 0.5, 0.8 if is_vit and is_pretrained else 1.0
-
-
-def compile_model(model: nn.Module, device: torch.device) -> None:
-    """Have ``model`` compiled at its first call; names and weights stay as they are.
-
-    Raises:
-        DefectError: torch.compile does not work here.
-    """
-    try:
-        torch.compile(torch.sin)(torch.zeros(2, device=device))
-    except Exception as error:  # the compilers behind it share no base class
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DefectError(
-            f"--compile: torch.compile does not work here ({reason}); it needs a C++ compiler, and on CUDA "
-            "Triton. Install what is missing (apt install g++), or leave --compile out"
-        ) from None
-    model.compile()
 
 
 def memory_demand(model: AttentionGuidedDefectClassifier, args: argparse.Namespace, autocast: bool) -> Demand:

@@ -15,7 +15,8 @@ from PIL import Image
 
 from dinov3.data.defect_images import read_image
 from dinov3.data.defect_manifest import Manifest
-from dinov3.inference.predictor import DefectPredictor, resize_image
+from dinov3.inference.predictor import DefectPredictor
+from dinov3.inference.preprocess import resize_image
 from dinov3.models.defect_checkpoint import load_checkpoint, save_checkpoint
 from dinov3.models.defect_novelty import Novelty
 

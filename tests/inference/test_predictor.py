@@ -19,7 +19,9 @@ from PIL import Image
 from dinov3.data.defect_images import ImageReadError
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_masks import read_mask
-from dinov3.inference.predictor import DefectPredictor, Prediction, Region
+from dinov3.inference.prediction import Prediction
+from dinov3.inference.predictor import DefectPredictor
+from dinov3.inference.regions import Region
 from dinov3.inference.visualize import draw_panels
 
 

@@ -45,7 +45,7 @@ def test_a_file_counts_once_it_rests(folder: Path, image: Path) -> None:
             time.sleep(0.05)
     time.sleep(0.2)
     assert names(watcher.look()) == ["a.png"]
-    assert watcher.settle(folder / "a.png", readable=True)
+    assert watcher.finish(folder / "a.png", readable=True)
     assert watcher.look() == []
 
 
@@ -62,14 +62,14 @@ def test_a_file_that_is_renamed_in_counts_at_once(folder: Path, image: Path) -> 
 def test_an_unreadable_file_may_be_unfinished(folder: Path, image: Path) -> None:
     watcher, path = FolderWatcher(folder, settled=0, patience=0.4), folder / "a.png"
     path.write_bytes(image.read_bytes()[:100])
-    assert names(watcher.look()) == ["a.png"] and not watcher.settle(path, readable=False)
+    assert names(watcher.look()) == ["a.png"] and not watcher.finish(path, readable=False)
     assert watcher.look() == []  # nothing has changed
     path.write_bytes(image.read_bytes())  # the camera goes on
-    assert names(watcher.look()) == ["a.png"] and watcher.settle(path, readable=True)
+    assert names(watcher.look()) == ["a.png"] and watcher.finish(path, readable=True)
     path.write_bytes(b"broken for good")
     outcomes = []
     for _ in range(100):
-        outcomes += [watcher.settle(found, readable=False) for found in watcher.look()]
+        outcomes += [watcher.finish(found, readable=False) for found in watcher.look()]
         if True in outcomes:
             break
         time.sleep(0.02)
@@ -85,7 +85,7 @@ def test_files_and_folders_come_and_go(folder: Path, image: Path, tmp_path: Path
     found = watcher.look()
     assert sorted(names(found)) == ["deep.png", "gone.png", "new.png"]
     (folder / "gone.png").unlink()
-    assert {path.name for path in found if watcher.settle(path, readable=True)} == {"deep.png", "new.png"}
+    assert {path.name for path in found if watcher.finish(path, readable=True)} == {"deep.png", "new.png"}
     shutil.rmtree(folder / "line2")
     folder.rename(tmp_path / "away")
     assert watcher.look() == []
@@ -99,7 +99,7 @@ def test_a_folder_that_is_away_for_a_while_holds_no_new_images(
     for name in ("resumed.png", "gone.png", "line2/deep.png", "line2/gone.png"):
         shutil.copy(image, folder / name)
     watcher = FolderWatcher(folder, settled=0, done=["resumed.png"])
-    assert all(watcher.settle(path, readable=True) for path in watcher.look())
+    assert all(watcher.finish(path, readable=True) for path in watcher.look())
 
     def refuse(path: Path | str, scandir=os.scandir):
         if Path(path) == folder / "line2":
@@ -126,7 +126,7 @@ def test_a_rewritten_or_replaced_file_is_a_new_image(folder: Path, image: Path) 
     shutil.copy(image, path)
     for number in range(3):
         ready = watcher.look() or watcher.look()
-        assert ready == [path] and watcher.settle(path, readable=True), number
+        assert ready == [path] and watcher.finish(path, readable=True), number
         assert watcher.look() == []
         time.sleep(0.02)
         if number:

@@ -22,10 +22,9 @@ from dinov3.defect_distributed import AsyncScalar
 from dinov3.defect_errors import DefectError
 from dinov3.models.defect_checkpoint import load_checkpoint
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
-from dinov3.models.defect_device import resolve_precision
+from dinov3.models.defect_device import compile_model, resolve_precision
 from dinov3.models.defect_lora import add_lora, merged_state
 from dinov3.train.defect_ema import ModelEma
-from dinov3.train.defect_finetune import compile_model
 from dinov3.train.defect_guardrails import LossGuard
 from dinov3.train.defect_meter import EpochProgress
 from dinov3.train.defect_optim import build_lr_scheduler
