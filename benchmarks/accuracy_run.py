@@ -22,7 +22,7 @@ from dinov3.defect_evaluation.novelty import fit_novelty
 from dinov3.models.defect_checkpoint import load_checkpoint
 from dinov3.models.defect_classifier import DynamicWeightScheduler, MultiTaskLoss
 from dinov3.models.defect_device import Precision, resolve_device, resolve_precision
-from dinov3.models.defect_tta import FlipAveraged
+from dinov3.models.defect_tta import FlipAugmented
 from dinov3.train.defect_data import enough_masks
 from dinov3.train.defect_finetune import backbone_rates
 from dinov3.train.train_defect_classifier import TrainingOptions, fit
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, variant: Variant, data: Manifest, folder: Path
         save_dir = folder / f"stage{number + 1}"
         train_stage(args, variant, number, epochs, model, data, save_dir, seed, precision, normalization)
     content = load_checkpoint(save_dir / "last.pth")  # the model as it now is: what is best on few parts is partly luck
-    score_all(args, FlipAveraged(model), data, content, folder, "_flips", precision, normalization)
+    score_all(args, FlipAugmented(model), data, content, folder, "_flips", precision, normalization)
     if not variant.peer:
         score_novelty(args, model, data, content, folder, precision, normalization)
     score_all(args, model, data, content, folder, "", precision, normalization)

@@ -35,7 +35,7 @@ from dinov3.inference.predictor import DefectPredictor  # noqa: E402
 from dinov3.models.defect_backbone import build_backbone  # noqa: E402
 from dinov3.models.defect_checkpoint import load_checkpoint  # noqa: E402
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier  # noqa: E402
-from dinov3.models.defect_fuse_bn import fold_batch_norms  # noqa: E402
+from dinov3.models.defect_fuse_bn import fuse_batch_norms  # noqa: E402
 from dinov3.train.defect_signals import StopSignals  # noqa: E402
 
 AIM_CUDA, AIM_CPU = 0.90, 0.85
@@ -106,7 +106,7 @@ def open_model(args: argparse.Namespace) -> DefectPredictor:
         "thresholds": {"classification": 0.5, "mask": 0.5},
     }
     model = AttentionGuidedDefectClassifier(backbone, backbone.embed_dim).eval()
-    fold_batch_norms(model, args.image_size)
+    fuse_batch_norms(model, args.image_size)
     return DefectPredictor(model, content, **options)
 
 

@@ -19,7 +19,7 @@ import train_defect_model  # noqa: E402
 
 from dinov3.data.defect_transforms import Normalization  # noqa: E402
 from dinov3.defect_evaluation.evaluate import to_device  # noqa: E402
-from dinov3.models.defect_backbone import _is_vit, _look_up, build_backbone  # noqa: E402
+from dinov3.models.defect_backbone import build_backbone, find_network, is_vit  # noqa: E402
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss  # noqa: E402
 from dinov3.models.defect_device import Precision, compile_model  # noqa: E402
 from dinov3.models.defect_layers import checkpoint_activations  # noqa: E402
@@ -173,8 +173,8 @@ def smp_model(backbone: str) -> nn.Module:
         import segmentation_models_pytorch as smp
     except ModuleNotFoundError:
         raise NotPossibleError("not installed (pip install segmentation-models-pytorch)") from None
-    network, options = _look_up(backbone)
-    build = smp.DPT if _is_vit(network) else smp.Unet
+    network, options = find_network(backbone)
+    build = smp.DPT if is_vit(network) else smp.Unet
     heads = {"classes": 1, "aux_params": {"classes": 2, "dropout": 0.2}}
     trial = torch.zeros(1, 3, 4 * SMP_MULTIPLE, 4 * SMP_MULTIPLE)
     try:

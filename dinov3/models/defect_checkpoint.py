@@ -21,7 +21,7 @@ from dinov3.models.defect_checkpoint_fields import check_fields, not_finite
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
 from dinov3.models.defect_novelty import Novelty
 from dinov3.models.defect_torch_files import read_torch_file
-from dinov3.models.defect_tta import FlipAveraged
+from dinov3.models.defect_tta import FlipAugmented
 
 FORMAT_VERSION = 1
 KIND = "dinov3-defect-classifier"
@@ -172,7 +172,7 @@ def restore_model(content: dict[str, Any], source: Path | str, dinov3_repo: Path
     if content.get("novelty") is not None:
         model.novelty = Novelty(len(content["novelty"]["mean"]))
         model.novelty.load_state_dict(content["novelty"])
-    return (FlipAveraged(model) if content.get("flips", False) else model).eval()
+    return (FlipAugmented(model) if content.get("flips", False) else model).eval()
 
 
 def _expect_room(name: str, state: dict[str, torch.Tensor], source: Path | str) -> None:

@@ -1,4 +1,4 @@
-"""BatchNorm folded into the convolutions before it: the same function in fewer passes over memory, for inference."""
+"""BatchNorm fused into the convolutions before it: the same function in fewer passes over memory, for inference."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def fold_batch_norms(model: nn.Module, image_size: int) -> int:
-    """Fold, in place, every BatchNorm whose input comes straight from a convolution; which ones do is found by running
+def fuse_batch_norms(model: nn.Module, image_size: int) -> int:
+    """Fuse, in place, every BatchNorm whose input comes straight from a convolution; which ones do is found by running
     ``model`` on one image of ``image_size``. Where that changes what comes out (a convolution's output is used
     elsewhere, too), everything stays as it was.
 
@@ -20,7 +20,7 @@ def fold_batch_norms(model: nn.Module, image_size: int) -> int:
         model: in eval mode, on the CPU, in float32; its output is a dict of tensors. It cannot be trained afterwards.
 
     Returns:
-        How many were folded.
+        How many were fused.
     """
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, 3, image_size, image_size, generator=generator)

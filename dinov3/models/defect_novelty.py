@@ -1,4 +1,4 @@
-"""How unlike any good part an image is: a witness for defects of kinds that were never in training."""
+"""How unlike any good part an image is, to find defects of kinds that were never in training."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 
 class Novelty(nn.Module):
-    """Adds to a verdict how far a place's features are from those of good images.
+    """Adds to the defect logits how far a place's features are from those of good images.
 
     The distance is Mahalanobis', under one Gaussian over all places of all good training images (Lee et al. 2018,
     arXiv 1807.03888; for images of parts, Rippel et al. 2021, arXiv 2005.14140); features are averaged over 3 x 3
     places first, as in PatchCore (Roth et al. 2022, arXiv 2106.08265). The farthest place of an image counts: each
-    standard deviation of other good images' farthest places, beyond the first one over their mean, is worth one
-    log-odd. Being much like good parts says nothing for a part, as known defects may be small.
+    standard deviation of other good images' farthest places, beyond the first one over their mean, adds one to the
+    log-odds of a defect. Being much like good parts takes nothing off, as known defects may be small.
 
     Args:
         channels: C, of the feature map.
@@ -62,12 +62,12 @@ class Novelty(nn.Module):
             return ((_places(maps) - self.mean) @ self.whitening).square().mean(-1).sqrt()
 
     def forward(self, logits: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits (B, K) with the evidence of maps (B, C, h, w), which defect it is stays as it was; and how far
-        each place is (B, 1, h, w), in deviations beyond the mean of good images' farthest places."""
+        """Class logits (B, K), those of the defects raised by what maps (B, C, h, w) show, all alike; and how far each
+        place is (B, 1, h, w), in deviations beyond the mean of good images' farthest places."""
         mean, deviation = self.usual
         beyond = ((self.distances(maps) - mean) / deviation)[:, None]
-        evidence = F.relu(beyond.amax((1, 2, 3)) - 1)
-        return torch.cat([logits[:, :1], logits[:, 1:] + evidence[:, None]], dim=1), beyond
+        raised = F.relu(beyond.amax((1, 2, 3)) - 1)
+        return torch.cat([logits[:, :1], logits[:, 1:] + raised[:, None]], dim=1), beyond
 
 
 def novelty_level(maps: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Test-time flips: a model's mean answer over an image and its mirror images."""
+"""Test-time augmentation: a model's mean answer over an image and its mirror images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 FLIPS = ((), (3,), (2,), (2, 3))  # axes of (B, C, H, W)
 
 
-class FlipAveraged(nn.Module):
+class FlipAugmented(nn.Module):
     """Answers as ``model`` does, with probabilities averaged over the image as it is, mirrored left to right, top to
     bottom, and both; four times the work. What a mirrored image changes in the answer is chance rather than evidence.
 

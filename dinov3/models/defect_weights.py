@@ -6,9 +6,9 @@ Files may hold tensors only: no code is ever run from one.
 import json
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -17,96 +17,12 @@ from torch import Tensor, nn
 
 from dinov3.defect_errors import DefectError
 from dinov3.models.defect_torch_files import read_torch_file
+from dinov3.models.defect_weight_layouts import UNUSED, identify, to_layout_of
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-
-
-class _Layout(NamedTuple):
-    """How another project names the tensors of a network; `rules` rename them, in order, to timm's names."""
-
-    title: str
-    anchor: str  # a key that only this layout has; what stands before it is a wrapper's prefix
-    rules: tuple[tuple[str, str], ...]
-
-
-_LAYOUTS = (
-    _Layout(
-        "Meta",
-        "storage_tokens",
-        (
-            (r"^storage_tokens$", "reg_token"),
-            (r"\.ls([12])\.gamma$", r".gamma_\1"),
-            (r"\.mlp\.w1\.", ".mlp.fc1_g."),
-            (r"\.mlp\.w2\.", ".mlp.fc1_x."),
-            (r"\.mlp\.w3\.", ".mlp.fc2."),
-        ),
-    ),
-    _Layout(
-        "Meta",
-        "downsample_layers.0.0.weight",
-        (
-            (r"^downsample_layers\.0\.", "stem."),
-            (r"^downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
-            (r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
-            (r"\.dwconv\.", ".conv_dw."),
-            (r"\.pwconv([12])\.", r".mlp.fc\1."),
-            (r"^norm\.", "head.norm."),
-        ),
-    ),
-    _Layout(
-        "transformers",
-        "embeddings.register_tokens",
-        (
-            (r"^embeddings\.register_tokens$", "reg_token"),
-            (r"^embeddings\.patch_embeddings\.", "patch_embed.proj."),
-            (r"^embeddings\.", ""),
-            (r"^layer\.", "blocks."),
-            (r"\.attention\.o_proj\.", ".attn.proj."),
-            (r"\.layer_scale([12])\.lambda1$", r".gamma_\1"),
-            (r"\.mlp\.gate_proj\.", ".mlp.fc1_g."),
-            (r"\.mlp\.up_proj\.", ".mlp.fc1."),
-            (r"\.mlp\.down_proj\.", ".mlp.fc2."),
-        ),
-    ),
-    _Layout(
-        "transformers",
-        "stages.0.downsample_layers.0.weight",
-        (
-            (r"^stages\.0\.downsample_layers\.", "stem."),
-            (r"^stages\.(\d+)\.downsample_layers\.", r"stages.\1.downsample."),
-            (r"^stages\.(\d+)\.layers\.(\d+)\.", r"stages.\1.blocks.\2."),
-            (r"^layer_norm\.", "head.norm."),
-            (r"\.layer_norm\.", ".norm."),
-            (r"\.depthwise_conv\.", ".conv_dw."),
-            (r"\.pointwise_conv([12])\.", r".mlp.fc\1."),
-        ),
-    ),
-)
-
 # Training wrappers (DDP, torch.compile, transformers) whose names may stand anywhere in a key.
 _WRAPPER = re.compile(r"(?:^|(?<=\.))(?:module|model|_orig_mod)\.")
-# Tensors that inference does not use or that the network computes itself.
-_UNUSED = re.compile(r"(?:^|\.)(?:mask_token|bias_mask|periods|num_batches_tracked|(?:local_cls_norm|norms)\..*)$")
-# Parts that follow a backbone: classifiers, and poolings that timm keeps beside them.
-_HEAD = re.compile(r"^(?:head|head_dist|fc|classifier|attn_pool|fc_norm)\.")
 _BIAS = re.compile(r"\.attn\.[qv]_bias$")
-
-# What tells the DINOv3 networks apart: width, depth, gated feed-forward; width, depth of the third stage.
-_VITS = {
-    (192, 12, False): "dinov3_vitt16",
-    (384, 12, False): "dinov3_vits16",
-    (384, 12, True): "dinov3_vits16plus",
-    (768, 12, False): "dinov3_vitb16",
-    (1024, 24, False): "dinov3_vitl16",
-    (1280, 32, True): "dinov3_vith16plus",
-    (4096, 40, True): "dinov3_vit7b16",
-}
-_CONVNEXTS = {
-    (96, 9): "dinov3_convnext_tiny",
-    (96, 27): "dinov3_convnext_small",
-    (128, 27): "dinov3_convnext_base",
-    (192, 27): "dinov3_convnext_large",
-}
 
 
 def load_weights(backbone: nn.Module, path: str | Path) -> str:
@@ -128,8 +44,8 @@ def load_weights(backbone: nn.Module, path: str | Path) -> str:
         DefectError: no such file, a damaged file, one that holds code, or tensors that do not fit.
     """
     network = getattr(backbone, "network", backbone)
-    target = {key: value for key, value in network.state_dict().items() if not _UNUSED.search(key)}
-    title, state = _to_layout_of(target, _flatten(_read(Path(path).expanduser()), path))
+    target = {key: value for key, value in network.state_dict().items() if not UNUSED.search(key)}
+    title, state = to_layout_of(target, _flatten(_read(Path(path).expanduser()), path))
     notes = []
 
     biases = [key for key in target if _BIAS.search(key)]
@@ -168,23 +84,9 @@ def _check_fit(target: Mapping[str, Tensor], state: Mapping[str, Tensor], file: 
         if found
     ]
     if problems:
-        fits = _identify(state)
+        fits = identify(state)
         hint = f" The file holds {fits}: use --backbone {fits}." if fits and fits != name else ""
         raise DefectError(f"{file} does not fit {name}. Tensors {'; '.join(problems)}.{hint}")
-
-
-def _identify(state: Mapping[str, Tensor]) -> str | None:
-    """The DINOv3 backbone that a state dict in timm's layout belongs to."""
-    if "reg_token" in state:
-        gated = any(".mlp.fc1_g." in key for key in state)
-        return _VITS.get((state["reg_token"].shape[-1], _count(state, r"blocks\.(\d+)\."), gated))
-    if "stem.0.weight" in state:
-        return _CONVNEXTS.get((state["stem.0.weight"].shape[0], _count(state, r"stages\.2\.blocks\.(\d+)\.")))
-    return None
-
-
-def _count(keys: Iterable[str], pattern: str) -> int:
-    return len({found[1] for key in keys if (found := re.match(pattern, key))})
 
 
 def _flatten(tree: Mapping, path: str | Path, prefix: str = "") -> dict[str, Tensor]:
@@ -199,53 +101,6 @@ def _flatten(tree: Mapping, path: str | Path, prefix: str = "") -> dict[str, Ten
             raise DefectError(f"weights file {path}: {min(twice)} is in it twice, the second time under {prefix}{key}")
         flat |= found
     return flat
-
-
-def _to_layout_of(target: Mapping[str, Tensor], tensors: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
-    """Find the layout of `tensors` and rename them as in `target`: (title of the layout, tensors)."""
-    own = _Layout("Meta" if "storage_tokens" in target else "timm", next(iter(target)), ())
-    others = (layout for layout in _LAYOUTS if layout.anchor not in target)
-    for layout in (*others, own):
-        prefixes = [key.removesuffix(layout.anchor) for key in tensors if key.endswith(layout.anchor)]
-        prefixes = [prefix for prefix in prefixes if not prefix or prefix.endswith(".")]
-        if prefixes:
-            break
-    # Self-supervised training saves two networks; the teacher is the one to use.
-    prefix = min(prefixes, default="", key=lambda prefix: ("student" in prefix, len(prefix)))
-    tensors = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    renamed = {}
-    for key, value in tensors.items():
-        for pattern, replacement in layout.rules:
-            key = re.sub(pattern, replacement, key)
-        renamed[key] = value
-    if layout.rules:
-        renamed = _rearrange(renamed)
-    return layout.title, {
-        key: value
-        for key, value in renamed.items()
-        if not _UNUSED.search(key) and (key in target or not _HEAD.match(key))
-    }
-
-
-def _rearrange(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Joins and splits tensors as timm's networks hold them: one qkv weight, q and v biases, no k bias."""
-    result = {}
-    gated = any(".mlp.fc1_g." in key for key in tensors)
-    for key, value in tensors.items():
-        if key.endswith(".attn.qkv.bias"):
-            stem = key.removesuffix("qkv.bias")
-            # The official network masks the k bias to zero.
-            result[f"{stem}q_bias"], _, result[f"{stem}v_bias"] = value.chunk(3)
-        elif key.endswith(".attention.q_proj.weight"):
-            parts = [tensors[key.replace("q_proj", f"{part}_proj")] for part in "qkv"]
-            result[key.replace("attention.q_proj", "attn.qkv")] = torch.cat(parts)
-        elif found := re.fullmatch(r"(.*)\.attention\.([qv])_proj\.bias", key):
-            result[f"{found[1]}.attn.{found[2]}_bias"] = value
-        elif gated and ".mlp.fc1." in key:
-            result[key.replace(".mlp.fc1.", ".mlp.fc1_x.")] = value
-        elif not re.search(r"\.attention\.[kv]_proj\.weight$", key):
-            result[key] = value
-    return result
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dinov3.inference.predictor import DefectPredictor
 from dinov3.models.defect_checkpoint import load_checkpoint, restore_model
-from dinov3.models.defect_fuse_bn import fold_batch_norms
+from dinov3.models.defect_fuse_bn import fuse_batch_norms
 
 
 class Small(nn.Module):
@@ -31,23 +31,23 @@ class Small(nn.Module):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_norm_is_folded_only_where_that_changes_nothing(shared: bool) -> None:
+def test_a_norm_is_fused_only_where_that_changes_nothing(shared: bool) -> None:
     torch.manual_seed(0)
     model = Small(shared).eval()
     plain, image = copy.deepcopy(model), torch.randn(2, 3, 20, 20)
-    assert fold_batch_norms(model, 16) == (0 if shared else 1)
+    assert fuse_batch_norms(model, 16) == (0 if shared else 1)
     assert isinstance(model.norm, nn.BatchNorm2d if shared else nn.Identity)
     torch.testing.assert_close(model(image)["out"], plain(image)["out"])
 
 
-def test_a_trained_model_gives_the_same_folded(trained: Path) -> None:
+def test_a_trained_model_gives_the_same_fused(trained: Path) -> None:
     path = trained / "best_accuracy.pth"
     plain = restore_model(load_checkpoint(path), path)
-    folded = DefectPredictor.from_checkpoint(path, device="cpu").model
-    left = [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
+    fused = DefectPredictor.from_checkpoint(path, device="cpu").model
+    left = [m for m in fused.modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(left) < 0.1 * sum(isinstance(m, nn.BatchNorm2d) for m in plain.modules())
     with torch.inference_mode():
         images = torch.randn(2, 3, 64, 64)
-        one, other = plain(images), folded(images)
+        one, other = plain(images), fused(images)
     for name, values in one.items():
         torch.testing.assert_close(other[name], values, rtol=1e-4, atol=1e-4)

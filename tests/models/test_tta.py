@@ -14,7 +14,7 @@ from torch import nn
 from dinov3.data.defect_manifest import Manifest
 from dinov3.inference.predictor import DefectPredictor
 from dinov3.models.defect_checkpoint import load_checkpoint
-from dinov3.models.defect_tta import FlipAveraged
+from dinov3.models.defect_tta import FlipAugmented
 
 
 class Corner(nn.Module):
@@ -29,7 +29,7 @@ class Corner(nn.Module):
 def test_flips_average_probabilities_and_leave_masks_in_place() -> None:
     images = torch.zeros(2, 3, 4, 6)
     images[0, :, 0, 5] = 3.0  # the top right corner of the first image
-    outputs = FlipAveraged(Corner())(images)
+    outputs = FlipAugmented(Corner())(images)
     even = torch.tensor([0.5, 0.5])
     expected = (torch.tensor([-3.0, 3.0]).softmax(0) + 3 * even) / 4
     torch.testing.assert_close(outputs["classification"].softmax(1), torch.stack([expected, even]))
