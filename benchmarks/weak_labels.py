@@ -2,7 +2,7 @@
 
 python benchmarks/weak_labels.py --data_root data/tiles --work_dir runs/weak_labels
 
-Each share is trained twice: 'kept', where defect images without a mask train the class alone, and 'left out', where
+Each share is trained twice: 'kept', where defect images without a mask train the class alone, and 'skipped', where
 they are missing. Validation and test stay whole. Finished runs are not run again.
 """
 
@@ -40,7 +40,7 @@ def masked_rows(manifest: Manifest, percent: int, seed: int) -> set[int]:
     return keep
 
 
-def write_variant(manifest: Manifest, folder: Path, percent: int, leave_out: bool, seed: int) -> None:
+def write_variant(manifest: Manifest, folder: Path, percent: int, skip: bool, seed: int) -> None:
     """A dataset folder with links to the images and masks of ``manifest`` and a table of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("images", "masks", "dataset.json"):
@@ -53,18 +53,18 @@ def write_variant(manifest: Manifest, folder: Path, percent: int, leave_out: boo
         for row in range(len(manifest)):
             values = {name: str(manifest.columns[name][row]) for name in COLUMNS}
             if values["split"] == "train" and manifest.labels[row] > 0 and row not in keep:
-                if leave_out:
+                if skip:
                     continue
                 values["mask"] = ""
             writer.writerow(values)
 
 
-def run_variant(args: argparse.Namespace, manifest: Manifest, percent: int, leave_out: bool, seed: int) -> dict:
+def run_variant(args: argparse.Namespace, manifest: Manifest, percent: int, skip: bool, seed: int) -> dict:
     """Train and measure one variant, or read what an earlier run of it left."""
-    folder = args.work_dir / f"{percent}_{'left_out' if leave_out else 'kept'}_{seed}"
+    folder = args.work_dir / f"{percent}_{'skipped' if skip else 'kept'}_{seed}"
     result = folder / "test.json"
     if not result.is_file():
-        write_variant(manifest, folder / "data", percent, leave_out, seed)
+        write_variant(manifest, folder / "data", percent, skip, seed)
         train = [sys.executable, "examples/train_defect_model.py", "--data_root", folder / "data", "--resume"]
         train += ["--save_dir", folder / "run", "--backbone", args.backbone, "--weights", args.weights]
         train += ["--image_size", args.image_size, "--epochs", args.epochs, "--seed", seed, "--use_dynamic_weights"]
@@ -115,9 +115,9 @@ def main() -> None:
     )
     print("| masks | unmasked defect images | " + " | ".join(METRICS) + " |")
     print("|---|---|" + "---|" * len(METRICS))
-    for (percent, leave_out), runs in results.items():
+    for (percent, skip), runs in results.items():
         kept = len(masked_rows(manifest, percent, args.seeds[0]))
-        rest = "-" if percent == 100 else "skipped" if leave_out else "class alone"
+        rest = "-" if percent == 100 else "skipped" if skip else "class alone"
         cells = []
         for name in METRICS:
             values = [run[name] for run in runs]

@@ -5,14 +5,16 @@ python examples/test_model.py
 
 from __future__ import annotations
 
-import argparse
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import _bootstrap  # noqa: F401  puts the repository first on sys.path
 import torch
 from torch import Tensor
 
+from dinov3.defect_cli import flag, make_parser, parse
 from dinov3.defect_errors import run_script
 from dinov3.models.defect_backbone import build_backbone, list_backbones
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, DynamicWeightScheduler, MultiTaskLoss
@@ -20,11 +22,11 @@ from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, Dyn
 B, K, H, W = 2, 2, 96, 64
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """All flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="dinov3_vitt16", help="the one to run (random weights)")
-    return parser
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig:
+    """What can be set."""
+
+    backbone: str = flag("dinov3_vitt16", "the one to run (random weights)")
 
 
 def small_model(backbone: str) -> AttentionGuidedDefectClassifier:
@@ -68,7 +70,7 @@ def check_loss(backbone: str) -> str:
     return f"class {losses['cls_loss']:.3f}, mask {losses['seg_loss']:.3f}, total {losses['total_loss']:.3f}"
 
 
-def check_scheduler(backbone: str) -> str:
+def check_scheduler() -> str:
     """Start, middle and end of the dynamic weights."""
     scheduler = DynamicWeightScheduler()
     values = [tuple(round(v, 3) for v in scheduler.get_weights(epoch)) for epoch in (0, 10, 20, 50)]
@@ -116,18 +118,18 @@ def print_sizes() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all checks; 1 if one failed."""
-    args = build_parser().parse_args(argv)
+    config = parse(CheckConfig, make_parser(CheckConfig, __doc__), argv)
     torch.manual_seed(0)
-    checks: dict[str, Callable[[str], str]] = {
-        "forward pass": check_forward,
-        "loss": check_loss,
+    checks = {
+        "forward pass": partial(check_forward, config.backbone),
+        "loss": partial(check_loss, config.backbone),
         "weight schedule": check_scheduler,
-        "gradient flow": check_gradients,
+        "gradient flow": partial(check_gradients, config.backbone),
     }
     failed = 0
     for name, check in checks.items():
         try:
-            print(f"ok      {name}: {check(args.backbone)}")
+            print(f"ok      {name}: {check()}")
         except RuntimeError as error:
             failed += 1
             print(f"FAILED  {name}: {error}")

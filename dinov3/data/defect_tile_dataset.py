@@ -241,9 +241,14 @@ def defect_boxes(mask: np.ndarray) -> np.ndarray:
     return stats[:, :4] + (x, y, 0, 0)
 
 
-def tile_target(
-    mask: np.ndarray, label: int, is_located: bool, top: int, left: int, size: int
-) -> tuple[np.ndarray, int]:
+class TileTarget(NamedTuple):
+    """What is true of a tile."""
+
+    mask: np.ndarray  # (size, size) class indices
+    label: int  # class index, -1 unknown
+
+
+def tile_target(mask: np.ndarray, label: int, is_located: bool, top: int, left: int, size: int) -> TileTarget:
     """Mask (size, size) and class index of a tile, from its image's mask (H, W) and class index.
 
     Of a defect image whose defects are marked, a tile without a marked pixel is normal, and one with them has the
@@ -259,13 +264,13 @@ def tile_target(
     window = mask[top : top + size, left : left + size]
     target = cut_tile(window, 0, 0, size, outside=IGNORE_INDEX)
     if label <= 0 or window.shape == mask.shape:
-        return target, label
+        return TileTarget(target, label)
     if not is_located:
-        return target, -1
+        return TileTarget(target, -1)
     defect = defect_pixels(window)
     if not defect.any():
-        return target, -1 if window.any() else 0
+        return TileTarget(target, -1 if window.any() else 0)
     rim, (height, width) = size // 64, mask.shape
     rows = slice(rim if top > 0 else 0, size - rim if top + size < height else None)
     columns = slice(rim if left > 0 else 0, size - rim if left + size < width else None)
-    return target, label if defect[rows, columns].any() else -1
+    return TileTarget(target, label if defect[rows, columns].any() else -1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -120,13 +120,22 @@ def evaluate(
     unit = "batch" if view.tiling is None else "image"
     for batch in tqdm(loader, desc=description, unit=unit, disable=not progress, leave=False):
         report_unreadable(batch)
-        metrics.update(*(value.to(metrics_device) for value in see(batch)))
+        metrics.update(**see(batch).to(metrics_device)._asdict())
     return metrics.compute() | see.losses()
 
 
-# What `update` of the metrics takes: class probabilities (B, K), the defect probability of each pixel (B, H, W), labels
-# (B,), masks (B, H, W) and has_mask (B,).
-Seen = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+class Seen(NamedTuple):
+    """What the model makes of a batch, and what is true: the arguments of the metrics' ``update``."""
+
+    class_prob: Tensor  # (B, K)
+    mask_prob: Tensor  # (B, H, W), of the strongest mask channel
+    labels: Tensor  # (B,) class indices, -1 unknown
+    masks: Tensor  # (B, H, W) class indices
+    has_mask: Tensor  # (B,) bool
+
+    def to(self, device: torch.device) -> Seen:
+        """All on ``device``."""
+        return Seen(*(value.to(device) for value in self))
 
 
 class WholeImagePass:
@@ -149,7 +158,8 @@ class WholeImagePass:
         if self.criterion is not None:
             sums = self.criterion.sums(outputs, labels, masks, has_mask)
             self.sums.append(torch.cat([sums, labels.new_tensor([len(labels)])]))
-        return *probabilities(outputs), labels, masks, has_mask
+        class_prob, mask_prob = probabilities(outputs)
+        return Seen(class_prob, mask_prob, labels, masks, has_mask)
 
     def losses(self) -> dict[str, float]:
         """Means over the images of all processes, whose batches of the same number count as one."""
@@ -181,9 +191,13 @@ class TiledPass:
         self.sums: Tensor | None = None
 
     def __call__(self, item: dict[str, Any]) -> Seen:
-        facts = (torch.tensor([item["label"]]), item["mask"][None], torch.tensor([item["has_mask"]]))
+        facts = {
+            "labels": torch.tensor([item["label"]]),
+            "masks": item["mask"][None],
+            "has_mask": torch.tensor([item["has_mask"]]),
+        }
         if item["error"]:
-            return torch.full((1, 1), torch.nan), torch.zeros(facts[1].shape), *facts
+            return Seen(torch.full((1, 1), torch.nan), torch.zeros(facts["masks"].shape), **facts)
         output = slide_window(
             self.model,
             item["image"].numpy(),
@@ -194,7 +208,7 @@ class TiledPass:
             normalization=self.view.normalization,
             watch=None if self.criterion is None else self.watch(item),
         )
-        return output.class_prob[None], output.mask_prob[None], *facts
+        return Seen(output.class_prob[None], output.mask_prob[None], **facts)
 
     def watch(self, item: dict[str, Any]) -> Watcher:
         """What to call with the outputs and corners of each batch of tiles of this image."""
@@ -203,8 +217,8 @@ class TiledPass:
 
         def add(outputs: dict[str, Tensor], corners: list[tuple[int, int]]) -> None:
             targets = [tile_target(mask, label, is_located, *corner, self.view.tiling.size) for corner in corners]
-            masks = torch.stack([self.resize(tv_tensors.Mask(target)) for target, _ in targets])
-            labels = torch.tensor([label for _, label in targets], device=self.precision.device)
+            masks = torch.stack([self.resize(tv_tensors.Mask(target.mask)) for target in targets])
+            labels = torch.tensor([target.label for target in targets], device=self.precision.device)
             known = torch.full_like(labels, has_mask, dtype=torch.bool)
             sums = self.criterion.sums(outputs, labels, masks.to(self.precision.device), known)
             self.sums = sums if self.sums is None else self.sums + sums

@@ -36,7 +36,7 @@ def fit_novelty(
 ) -> Novelty:
     """What is new to ``model``: from the good training images, and the good validation images for what is usual.
 
-    Unreadable images are reported and left out.
+    Unreadable images are reported and skipped.
 
     Args:
         model: in eval mode, on ``precision.device``; it stays as it is.

@@ -90,7 +90,7 @@ def _check_fit(target: Mapping[str, Tensor], state: Mapping[str, Tensor], file: 
 
 
 def _flatten(tree: Mapping, path: str | Path, prefix: str = "") -> dict[str, Tensor]:
-    """Nested dicts as one, keys joined by dots; whatever is no tensor is left out."""
+    """Nested dicts as one, keys joined by dots; whatever is no tensor is skipped."""
     flat = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
