@@ -6,6 +6,7 @@ python examples/calibrate_defect_model.py --checkpoint checkpoints/stage3_uncert
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,11 +54,16 @@ class CalibrateConfig:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Calibrate, print and store."""
+def build_parser() -> argparse.ArgumentParser:
+    """All flags."""
     parser = make_parser(CalibrateConfig, __doc__)
     add_flags(parser, Target)
-    flags = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Calibrate, print and store."""
+    flags = build_parser().parse_args(argv)
     config, target = from_namespace(CalibrateConfig, flags), from_namespace(Target, flags)
     content = load_checkpoint(config.checkpoint)
     if config.flips is not None:

@@ -6,6 +6,7 @@ python examples/evaluate_defect_model.py --checkpoint checkpoints/stage3_uncerta
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from collections.abc import Sequence
@@ -59,9 +60,14 @@ class EvaluateConfig:
     device: str = device_flag()
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """All flags."""
+    return make_parser(EvaluateConfig, __doc__)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    config = parse(EvaluateConfig, make_parser(EvaluateConfig, __doc__), argv)
+    config = parse(EvaluateConfig, build_parser(), argv)
     open_outputs(config)
     content = load_checkpoint(config.checkpoint)
     rows = read_split(content, config.checkpoint, config.data_root, config.split)

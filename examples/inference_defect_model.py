@@ -6,6 +6,7 @@ python examples/inference_defect_model.py --checkpoint checkpoints/stage3_uncert
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
 import _bootstrap  # noqa: F401  puts the repository first on sys.path
@@ -26,9 +27,14 @@ EXIT_STATUS = (
 )
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """All flags."""
+    return make_parser(InspectConfig, __doc__, epilog=EXIT_STATUS)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Inspect, and say what came out."""
-    parser = make_parser(InspectConfig, __doc__, epilog=EXIT_STATUS)
+    parser = build_parser()
     config = parse(InspectConfig, parser, argv)
     if config.watch and config.image:
         parser.error("--watch needs --image_dir, not --image")

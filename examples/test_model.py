@@ -5,6 +5,7 @@ python examples/test_model.py
 
 from __future__ import annotations
 
+import argparse
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,11 @@ class CheckConfig:
     """What can be set."""
 
     backbone: str = flag("dinov3_vitt16", "the one to run (random weights)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All flags."""
+    return make_parser(CheckConfig, __doc__)
 
 
 def small_model(backbone: str) -> AttentionGuidedDefectClassifier:
@@ -118,7 +124,7 @@ def print_sizes() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all checks; 1 if one failed."""
-    config = parse(CheckConfig, make_parser(CheckConfig, __doc__), argv)
+    config = parse(CheckConfig, build_parser(), argv)
     torch.manual_seed(0)
     checks = {
         "forward pass": partial(check_forward, config.backbone),
