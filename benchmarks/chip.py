@@ -11,7 +11,6 @@ import json
 import math
 import os
 import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_check_packages import missing_packages
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +30,6 @@ from dinov3.defect_errors import run_script  # noqa: E402
 from dinov3.models.defect_device import Precision, resolve_device, resolve_precision  # noqa: E402
 
 Shape = Sequence[int]
-REQUIREMENTS = ROOT / "requirements-defect-detection.txt"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -110,18 +109,6 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     return facts
 
 
-def missing_packages() -> list[str]:
-    """What the requirements list and this Python lacks."""
-    missing = []
-    for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines():
-        if name := re.match(r"[\w.-]+", line):
-            try:
-                importlib.metadata.version(name[0])
-            except importlib.metadata.PackageNotFoundError:
-                missing.append(name[0])
-    return missing
-
-
 def write_json(path: Path | None, figures: dict[str, Any]) -> None:
     """Write the figures of a benchmark to ``path``, if there is one."""
     if path is not None:
@@ -142,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(args.json, figures)
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     if missing:
-        print(f"missing packages: {', '.join(missing)}")
+        print(f"missing or too old: {', '.join(missing)}")
     return int(bool(missing))
 
 

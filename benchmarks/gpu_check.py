@@ -23,9 +23,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from gpu_check_packages import missing_wheels
+
 # Only the standard library here: what else there is, is not known yet.
 from gpu_check_parts import Part, Place, list_parts
-from gpu_check_run import Clock, collect_runs, missing_wheels, run_part, write_text
+from gpu_check_run import Clock, collect_runs, run_part, write_text
 from gpu_check_table import fill, status_table, summary
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,7 +5,6 @@ Only the standard library here.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import signal
@@ -37,17 +36,6 @@ class Clock:
     @property
     def left(self) -> float:
         return self.total - self.spent
-
-
-def missing_wheels(folder: Path) -> list[Path]:
-    """The wheels in ``folder`` whose package this Python lacks."""
-    wheels = []
-    for wheel in sorted(folder.resolve().glob("*.whl")):
-        try:
-            importlib.metadata.version(wheel.name.split("-")[0])
-        except importlib.metadata.PackageNotFoundError:
-            wheels.append(wheel)
-    return wheels
 
 
 def write_text(path: Path, text: str) -> None:

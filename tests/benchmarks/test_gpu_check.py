@@ -16,9 +16,11 @@ from conftest import ROOT
 sys.path.append(str(ROOT / "benchmarks"))
 
 import gpu_check  # noqa: E402
+import gpu_check_packages  # noqa: E402
 import gpu_check_run  # noqa: E402
 import gpu_pack  # noqa: E402
 from gpu_check_figures import list_rows  # noqa: E402
+from gpu_check_packages import missing_wheels  # noqa: E402
 from gpu_check_parts import Part, Place, list_parts  # noqa: E402
 from gpu_check_table import fill  # noqa: E402
 
@@ -131,7 +133,10 @@ def test_a_package_that_is_missing_comes_from_its_wheel(monkeypatch: pytest.Monk
             wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
             wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
             wheel.writestr(f"{info}/RECORD", "")
-    assert [wheel.name for wheel in gpu_check_run.missing_wheels(wheels)] == ["absent_things-1.0-py3-none-any.whl"]
+    assert [wheel.name for wheel in missing_wheels(wheels)] == ["absent_things-1.0-py3-none-any.whl"]
+    monkeypatch.setattr(gpu_check_packages, "least_versions", lambda: {"pytest": "999.1"})
+    assert len(missing_wheels(wheels)) == 2  # one is there, but too old
+    monkeypatch.undo()
 
     def parts(place: Place) -> list[Part]:
         uses = python("uses", "import absent_things, pytest, dinov3; print(absent_things.answer, dinov3.__file__)")
