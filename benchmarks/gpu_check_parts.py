@@ -6,9 +6,10 @@ Only the standard library here.
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,7 +86,9 @@ class Place:
 
 def list_parts(place: Place) -> list[Part]:
     """All parts, in order."""
-    return [*setting_up(place), it_works(place), *speed(place), loading(place), *accuracy(place)]
+    parts = [*setting_up(place), it_works(place), *speed(place), loading(place), *accuracy(place)]
+    # A dry run keeps to the whole time alone: how fast its machine is, says nothing.
+    return [replace(part, limit=math.inf) for part in parts] if place.dry_run else parts
 
 
 def setting_up(place: Place) -> list[Part]:
@@ -117,7 +120,7 @@ def it_works(place: Place) -> Part:
     command = [place.python, "-m", "pytest", "-vv", "-m", "gpu", "--durations=8", *folders]
     if place.has("xdist"):
         command += ["--numprocesses", str(min(CORES, 6)), "--dist", "worksteal"]
-    return Part("works", "pytest -m gpu", lambda s, f: command, 240 if place.dry_run else 120)
+    return Part("works", "pytest -m gpu", lambda s, f: command, 120)
 
 
 def speed(place: Place) -> list[Part]:

@@ -58,9 +58,10 @@ def build_modules(args: argparse.Namespace, device: torch.device) -> dict[str, n
     heads = {"multiscale": {}, "no fusion": {"score_fusion": False}, "novelty": {}, "light": {"decoder": "light"}}
     images = torch.zeros(1, 3, args.image_size, args.image_size, device=device)
     for name, options in heads.items():
-        model = AttentionGuidedDefectClassifier(backbone, backbone.embed_dim, **options).to(device)
+        model = AttentionGuidedDefectClassifier(backbone, backbone.embed_dim, **options).to(device).eval()
         if name == "novelty":
-            model.novelty = Novelty(novelty_level(model.encode(images)[2]).shape[1])
+            with torch.no_grad():
+                model.novelty = Novelty(novelty_level(model.encode(images)[2]).shape[1])
         modules[name] = model.to(device, memory_format=torch.channels_last).eval()
     return modules
 

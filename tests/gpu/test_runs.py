@@ -177,7 +177,7 @@ def test_a_device_that_is_full_says_what_to_change(cuda: torch.device, script, d
     """The allocator may take half a gigabyte more than it has, so that its own error comes soon."""
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(cuda).total_memory
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(cuda) + 2**29) / total, cuda)
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**29) / total)
     large = ("--device", "cuda", *EXACT, "--image_size", 512, "--batch_size", 16, "--backbone", "dinov3_vitt16")
     try:
         arguments = training_flags(data, tmp_path / "full", *large)
@@ -190,5 +190,5 @@ def test_a_device_that_is_full_says_what_to_change(cuda: torch.device, script, d
         status, out, err = script("train_defect_model", *arguments, "--auto_batch", "--epochs", 1)
         assert status == 0, out + err
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, cuda)
+        torch.cuda.set_per_process_memory_fraction(1.0)
         torch.cuda.empty_cache()
