@@ -113,7 +113,7 @@ def open_writer(config: InspectConfig, predictor: DefectPredictor) -> OutputWrit
             checkpoint=str(config.checkpoint),
             source=str(config.image or config.image_dir),
             panels=not config.no_visualize,
-            done=(record for record, _ in writer.stored()) if resume else (),
+            done=(stored.record for stored in writer.stored()) if resume else (),
         )
     return writer
 

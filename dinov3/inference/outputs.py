@@ -24,6 +24,7 @@ from dinov3.defect_errors import DefectError
 from dinov3.inference.prediction import Prediction
 from dinov3.inference.records import (
     Record,
+    StoredRecord,
     columns,
     failed_record,
     make_record,
@@ -118,9 +119,10 @@ class OutputWriter:
         self._table_file, self._table = self._open_table("predictions.csv", columns(self.classes))
         self._errors_file, self._errors = self._open_table("errors.csv", ["image", "error"])
         end = 1
-        for record, end in self.stored() if resume else ():  # noqa: B007  the last one's end is what counts
-            self.done.add(record["image"])
-            self._add_rows(record)
+        for stored in self.stored() if resume else ():
+            self.done.add(stored.record["image"])
+            self._add_rows(stored.record)
+            end = stored.end
         self._json = path.open("r+b" if resume else "w+b")
         self._json.truncate(end if self.done else 0)
         self._json.seek(0, 2)
@@ -128,8 +130,8 @@ class OutputWriter:
         self._first = not self.done
         self.flush()
 
-    def stored(self) -> Iterator[tuple[Record, int]]:
-        """The records in the folder as it is now, if any, each with the place where it ends."""
+    def stored(self) -> Iterator[StoredRecord]:
+        """The records in the folder as it is now, if any."""
         path = self.output_dir / "predictions.json"
         return read_records(path) if path.exists() else iter(())
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dinov3.inference.prediction import Prediction
 from dinov3.inference.regions import region_record
@@ -85,9 +85,15 @@ def picture_name(name: str) -> str:
     return f"{folder}{slash}{file}.png"
 
 
-def read_records(path: Path) -> Iterator[tuple[Record, int]]:
-    """The whole records of a ``predictions.json`` that a stopped run may have left unfinished, one a line, each with
-    the place in bytes where it ends."""
+class StoredRecord(NamedTuple):
+    """A record as it stands in a file."""
+
+    record: Record
+    end: int  # the place in bytes where it ends
+
+
+def read_records(path: Path) -> Iterator[StoredRecord]:
+    """The whole records of a ``predictions.json`` that a stopped run may have left unfinished, one a line."""
     with path.open("rb") as file:
         place = len(file.readline())
         for line in file:
@@ -98,5 +104,5 @@ def read_records(path: Path) -> Iterator[tuple[Record, int]]:
                 return
             if not isinstance(record, dict) or "image" not in record:
                 return
-            yield record, place + len(text)
+            yield StoredRecord(record, place + len(text))
             place += len(line)

@@ -82,7 +82,8 @@ def _remove_earlier(output_dir: Path) -> None:
 
 def _files_noted(results: Path) -> Iterator[str]:
     """Masks, and so pictures, that a ``predictions.json`` of ours names."""
-    for record, _ in read_records(results) if results.is_file() else ():
+    for stored in read_records(results) if results.is_file() else ():
+        record = stored.record
         file = picture_name(str(record["image"]))
         if record.get("mask") == f"masks/{file}" and not PurePath(file).anchor and ".." not in PurePath(file).parts:
             yield file
