@@ -12,7 +12,6 @@ import torch
 from accuracy_models import Stage, Variant
 from torch import nn
 
-from dinov3.data.defect_dataset import DefectDataset
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError
@@ -20,12 +19,13 @@ from dinov3.defect_evaluation.evaluate import View, evaluate, evaluation_loader
 from dinov3.defect_evaluation.image_results import ImageResults
 from dinov3.defect_evaluation.novelty import fit_novelty
 from dinov3.models.defect_checkpoint import load_checkpoint
-from dinov3.models.defect_classifier import DynamicWeightScheduler, MultiTaskLoss
 from dinov3.models.defect_device import Precision, resolve_device, resolve_precision
 from dinov3.models.defect_tta import FlipAugmented
-from dinov3.train.defect_data import enough_masks
+from dinov3.train.defect_checkpointer import describe_run
+from dinov3.train.defect_config import TrainConfig
+from dinov3.train.defect_data import build_criterion, build_datasets, enough_masks
 from dinov3.train.defect_finetune import backbone_rates
-from dinov3.train.train_defect_classifier import TrainingOptions, fit
+from dinov3.train.train_defect_classifier import fit
 
 
 def split_epochs(stages: tuple[Stage, ...], total: int) -> list[int]:
@@ -118,36 +118,34 @@ def train_stage(
     shutil.rmtree(save_dir, ignore_errors=True)
     save_dir.mkdir(parents=True)
     model.freeze_backbone(stage.frozen)
-    criterion = MultiTaskLoss(stage.alpha, stage.beta, stage.weights == "uncertainty").to(precision.device)
     backbone_lr_scale, layer_decay = backbone_rates("vit" in args.backbone, args.weights != "none")
-    options = TrainingOptions(
-        save_dir,
-        epochs,
-        args.batch_size,
-        args.num_workers,
+    config = TrainConfig(
+        data_root=data.root,
+        save_dir=save_dir,
+        backbone=args.backbone,
+        weights=args.weights,
+        image_size=args.image_size,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        paste_defects=variant.paste_defects,
+        **variant.options,
+        alpha=stage.alpha,
+        beta=stage.beta,
+        use_dynamic_weights=stage.weights == "dynamic",
+        use_uncertainty_weighting=stage.weights == "uncertainty",
+        epochs=epochs,
         lr=stage.lr,
         backbone_lr_scale=stage.backbone_lr_scale or backbone_lr_scale,
-        weight_decay=0.05,
-        grad_clip=1.0,
-        seed=seed,
         layer_decay=layer_decay,
+        seed=seed,
     )
+    train_rows = data.select("train")
     fit(
         model,
-        criterion,
-        DefectDataset(data.select("train"), args.image_size, augment=True, paste_defects=variant.paste_defects),
-        DefectDataset(data.select("val"), args.image_size),
-        options,
+        build_criterion(config, train_rows).to(precision.device),
+        *build_datasets(config, train_rows, data.select("val")),
+        config,
         precision=precision,
         normalization=normalization,
-        description={
-            "config": {"dropout": 0.2, "decoder": "multiscale", "guidance": "mask"} | variant.options,
-            "backbone": args.backbone,
-            "classes": data.classes,
-            "mask_classes": data.mask_classes,
-            "image_size": args.image_size,
-            "normalization": vars(normalization),
-            "thresholds": {"classification": 0.5, "mask": 0.5},
-        },
-        weight_scheduler=DynamicWeightScheduler() if stage.weights == "dynamic" else None,
+        description=describe_run(config, data, normalization),
     )

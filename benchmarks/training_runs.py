@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,16 @@ from torch.optim import AdamW
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
-import train_defect_model  # noqa: E402
-
 from dinov3.data.defect_transforms import Normalization  # noqa: E402
+from dinov3.defect_cli import make_parser, parse  # noqa: E402
 from dinov3.defect_evaluation.evaluate import to_device  # noqa: E402
 from dinov3.models.defect_backbone import build_backbone, find_network, is_vit  # noqa: E402
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss  # noqa: E402
 from dinov3.models.defect_device import Precision, compile_model  # noqa: E402
 from dinov3.models.defect_layers import checkpoint_activations  # noqa: E402
+from dinov3.train.defect_config import TrainConfig  # noqa: E402
 from dinov3.train.defect_ema import ModelEma  # noqa: E402
-from dinov3.train.defect_finetune import LARGE, prepare_backbone  # noqa: E402
+from dinov3.train.defect_finetune import LARGE, prepare_backbone, resolve  # noqa: E402
 from dinov3.train.defect_guardrails import LossGuard  # noqa: E402
 from dinov3.train.defect_meter import EpochProgress  # noqa: E402
 from dinov3.train.defect_optim import build_lr_scheduler, build_optimizer  # noqa: E402
@@ -53,11 +54,11 @@ class Batches:
         return iter([self.batch] * self.count)
 
 
-def training_args(args: argparse.Namespace, extra: Sequence[str]) -> argparse.Namespace:
-    """The flags of a training run with this backbone and size; its default weights decide on its layer decay."""
+def training_config(args: argparse.Namespace, extra: Sequence[str]) -> TrainConfig:
+    """The settings of a training run with this backbone and size; its default weights decide on its layer decay."""
     flags = ["--data_root", "none", "--backbone", args.backbone, "--image_size", str(args.image_size)]
     flags += ["--batch_size", str(args.batch_size), "--mixed_precision", args.mixed_precision, *extra]
-    return train_defect_model.build_parser().parse_args(flags)
+    return parse(TrainConfig, make_parser(TrainConfig, None), flags)
 
 
 def synthetic_batch(batch_size: int, image_size: int, device: torch.device) -> dict[str, Any]:
@@ -76,25 +77,26 @@ def synthetic_batch(batch_size: int, image_size: int, device: torch.device) -> d
     }
 
 
-def our_run(flags: argparse.Namespace, precision: Precision, compiled: bool) -> Run:
-    """The training loop itself, as ``train_defect_model.py`` sets it up for ``flags``."""
+def our_run(config: TrainConfig, precision: Precision, compiled: bool) -> Run:
+    """The training loop itself, as ``train_defect_model.py`` sets it up for ``config``."""
     device = precision.device
-    backbone = build_backbone(flags.backbone, "none")  # the values of the weights don't matter here
+    backbone = build_backbone(config.backbone, "none")  # the values of the weights don't matter here
+    config = resolve(config, backbone, has_masks=True)
     model = AttentionGuidedDefectClassifier(
-        backbone, backbone.embed_dim, dropout=flags.dropout, decoder=flags.decoder, guidance=flags.guidance
+        backbone, backbone.embed_dim, dropout=config.dropout, decoder=config.decoder, guidance=config.guidance
     )
-    prepare_backbone(model, flags)
+    prepare_backbone(model, config)
     model.to(device, memory_format=torch.channels_last)
     if compiled:
         compile_model(model, device)
-    options = {name: getattr(flags, name) for name in ("class_loss", "mask_loss", "label_smoothing")}
-    criterion = MultiTaskLoss(flags.alpha, flags.beta, flags.use_uncertainty_weighting, **options).to(device)
-    options = {name: getattr(flags, name) for name in ("lr", "backbone_lr_scale", "weight_decay", "layer_decay")}
+    options = {name: getattr(config, name) for name in ("class_loss", "mask_loss", "label_smoothing")}
+    criterion = MultiTaskLoss(config.alpha, config.beta, config.use_uncertainty_weighting, **options).to(device)
+    options = {name: getattr(config, name) for name in ("lr", "backbone_lr_scale", "weight_decay", "layer_decay")}
     optimizer = build_optimizer(model, criterion, **options)
     lr_scheduler = build_lr_scheduler(optimizer, 10**6)
     step, scaler, guard = TrainStep(model, criterion), precision.scaler(), LossGuard(0)
-    weights = ModelEma(model, flags.ema_decay)
-    batch = synthetic_batch(flags.batch_size, flags.image_size, device)
+    weights = ModelEma(model, config.ema_decay)
+    batch = synthetic_batch(config.batch_size, config.image_size, device)
 
     def run(steps: int) -> None:
         train_one_epoch(
@@ -105,11 +107,11 @@ def our_run(flags: argparse.Namespace, precision: Precision, compiled: bool) -> 
             scaler,
             precision=precision,
             normalization=Normalization(backbone.mean, backbone.std),
-            grad_clip=flags.grad_clip,
+            grad_clip=config.grad_clip,
             epoch=0,
             guard=guard,
             state=EpochProgress(),
-            accumulate=flags.accumulate,
+            accumulate=config.accumulate,
             after_update=weights.update,
             progress=False,
         )
@@ -122,7 +124,7 @@ def plain_run(
     model: nn.Module,
     loss_of: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor],
     image_size: int,
-    flags: argparse.Namespace,
+    config: TrainConfig,
     precision: Precision,
     compiled: bool,
 ) -> Run:
@@ -133,7 +135,7 @@ def plain_run(
         model.compile()
     optimizer = AdamW(model.parameters(), lr=1e-5, fused=True if device.type == "cuda" else None)
     scaler = precision.scaler()
-    batch = synthetic_batch(flags.batch_size, image_size, device)
+    batch = synthetic_batch(config.batch_size, image_size, device)
     images, labels, masks, _ = to_device(batch, device, Normalization((0.5,) * 3, (0.25,) * 3))
 
     def run(steps: int) -> None:
@@ -149,11 +151,11 @@ def plain_run(
     return run
 
 
-def bare_model(flags: argparse.Namespace) -> nn.Module:
+def bare_model(config: TrainConfig) -> nn.Module:
     """The backbone with a linear layer on its class token; it saves memory as ours does, or not."""
-    backbone = build_backbone(flags.backbone, "none")
+    backbone = build_backbone(config.backbone, "none")
     large_vit = not hasattr(backbone, "embed_dims") and backbone.embed_dim >= LARGE
-    if large_vit if flags.grad_checkpointing is None else flags.grad_checkpointing:
+    if large_vit if config.grad_checkpointing is None else config.grad_checkpointing:
         checkpoint_activations(backbone)
     return nn.Sequential(backbone, nn.Linear(backbone.embed_dim, 2))
 
@@ -190,9 +192,8 @@ def smp_model(backbone: str) -> nn.Module:
 
 def builders(args: argparse.Namespace, extra: Sequence[str], precision: Precision) -> dict[str, Callable[[], Run]]:
     """What makes each row's run, by name."""
-    fine = training_args(args, extra)
-    frozen = training_args(args, [*extra, "--freeze_backbone"])
-    frozen.lora_rank = frozen.unfreeze_last = 0
+    fine = training_config(args, extra)
+    frozen = replace(fine, freeze_backbone=True, lora_rank=0, unfreeze_last=0)
     criterion = MultiTaskLoss(fine.alpha, fine.beta)
 
     def class_loss(model: nn.Module, images: Tensor, labels: Tensor, masks: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from training_runs import (
     builders,
     our_run,
     round_up,
-    training_args,
+    training_config,
 )
 
 from dinov3.defect_cli import non_negative_int, positive_int
@@ -161,8 +161,8 @@ def compare_budgets(
     device, lines, figures = precision.device, [], []
     for backbone, batch, size in [budget(text) for text in args.reference or REFERENCE]:
         args.backbone, args.batch_size = backbone, batch
-        flags, reserved = training_args(args, extra), None
-        build = {FINE: lambda flags=flags: our_run(flags, precision, args.compile)}
+        config, reserved = training_config(args, extra), None
+        build = {FINE: lambda config=config: our_run(config, precision, args.compile)}
         row = measure(build, args, device)[FINE]
         if row.peak is not None:
             reserved = torch.cuda.max_memory_reserved(device)

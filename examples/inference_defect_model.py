@@ -15,8 +15,10 @@ import cv2
 from dinov3.defect_cli import make_parser, parse
 from dinov3.defect_errors import run_script
 from dinov3.defect_evaluation.thresholds import limit_text
+from dinov3.defect_folders import FolderLock
+from dinov3.inference.claim import expect_own_results
 from dinov3.inference.config import InspectConfig
-from dinov3.inference.inspection import Inspection, find_inputs, open_predictor, open_writer
+from dinov3.inference.inspection import Inputs, Inspection, find_inputs, open_predictor, open_writer
 from dinov3.inference.outputs import OutputWriter
 from dinov3.inference.predictor import DefectPredictor
 from dinov3.train.defect_signals import StopSignals
@@ -39,7 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.watch and config.image:
         parser.error("--watch needs --image_dir, not --image")
     inputs = find_inputs(config)
+    expect_own_results(config.output_dir, not config.no_report)
     predictor = open_predictor(config)
+    with FolderLock(config.output_dir, "inference_defect_model.py"):
+        return inspect(config, inputs, predictor)
+
+
+def inspect(config: InspectConfig, inputs: Inputs, predictor: DefectPredictor) -> int:
+    """Inspect the files, or what comes into the folder."""
     writer = open_writer(config, predictor)
     cv2.setNumThreads(1)  # images are finished side by side
     with StopSignals() as signals, writer:

@@ -96,12 +96,14 @@ def organize_folders(config: OrganizeConfig, command: str) -> int:
             raise DefectError(f"{flag_name} is missing: training needs normal and defect images")
     if not some:
         raise DefectError("--append: no images to add; expected --defect_images or --normal_images")
-    samples, report = scan_folders(
+    report = ImportReport()
+    samples = scan_folders(
         config.defect_images,
         config.defect_masks,
         config.normal_images,
-        config.classes_from_folders,
-        config.unlabeled_images,
+        report,
+        unlabeled_images=config.unlabeled_images,
+        classes_from_folders=config.classes_from_folders,
     )
     rules = survey_masks([path for sample in samples for path in sample.masks], config.mask_rules)
     samples = resolve_labels(samples, report, rules=rules)
@@ -176,7 +178,7 @@ def write_dataset(
     return manifest
 
 
-def print_leaks(config: LeaksConfig, command: str) -> int:
+def print_leaks(config: LeaksConfig, _command: str) -> int:
     """Look for images that show the same in different splits; 1 if there are any."""
     manifest = read_manifest(config.dataset)
     leaks = find_leaks(manifest)

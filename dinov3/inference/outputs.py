@@ -21,6 +21,7 @@ import numpy as np
 from dinov3.data.defect_images import ImageReadError
 from dinov3.data.defect_masks import write_mask
 from dinov3.defect_errors import DefectError
+from dinov3.inference.claim import files_of_others
 from dinov3.inference.prediction import Prediction
 from dinov3.inference.records import (
     Record,
@@ -97,6 +98,7 @@ class OutputWriter:
         self.counts: Counter[str] = Counter()
         self.disagreements = 0
         self.done: set[str] = set()
+        self._others: set[str] = set()  # files below masks/ and visualizations/ that are not to be replaced
         self._observing = ThreadPoolExecutor(1, thread_name_prefix="observe")
         self._observed: list[Future[None]] = []
 
@@ -123,6 +125,7 @@ class OutputWriter:
             self.done.add(stored.record["image"])
             self._add_rows(stored.record)
             end = stored.end
+        self._others = files_of_others(self.output_dir, self.done)
         self._json = path.open("r+b" if resume else "w+b")
         self._json.truncate(end if self.done else 0)
         self._json.seek(0, 2)
@@ -169,6 +172,9 @@ class OutputWriter:
         if isinstance(result, ImageReadError):
             return Finished(failed_record(name, str(result)), None, None)
         file = picture_name(name)
+        if file in self._others:
+            reason = f"{name}: masks/{file} or its picture was in --output_dir before, and no inspection made it"
+            return Finished(failed_record(name, f"{reason}; move it to another place"), None, None)
         try:
             write_mask(self.output_dir / "masks" / file, result.mask)
             if self.visualize and display is not None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from dinov3.inference.prediction import Prediction
@@ -106,3 +106,12 @@ def read_records(path: Path) -> Iterator[StoredRecord]:
                 return
             yield StoredRecord(record, place + len(text))
             place += len(line)
+
+
+def files_noted(results: Path) -> Iterator[str]:
+    """Names below ``masks/`` and ``visualizations/`` of the files of the images that a ``predictions.json`` has."""
+    for stored in read_records(results) if results.is_file() else ():
+        record = stored.record
+        file = picture_name(str(record["image"]))
+        if record.get("mask") == f"masks/{file}" and not PurePath(file).anchor and ".." not in PurePath(file).parts:
+            yield file

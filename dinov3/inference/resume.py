@@ -8,15 +8,14 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from dinov3.defect_errors import DefectError
+from dinov3.inference.claim import RUN, load_run
 from dinov3.inference.config import InspectConfig
-from dinov3.inference.records import picture_name, read_records
+from dinov3.inference.records import files_noted
 from dinov3.inference.reports.inspection import is_report
-
-NAME = "run.json"
 
 # Flags that decide what a result is; the others say how fast it comes, or where it goes.
 DECISIVE = (
@@ -37,7 +36,7 @@ def describe_run(config: InspectConfig) -> dict[str, Any]:
 
 
 def start_run(output_dir: Path, run: dict[str, Any]) -> None:
-    """Note what is about to be done in ``output_dir``, in place of what an earlier run did there:
+    """Note what is about to be done in ``output_dir``, in place of what an earlier run did there.
 
     Raises:
         DefectError: the folder cannot be written.
@@ -45,24 +44,24 @@ def start_run(output_dir: Path, run: dict[str, Any]) -> None:
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         _remove_earlier(output_dir)
-        temporary = output_dir / f".{NAME}.unfinished"
+        temporary = output_dir / f".{RUN}.unfinished"
         temporary.write_text(json.dumps(run, indent=1, ensure_ascii=False), encoding="utf-8")
-        temporary.replace(output_dir / NAME)
+        temporary.replace(output_dir / RUN)
     except OSError as error:
         raise DefectError(f"--output_dir {output_dir}: cannot be written ({error.strerror})") from None
 
 
 def _remove_earlier(output_dir: Path) -> None:
     """Remove the masks, pictures and report of an earlier run, and no other file."""
-    path, results, report = (output_dir / name for name in (NAME, "predictions.json", "report.html"))
-    run = _load(path) or {} if path.is_file() else {}
-    ours = bool(run.get("--image") or run.get("--image_dir"))
+    path, results, report = (output_dir / name for name in (RUN, "predictions.json", "report.html"))
+    run = load_run(path) or {}
+    ours = bool(run)
     begun = path.stat().st_mtime_ns if ours else 0
     # First, so that nothing goes on from half of the files; if this is cut off, predictions.json tells of the rest.
     path.unlink(missing_ok=True)
     kinds = ["masks"] if run.get("--no_visualize") else ["masks", "visualizations"]
     folders = set()
-    for file in chain(_files_noted(results), _files_unnoted(output_dir / "masks", run, begun) if ours else ()):
+    for file in chain(files_noted(results), _files_unnoted(output_dir / "masks", run, begun) if ours else ()):
         ours = True
         for picture in (output_dir / kind / file for kind in kinds):
             if os.path.isfile(picture):
@@ -78,15 +77,6 @@ def _remove_earlier(output_dir: Path) -> None:
         if is_report(report):
             report.unlink()
     results.unlink(missing_ok=True)
-
-
-def _files_noted(results: Path) -> Iterator[str]:
-    """Masks, and so pictures, that a ``predictions.json`` of ours names."""
-    for stored in read_records(results) if results.is_file() else ():
-        record = stored.record
-        file = picture_name(str(record["image"]))
-        if record.get("mask") == f"masks/{file}" and not PurePath(file).anchor and ".." not in PurePath(file).parts:
-            yield file
 
 
 def _files_unnoted(masks: Path, run: dict[str, Any], begun: int) -> Iterator[str]:
@@ -106,15 +96,15 @@ def check_same_run(output_dir: Path, run: dict[str, Any]) -> bool:
     Raises:
         DefectError: there are, but of another run; all differences are named.
     """
-    path = output_dir / NAME
+    path = output_dir / RUN
     if not path.is_file():
         if (output_dir / "predictions.json").exists():
             raise DefectError(
-                f"--resume: {output_dir} holds results, but no {NAME} that says how they came about; "
+                f"--resume: {output_dir} holds results, but no {RUN} that says how they came about; "
                 "leave out --resume to begin anew, or choose another --output_dir"
             )
         return False
-    before = _load(path)
+    before = load_run(path)
     if before is None:
         raise DefectError(f"{path}: damaged; leave out --resume to begin anew")
     names = dict.fromkeys([*before, *run])
@@ -126,15 +116,6 @@ def check_same_run(output_dir: Path, run: dict[str, Any]) -> bool:
             "Use what was used then, or choose another --output_dir, or leave out --resume to begin anew"
         )
     return True
-
-
-def _load(path: Path) -> dict[str, Any] | None:
-    """What a ``run.json`` says; None if it is damaged."""
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return None
-    return run if isinstance(run, dict) else None
 
 
 def _change(name: str, old: Any, new: Any) -> str:

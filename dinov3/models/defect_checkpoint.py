@@ -23,7 +23,8 @@ from dinov3.models.defect_novelty import Novelty
 from dinov3.models.defect_torch_files import read_torch_file
 from dinov3.models.defect_tta import FlipAugmented
 
-FORMAT_VERSION = 1
+# Version 1 called ``score_fusion`` and ``freeze_batch_norm`` of its ``config`` ``mask_evidence`` and ``rest_norms``.
+FORMAT_VERSION = 2
 KIND = "dinov3-defect-classifier"
 
 
@@ -100,8 +101,8 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
             "that train_defect_model.py wrote"
         )
     version = content.get("format_version")
-    if version != FORMAT_VERSION:
-        raise DefectError(f"{path}: format version {version!r}; this version reads {FORMAT_VERSION}; update")
+    if version not in (1, FORMAT_VERSION):
+        raise DefectError(f"{path}: format version {version!r}; this version reads 1 to {FORMAT_VERSION}; update")
     check_fields(content, path)
     return content
 
@@ -166,7 +167,8 @@ def restore_model(content: dict[str, Any], source: Path | str, dinov3_repo: Path
         config["dropout"],
         decoder=config["decoder"],
         guidance=config["guidance"],
-        score_fusion=config.get("mask_evidence", False),  # older ones have the class head's verdict
+        # the oldest have neither key, and the classifier's verdict alone
+        score_fusion=config.get("score_fusion", config.get("mask_evidence", False)),
     )
     load_model_state(model, content["model"], source)
     if content.get("novelty") is not None:

@@ -15,11 +15,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from dinov3.data.defect_manifest import Manifest
+from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_distributed import Agreement, World, max_over_ranks
 from dinov3.defect_errors import StoppedError
 from dinov3.models.defect_checkpoint import save_checkpoint
+from dinov3.train.defect_config import TrainConfig
 from dinov3.train.defect_fsdp import gathered
 from dinov3.train.defect_meter import EpochProgress
+from dinov3.train.defect_resume import fingerprint
 from dinov3.train.defect_signals import StoppableLoader, StopSignals
 
 # What 'best' means for each file: the first metric decides, the next ones break ties.
@@ -42,6 +46,24 @@ def chosen_thresholds(defaults: dict[str, float], metrics: dict[str, Any]) -> di
     """The thresholds to predict with: for the mask what validation found best, if it could tell."""
     best = metrics.get("best_mask_threshold", math.nan)
     return defaults if math.isnan(best) else defaults | {"mask": round(best, 3)}
+
+
+def describe_run(config: TrainConfig, manifest: Manifest, normalization: Normalization) -> dict[str, Any]:
+    """What every checkpoint of a run holds beside its state: what inference and another run need to know."""
+    return {
+        "config": config.record(),
+        "backbone": config.backbone,
+        "official": config.dinov3_repo is not None,
+        "classes": manifest.classes,
+        "mask_classes": manifest.mask_classes,
+        "manifest": fingerprint(manifest),
+        "white_level": manifest.white_level,
+        "image_size": config.image_size,
+        "tile_size": config.tile_size,
+        "tile_overlap": config.tile_overlap,
+        "normalization": {"mean": list(normalization.mean), "std": list(normalization.std)},
+        "thresholds": {"classification": 0.5, "mask": 0.5},
+    }
 
 
 class Checkpointer:

@@ -1,18 +1,40 @@
-"""What a run trains on: its two splits, the weights of its classes, and a summary to print first."""
+"""What a run trains on: its two splits, its loss with the weights of the classes, and a summary to print first."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from dinov3.data.defect_dataset import DefectDataset
-from dinov3.data.defect_manifest import Manifest
+from dinov3.data.defect_manifest import Manifest, read_manifest
 from dinov3.data.defect_tile_dataset import DefectTileDataset
 from dinov3.data.defect_tiles import Tiling
 from dinov3.defect_errors import DefectError
-from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
+from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
+from dinov3.train.defect_config import TrainConfig
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """A dataset, the rows of it that train, and both sets as the loaders take them."""
+
+    manifest: Manifest
+    train_rows: Manifest
+    train_set: DefectDataset | DefectTileDataset
+    val_set: DefectDataset | DefectTileDataset
+
+
+def open_data(config: TrainConfig) -> TrainData:
+    """The dataset of ``config``.
+
+    Raises:
+        DefectError: it is no dataset, or a split lacks normal or defect images.
+    """
+    manifest = read_manifest(config.data_root)
+    train_rows, val_rows = usable_split(manifest, "train"), usable_split(manifest, "val")
+    return TrainData(manifest, train_rows, *build_datasets(config, train_rows, val_rows))
 
 
 def usable_split(manifest: Manifest, split: str) -> Manifest:
@@ -28,16 +50,16 @@ def usable_split(manifest: Manifest, split: str) -> Manifest:
 
 
 def build_datasets(
-    args: argparse.Namespace, train_rows: Manifest, val_rows: Manifest
+    config: TrainConfig, train_rows: Manifest, val_rows: Manifest
 ) -> tuple[DefectDataset, DefectDataset] | tuple[DefectTileDataset, DefectTileDataset]:
     """The training and the validation set, of whole images or of tiles."""
-    if not args.tile_size:
-        train_set = DefectDataset(train_rows, args.image_size, augment=True, paste_defects=args.paste_defects)
-        return train_set, DefectDataset(val_rows, args.image_size)
-    tiling = Tiling(args.tile_size, args.tile_overlap)
-    crops = {"defect_fraction": args.tile_defect_fraction, "tiles_per_image": args.tiles_per_image}
-    train_set = DefectTileDataset(train_rows, tiling, args.image_size, augment=True, **crops)
-    return train_set, DefectTileDataset(val_rows, tiling, args.image_size)
+    if not config.tile_size:
+        train_set = DefectDataset(train_rows, config.image_size, augment=True, paste_defects=config.paste_defects)
+        return train_set, DefectDataset(val_rows, config.image_size)
+    tiling = Tiling(config.tile_size, config.tile_overlap)
+    crops = {"defect_fraction": config.tile_defect_fraction, "tiles_per_image": config.tiles_per_image}
+    train_set = DefectTileDataset(train_rows, tiling, config.image_size, augment=True, **crops)
+    return train_set, DefectTileDataset(val_rows, tiling, config.image_size)
 
 
 def enough_masks(rows: Manifest) -> bool:
@@ -47,36 +69,48 @@ def enough_masks(rows: Manifest) -> bool:
     return bool((rows.columns["mask"][rows.labels > 0] != "").mean() >= 0.05)
 
 
-def balanced_weights(rows: Manifest, args: argparse.Namespace) -> torch.Tensor:
+def balanced_weights(rows: Manifest, config: TrainConfig) -> torch.Tensor:
     """(K,) weights inverse to the classes' frequency, 1 on average over the images or, with tiles, the crops."""
     known = rows.labels[rows.labels >= 0]
     counts = np.bincount(known, minlength=len(rows.classes)).clip(min=1) / len(known)
-    if args.tile_size:  # the flag decides how many crops show a defect
-        counts[1:] *= max(args.tile_defect_fraction, 0.01) / counts[1:].sum()
+    if config.tile_size:  # the flag decides how many crops show a defect
+        counts[1:] *= max(config.tile_defect_fraction, 0.01) / counts[1:].sum()
         counts[0] = 1 - counts[1:].sum()
     return torch.tensor(1 / (len(rows.classes) * counts), dtype=torch.float32)
 
 
+def build_criterion(config: TrainConfig, train_rows: Manifest) -> MultiTaskLoss:
+    """The loss of ``config``; balanced class weights are those of ``train_rows``."""
+    return MultiTaskLoss(
+        config.alpha,
+        config.beta,
+        config.use_uncertainty_weighting,
+        class_loss=config.class_loss,
+        mask_loss=config.mask_loss,
+        class_weights=balanced_weights(train_rows, config) if config.class_weights == "balanced" else None,
+        label_smoothing=config.label_smoothing,
+    )
+
+
 def print_summary(
-    args: argparse.Namespace,
+    config: TrainConfig,
     model: AttentionGuidedDefectClassifier,
-    manifest: Manifest,
-    train_set: DefectDataset | DefectTileDataset,
+    data: TrainData,
     device: torch.device,
 ) -> None:
     """What is about to be trained, on what."""
     total = sum(p.numel() for p in model.parameters()) / 1e6
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
-    print(f"{args.backbone} on {device}: {total:.1f} M parameters, {trained:.1f} M trained, {args.image_size} px")
-    if args.auto_batch or args.accumulate > 1:
-        print(f"  batches of {args.batch_size}, {args.accumulate} per update")
-    for split, counts in manifest.counts().items():
+    print(f"{config.backbone} on {device}: {total:.1f} M parameters, {trained:.1f} M trained, {config.image_size} px")
+    if config.auto_batch or config.accumulate > 1:
+        print(f"  batches of {config.batch_size}, {config.accumulate} per update")
+    for split, counts in data.manifest.counts().items():
         if split != "test":
             print(f"  {split}: {', '.join(f'{n} {name}' for name, n in counts.items())}")
-    for line in manifest.weak_labels():
+    for line in data.manifest.weak_labels():
         print(f"  {line}")
-    if isinstance(train_set, DefectTileDataset):
-        print(f"  tiles of {args.tile_size} px, {args.tile_defect_fraction:.0%} of the crops centered on defects")
-        left_out = len(train_set) - len(train_set.usable_rows())
-        if left_out:
-            print(f"  {left_out} training images are larger than a tile and have no mask: left out")
+    if isinstance(data.train_set, DefectTileDataset):
+        print(f"  tiles of {config.tile_size} px, {config.tile_defect_fraction:.0%} of the crops centered on defects")
+        skipped = len(data.train_set) - len(data.train_set.usable_rows())
+        if skipped:
+            print(f"  {skipped} training images are larger than a tile and have no mask: skipped")

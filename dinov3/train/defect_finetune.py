@@ -1,91 +1,96 @@
-"""How a pretrained backbone is fine-tuned: the flags, and what they do to a model."""
+"""How a pretrained backbone is fine-tuned: what the settings come to for it, and what they do to a model."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from dinov3.defect_cli import below_one, fraction, non_negative_int, positive_int
-from dinov3.defect_errors import DefectError
+from torch import nn
+
+from dinov3._official import load_official_backbone
+from dinov3.data.defect_manifest import Manifest
+from dinov3.defect_cli import with_today_names
+from dinov3.models.defect_backbone import build_backbone
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
 from dinov3.models.defect_layers import checkpoint_activations, set_drop_path
 from dinov3.models.defect_lora import add_lora
-from dinov3.train.defect_memory import Demand
+from dinov3.train.defect_config import TrainConfig
 
 LARGE = 1024  # width from which a ViT is ViT-L or larger
 
 
-def add_finetuning_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of this module."""
-    group = parser.add_argument_group("fine-tuning")
-    add = group.add_argument
-    add("--unfreeze_last", type=non_negative_int, default=0, help="train only the backbone's last N blocks; 0: all")
-    add("--lora_rank", type=non_negative_int, default=0, help="train adapters of this rank on the backbone; 0: none")
-    add(
-        "--layer_decay",
-        type=fraction,
-        help="rate of each backbone layer as a share of the next one's (default: 0.8, a pretrained ViT, or 1)",
-    )
-    add(
-        "--rest_norms",
-        action=argparse.BooleanOptionalAction,
-        help="the backbone's BatchNorms keep their pretrained statistics (default: unless --weights none)",
-    )
-    add(
-        "--drop_path", type=below_one, default=0.0, help="how often the last block is skipped in training; earlier less"
-    )
-    add("--accumulate", type=positive_int, default=1, help="batches per update: --batch_size times this many images")
-    add("--ema_decay", type=below_one, default=0.0, help="average the weights, such as 0.999; 0: off")
-    add(
-        "--grad_checkpointing",
-        action=argparse.BooleanOptionalAction,
-        help="compute activations twice to save memory (default: for a ViT-L or larger that trains)",
-    )
-    add("--compile", action=argparse.BooleanOptionalAction, default=False, help="compile the model with torch.compile")
-    add(
-        "--fsdp",
-        choices=("auto", "on", "off"),
-        default="auto",
-        help="keep a share of the model in each process; auto: for ViT-H+ and ViT-7B in more than one process",
-    )
-    add(
-        "--auto_batch",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="find the largest batch that fits; --batch_size is then the least number of images per update",
+def resolve(
+    config: TrainConfig, backbone: nn.Module, has_masks: bool, resumed: dict[str, Any] | None = None
+) -> TrainConfig:
+    """``config`` with a value for each setting that was left to depend on the backbone or the data.
+
+    Args:
+        backbone: as :func:`build_backbone` makes it.
+        has_masks: whether enough defect images have a mask
+            (:func:`~dinov3.train.defect_data.enough_masks`).
+        resumed: the checkpoint to go on from: where its run started, and the batch that --auto_batch found for it,
+            stay what they were.
+    """
+    found: dict[str, Any] = {}
+    if resumed is not None:
+        before = with_today_names(TrainConfig, resumed["config"])
+        found["init_from"] = Path(before["init_from"]) if before["init_from"] is not None else None
+        if config.auto_batch:
+            found |= {"batch_size": before["batch_size"], "accumulate": before["accumulate"]}
+        config = replace(config, **found)
+    is_vit, is_pretrained = not hasattr(backbone, "embed_dims"), config.weights != "none"
+    trains = not config.freeze_backbone or config.unfreeze_last > 0
+    scale, decay = backbone_rates(is_vit, is_pretrained or config.init_from is not None)
+    if config.lora_rank:  # adapters start at zero and cannot spoil the weights they sit on
+        scale, decay = 1.0, 1.0
+    defaults = {
+        "score_fusion": config.guidance == "mask" and has_masks,
+        "freeze_batch_norm": is_pretrained,
+        "grad_checkpointing": is_vit and backbone.embed_dim >= LARGE and trains,
+        "backbone_lr_scale": scale,
+        "layer_decay": decay,
+    }
+    return replace(config, **{name: value for name, value in defaults.items() if getattr(config, name) is None})
+
+
+def load_backbone(config: TrainConfig, weights: str) -> nn.Module:
+    """The backbone that ``config`` names, with these ``weights``."""
+    if config.dinov3_repo is not None:
+        return load_official_backbone(config.dinov3_repo, config.backbone, weights)
+    return build_backbone(config.backbone, weights)
+
+
+def build_model(config: TrainConfig, backbone: nn.Module, manifest: Manifest) -> AttentionGuidedDefectClassifier:
+    """The model of a resolved ``config`` for the classes of ``manifest``."""
+    return AttentionGuidedDefectClassifier(
+        backbone,
+        backbone.embed_dim,
+        len(manifest.classes),
+        len(manifest.mask_classes),
+        config.dropout,
+        decoder=config.decoder,
+        guidance=config.guidance,
+        score_fusion=config.score_fusion,
     )
 
 
-def prepare_backbone(model: AttentionGuidedDefectClassifier, args: argparse.Namespace) -> None:
-    """Freeze, adapt and regularize the backbone as the flags say, and put the defaults that depend on it into ``args``.
+def prepare_backbone(model: AttentionGuidedDefectClassifier, config: TrainConfig) -> None:
+    """Freeze, adapt and regularize the backbone as a resolved ``config`` says.
 
     Raises:
-        DefectError: flags that exclude each other, or that this backbone cannot follow.
+        DefectError: this backbone cannot follow.
     """
     backbone = model.backbone
-    if args.lora_rank and (args.freeze_backbone or args.unfreeze_last):
-        other = "--freeze_backbone" if args.freeze_backbone else "--unfreeze_last"
-        raise DefectError(f"--lora_rank trains adapters on a otherwise frozen backbone; leave {other} out")
-    model.freeze_backbone(args.freeze_backbone or args.unfreeze_last > 0, args.unfreeze_last)
-    if args.lora_rank:
-        add_lora(backbone, args.lora_rank)
-    if args.rest_norms is None:
-        args.rest_norms = args.weights != "none"
-    if args.rest_norms:
+    model.freeze_backbone(config.freeze_backbone or config.unfreeze_last > 0, config.unfreeze_last)
+    if config.lora_rank:
+        add_lora(backbone, config.lora_rank)
+    if config.freeze_batch_norm:
         model.freeze_batch_norm()
-    if args.drop_path:
-        set_drop_path(backbone, args.drop_path)
-    is_vit = not hasattr(backbone, "embed_dims")
-    if args.grad_checkpointing is None:
-        args.grad_checkpointing = is_vit and backbone.embed_dim >= LARGE and not model.backbone_frozen
-    if args.grad_checkpointing:
+    if config.drop_path:
+        set_drop_path(backbone, config.drop_path)
+    if config.grad_checkpointing:
         checkpoint_activations(backbone)
-    scale, decay = backbone_rates(is_vit, args.weights != "none" or args.init_from is not None)
-    if args.lora_rank:  # adapters start at zero and cannot spoil the weights they sit on
-        scale, decay = 1.0, 1.0
-    if args.backbone_lr_scale is None:
-        args.backbone_lr_scale = scale
-    if args.layer_decay is None:
-        args.layer_decay = decay
 
 
 def backbone_rates(is_vit: bool, is_pretrained: bool) -> tuple[float, float]:
@@ -95,18 +100,3 @@ def backbone_rates(is_vit: bool, is_pretrained: bool) -> tuple[float, float]:
     batch 16). Random weights have nothing to forget. A fifth for a ConvNet: benchmarks/accuracy.py, on unseen parts.
     """
     return 0.1 if is_vit else 0.2 if is_pretrained else 0.5, 0.8 if is_vit and is_pretrained else 1.0
-
-
-def memory_demand(model: AttentionGuidedDefectClassifier, args: argparse.Namespace, autocast: bool) -> Demand:
-    """What the run of these flags takes."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return Demand(
-        batch_size=args.batch_size,
-        accumulate=args.accumulate,
-        image_size=args.image_size,
-        parameters=sum(size for size, _ in sizes),
-        trained=sum(size for size, trains in sizes if trains),
-        averaged=args.ema_decay > 0,
-        checkpointed=args.grad_checkpointing,
-        autocast=autocast,
-    )

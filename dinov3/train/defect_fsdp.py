@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,46 +12,40 @@ from torch import Tensor, nn
 
 from dinov3.defect_distributed import World
 from dinov3.defect_errors import DefectError
+from dinov3.models.defect_device import Precision
+from dinov3.train.defect_config import TrainConfig
 
 LARGE_BACKBONES = ("dinov3_vith16plus", "dinov3_vit7b16")  # what --fsdp auto shards
 
 
-def is_to_shard(args: argparse.Namespace, world: World, precision: str) -> bool:
-    """What ``--fsdp`` of these flags comes to; ``precision`` is that of autocast (``torch.float16`` as text).
+def is_to_shard(config: TrainConfig, world: World, precision: Precision) -> bool:
+    """What ``--fsdp`` comes to in this world.
 
     Raises:
-        DefectError: ``--fsdp on`` does not go with the other flags, or with this version of torch.
+        DefectError: ``--fsdp on`` does not go with the other flags.
     """
     reasons = {
         "--fsdp shards a model over several processes, and there is one: start it with torchrun": world.size == 1,
         "--lora_rank has nothing to gain from --fsdp, as a frozen backbone has neither gradients nor moments": (
-            args.lora_rank > 0
+            config.lora_rank > 0
         ),
-        "--compile does not go with --fsdp": args.compile,
-        "--auto_batch does not go with --fsdp: give --batch_size": args.auto_batch,
-        "--mixed_precision fp16 does not go with --fsdp: use bf16": precision == "torch.float16",
-        f"--fsdp needs torch 2.6 or newer, found {torch.__version__}": _fully_shard() is None,
+        "--compile does not go with --fsdp": config.compile,
+        "--auto_batch does not go with --fsdp: give --batch_size": config.auto_batch,
+        "--mixed_precision fp16 does not go with --fsdp: use bf16": precision.dtype is torch.float16,
     }
     obstacles = [reason for reason, holds in reasons.items() if holds]
-    if args.fsdp == "on" and obstacles:
+    if config.fsdp == "on" and obstacles:
         raise DefectError(f"{'; '.join(obstacles)}. Or leave --fsdp on out")
-    return args.fsdp == "on" or (args.fsdp == "auto" and args.backbone in LARGE_BACKBONES and not obstacles)
-
-
-def _fully_shard() -> Any:
-    try:
-        from torch.distributed.fsdp import fully_shard
-    except ImportError:
-        return None
-    return fully_shard
+    return config.fsdp == "on" or (config.fsdp == "auto" and config.backbone in LARGE_BACKBONES and not obstacles)
 
 
 def shard(model: nn.Module, device: torch.device) -> None:
     """Spread the weights of ``model`` over all processes, in place and with their names; what is left of it moves to
     ``device``. Each transformer block is gathered for itself when it computes, so one at a time is held whole."""
+    from torch.distributed.fsdp import fully_shard  # it takes a while, and few need it
+
     # The mask is a slice of a larger one, which nobody changes in place.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
-    fully_shard = _fully_shard()
     mesh = dist.device_mesh.init_device_mesh(device.type, (dist.get_world_size(),))
     network = getattr(model.backbone, "network", model.backbone)
     for blocks in (module for module in network.children() if isinstance(module, (nn.ModuleList, nn.Sequential))):

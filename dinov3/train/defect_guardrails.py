@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from torch.utils.data import DataLoader
 
@@ -11,10 +11,20 @@ from dinov3.defect_distributed import gather_over_ranks
 from dinov3.defect_errors import DefectError
 
 # What early stopping may watch; the losses are better when lower.
-WATCHABLE = (
-    "image_accuracy image_f1 image_ap image_auroc pixel_iou pixel_dice pixel_ap pixel_aupro mean_iou_defect "
-    "val_total_loss val_cls_loss val_seg_loss"
-).split()
+WatchedMetric = Literal[
+    "image_accuracy",
+    "image_f1",
+    "image_ap",
+    "image_auroc",
+    "pixel_iou",
+    "pixel_dice",
+    "pixel_ap",
+    "pixel_aupro",
+    "mean_iou_defect",
+    "val_total_loss",
+    "val_cls_loss",
+    "val_seg_loss",
+]
 
 
 class LossGuard:

@@ -14,6 +14,7 @@ from torch import nn
 from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError
 from dinov3.models.defect_device import Precision
+from dinov3.train.defect_config import TrainConfig
 
 GIB = 2**30
 SPARE = 0.05  # share of the device's memory that a trial must leave free
@@ -36,6 +37,21 @@ class Demand:
     def fixed_bytes(self) -> int:
         """Weights, and for what trains gradients and AdamW's two moments, in float32; whatever the batch is."""
         return 4 * (self.parameters + (3 + self.averaged) * self.trained)
+
+
+def memory_demand(model: nn.Module, config: TrainConfig, precision: Precision) -> Demand:
+    """What the run of a resolved ``config`` takes."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return Demand(
+        batch_size=config.batch_size,
+        accumulate=config.accumulate,
+        image_size=config.image_size,
+        parameters=sum(size for size, _ in sizes),
+        trained=sum(size for size, trains in sizes if trains),
+        averaged=config.ema_decay > 0,
+        checkpointed=config.grad_checkpointing,
+        autocast=precision.dtype is not None,
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -7,15 +7,17 @@ import math
 from pathlib import Path
 from typing import Any
 
+from dinov3.train.defect_config import TrainConfig
 
-def learned_nothing(best: dict[str, dict[str, Any]], log: Path, config: dict[str, Any]) -> str:
+
+def learned_nothing(best: dict[str, dict[str, Any]], log: Path, config: TrainConfig) -> str:
     """A line of warning if the best of a run, or its last epoch, from which the next stage starts, is no better than a
     constant answer, with likely reasons; else an empty text.
 
     Args:
         best: as ``fit`` returns it, with the epoch of each best file.
         log: the ``metrics.jsonl`` of the run.
-        config: the run's flags.
+        config: of the run.
     """
     history = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     by_epoch = {record["epoch"]: record for record in history}
@@ -31,13 +33,13 @@ def learned_nothing(best: dict[str, dict[str, Any]], log: Path, config: dict[str
         )
     reasons = {
         "the backbone is frozen and its weights are random: give --weights, or drop --freeze_backbone": (
-            config["freeze_backbone"] and config["weights"] == "none" and not config["init_from"]
+            config.freeze_backbone and config.weights == "none" and config.init_from is None
         ),
-        "--lr is 0": config["lr"] == 0,
+        "--lr is 0": config.lr == 0,
         "no training image has a mask": record["masks_seen"] == 0,
         "no training image has a verdict": record["verdicts_seen"] == 0,
         "many training images could not be read": record["unreadable"] > 0.2 * record["verdicts_seen"],
-        "batches were left out because of their loss: lower --lr": record["skipped_batches"] > 0,
+        "batches were skipped because of their loss: lower --lr": record["skipped_batches"] > 0,
         "it was short: raise --epochs": len(history) < 5,
         "the training loss did not fall: change --lr, up or down, by a factor of 10": (
             record["train_total_loss"] > 0.9 * history[0]["train_total_loss"]

@@ -6,9 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,8 +38,9 @@ from dinov3.models.defect_classifier import (
 )
 from dinov3.models.defect_device import Precision
 from dinov3.train.defect_checkpointer import Checkpointer
+from dinov3.train.defect_config import TrainConfig
 from dinov3.train.defect_ema import ModelEma
-from dinov3.train.defect_fsdp import InStep, shard
+from dinov3.train.defect_fsdp import InStep, is_to_shard, shard
 from dinov3.train.defect_guardrails import EarlyStopping, LossGuard
 from dinov3.train.defect_meter import COUNTS, EpochProgress
 from dinov3.train.defect_optim import build_lr_scheduler, build_optimizer, learning_rates, restore_optimizer
@@ -49,27 +48,6 @@ from dinov3.train.defect_run_log import RunLog, image_scores, peak_memory
 from dinov3.train.defect_run_pictures import example_page
 from dinov3.train.defect_step import TrainStep, across_processes, common_norms
 from dinov3.train.defect_update import Updater, UpdateRecord, taint
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """What the loop needs beside model, loss and data; the flags of the same names explain each."""
-
-    save_dir: Path
-    epochs: int
-    batch_size: int
-    num_workers: int
-    lr: float
-    backbone_lr_scale: float
-    weight_decay: float
-    grad_clip: float
-    seed: int
-    save_every_minutes: float = 10.0
-    max_skipped_batches: int = 10
-    layer_decay: float = 1.0
-    accumulate: int = 1
-    ema_decay: float = 0.0
-    sharded: bool = False
 
 
 def train_one_epoch(
@@ -177,24 +155,21 @@ def fit(
     criterion: MultiTaskLoss,
     train_set: DefectDataset | DefectTileDataset,
     val_set: DefectDataset | DefectTileDataset,
-    options: TrainingOptions,
+    config: TrainConfig,
     *,
     precision: Precision,
     normalization: Normalization,
     description: dict[str, Any],
-    weight_scheduler: DynamicWeightScheduler | None = None,
-    early_stopping: EarlyStopping | None = None,
     resume: dict[str, Any] | None = None,
     world: World = World(),  # noqa: B008 (frozen)
 ) -> dict[str, Any]:
-    """Train for ``options.epochs`` epochs, with the checkpoints, logs and example pictures in ``options.save_dir``.
+    """Train for ``config.epochs`` epochs, with the checkpoints, logs and example pictures in ``config.save_dir``.
 
     Args:
         model, criterion: on ``precision.device`` already, but for a model to be sharded, which goes there in shares.
         train_set, val_set: of tiles, training sees crops, and validation slides over the whole images.
+        config: resolved.
         description: what inference needs beside the weights; goes into every checkpoint.
-        weight_scheduler: sets the loss weights before each epoch.
-        early_stopping: may end the run before its last epoch.
         resume: a checkpoint of the same run to go on from, made after an epoch or within one.
         world: this process among several.
 
@@ -204,45 +179,47 @@ def fit(
     Raises:
         StoppedError: SIGTERM or Ctrl-C ended the run, and ``last.pth`` knows where.
     """
-    device, save_dir, progress = precision.device, options.save_dir, world.is_main
-    weights = ModelEma(model, options.ema_decay)
+    device, save_dir, progress = precision.device, config.save_dir, world.is_main
+    sharded = is_to_shard(config, world, precision)
+    weights = ModelEma(model, config.ema_decay)
     if resume is not None and "training_state" in resume and not weights.is_plain:
         weights.load_state_dict(resume["training_state"])
-    if options.sharded:
+    if sharded:
         for module in dict.fromkeys((model, weights.evaluated)):  # one, or two with an average
             shard(common_norms(module, device), device)
-    finish_validation = InStep(weights.evaluated, device).finish if options.sharded else lambda: None
+    finish_validation = InStep(weights.evaluated, device).finish if sharded else lambda: None
     optimizer = build_optimizer(
         model,
         criterion,
-        lr=options.lr,
-        backbone_lr_scale=options.backbone_lr_scale,
-        weight_decay=options.weight_decay,
-        layer_decay=options.layer_decay,
+        lr=config.lr,
+        backbone_lr_scale=config.backbone_lr_scale,
+        weight_decay=config.weight_decay,
+        layer_decay=config.layer_decay,
     )
     if len(val_set) < world.size or len(train_set) < world.size:
         raise DefectError(f"{len(train_set)} training and {len(val_set)} validation images for {world.size} processes")
-    sampler = train_set.sampler(options.seed, world.rank, world.size)
+    sampler = train_set.sampler(config.seed, world.rank, world.size)
     train_loader = make_loader(
         train_set,
-        options.batch_size,
+        config.batch_size,
         sampler=sampler,
-        num_workers=options.num_workers,
+        num_workers=config.num_workers,
         pin_memory=device.type == "cuda",
     )
     view = View(val_set.image_size, normalization, val_set.tiling)
     val_loader = evaluation_loader(
         val_set.manifest,
         view,
-        options.batch_size,
-        num_workers=options.num_workers,
+        config.batch_size,
+        num_workers=config.num_workers,
         device=device,
         rank=world.rank,
         world_size=world.size,
     )
     scaler = precision.scaler()
-    guard = LossGuard(options.max_skipped_batches)
-    early_stopping = early_stopping or EarlyStopping("image_ap", 0)
+    guard = LossGuard(config.max_skipped_batches)
+    early_stopping = EarlyStopping(config.early_stop_metric, config.early_stop_patience)
+    weight_scheduler = DynamicWeightScheduler(warmup_epochs=config.weight_warmup_epochs)
     # Everything that training changes and that has a state: saved under these names.
     parts = {
         "model": SimpleNamespace(state_dict=weights.inference_state),
@@ -264,28 +241,28 @@ def fit(
         first_epoch, best, result = resume["epoch"], resume["best"], resume["metrics"]
         if resume.get("progress") is not None:
             state = EpochProgress.restore(resume["progress"], world, device)
-    steps = math.ceil(len(train_loader) / options.accumulate)  # updates
-    steps_done = steps * first_epoch + math.ceil(state.batches / options.accumulate)
-    lr_scheduler = build_lr_scheduler(optimizer, steps * options.epochs, steps_done=steps_done)
+    steps = math.ceil(len(train_loader) / config.accumulate)  # updates
+    steps_done = steps * first_epoch + math.ceil(state.batches / config.accumulate)
+    lr_scheduler = build_lr_scheduler(optimizer, steps * config.epochs, steps_done=steps_done)
     step = across_processes(TrainStep(model, criterion), world, device)
     keeper = Checkpointer(
         save_dir,
         parts,
-        description | {"epochs": options.epochs},
+        description | {"epochs": config.epochs},
         best=best,
         metrics=result,
-        save_every_minutes=options.save_every_minutes,
+        save_every_minutes=config.save_every_minutes,
         world=world,
         device=device,
     )
     with keeper:
         log = RunLog(save_dir, first_epoch, description["classes"]) if world.is_main else None
-        for epoch in range(first_epoch, options.epochs):
+        for epoch in range(first_epoch, config.epochs):
             # Dropout and drop path draw from here: the same after a resume as without an interruption.
-            torch.manual_seed(int(np.random.SeedSequence((options.seed, epoch, world.rank)).generate_state(1)[0]))
+            torch.manual_seed(int(np.random.SeedSequence((config.seed, epoch, world.rank)).generate_state(1)[0]))
             state.restore_random(device)
-            sampler.epoch, sampler.skip = epoch, state.batches * options.batch_size
-            if weight_scheduler is not None:
+            sampler.epoch, sampler.skip = epoch, state.batches * config.batch_size
+            if config.use_dynamic_weights:
                 criterion.alpha, criterion.beta = weight_scheduler.get_weights(epoch)
             state.rates = state.rates or learning_rates(optimizer)
             rates = {f"learning_rate/{group['name']}": group["lr"] for group in optimizer.param_groups}
@@ -297,11 +274,11 @@ def fit(
                 scaler,
                 precision=precision,
                 normalization=normalization,
-                grad_clip=options.grad_clip,
+                grad_clip=config.grad_clip,
                 epoch=epoch,
                 guard=guard,
                 state=state,
-                accumulate=options.accumulate,
+                accumulate=config.accumulate,
                 after_update=weights.update,
                 after_batch=partial(keeper.after_batch, epoch, state),
                 progress=progress,
@@ -314,20 +291,20 @@ def fit(
                 keeper.stoppable(val_loader, epoch, state, finish_validation),
                 metrics,
                 view,
-                batch_size=options.batch_size,
+                batch_size=config.batch_size,
                 precision=precision,
                 criterion=criterion,
                 description=f"epoch {epoch + 1} val",
                 progress=progress,
             )
             scores = image_scores(metrics)
-            if log is not None or options.sharded:  # which takes all processes to compute
+            if log is not None or sharded:  # which takes all processes to compute
                 page = example_page(weights.evaluated, val_set, precision, normalization)
             if log is not None:
-                log.add_epoch(epoch, options.epochs, result, page, scores, rates | peak_memory(device))
+                log.add_epoch(epoch, config.epochs, result, page, scores, rates | peak_memory(device))
             early_stopping.update(epoch + 1, result)
             is_over = early_stopping.is_over(epoch + 1)
-            keeper.after_epoch(epoch, result, is_last=is_over or epoch + 1 == options.epochs)
+            keeper.after_epoch(epoch, result, is_last=is_over or epoch + 1 == config.epochs)
             state = EpochProgress()
             if is_over:
                 if progress:

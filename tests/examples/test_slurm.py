@@ -12,6 +12,9 @@ import pytest
 from conftest import ROOT
 from torch.distributed.run import get_args_parser
 
+from dinov3.defect_cli import make_parser, parse
+from dinov3.train.defect_config import TrainConfig
+
 SCRIPT = ROOT / "examples/train_slurm.sh"
 COMMANDS = {
     "scontrol": '[ "$1" = show ] && printf "node%d\\n" {7..20000} || echo "$@" >> "$LOG/requeued"',
@@ -53,15 +56,13 @@ def test_it_is_bash_and_asks_to_be_signalled_and_requeued() -> None:
 
 
 def test_torchrun_and_training_know_its_flags(submit, tmp_path: Path) -> None:
-    from train_defect_model import build_parser
-
     assert submit("true", "--epochs", "7", "--lr", "1e-4").wait(30) == 0
     run = get_args_parser().parse_args((tmp_path / "arguments").read_text().splitlines())
     assert (run.nnodes, run.nproc_per_node, run.rdzv_backend) == ("2", "4", "c10d")
     assert (run.rdzv_endpoint, run.rdzv_id) == ("node7:23456", "123456.0")
     assert (ROOT / run.training_script).is_file()
-    args = build_parser().parse_args(run.training_script_args)
-    assert (args.epochs, args.lr, args.batch_size, args.resume, args.device) == (7, 1e-4, 3, True, "cuda")
+    config = parse(TrainConfig, make_parser(TrainConfig, None), run.training_script_args)
+    assert (config.epochs, config.lr, config.batch_size, config.resume, config.device) == (7, 1e-4, 3, True, "cuda")
     assert not (tmp_path / "requeued").exists()
 
 

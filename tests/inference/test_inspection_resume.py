@@ -206,10 +206,10 @@ def test_a_new_run_removes_what_the_last_one_wrote_and_nothing_else(two_folders,
 @pytest.mark.parametrize("left", [None, b"[", b"[\n]\n"])
 def test_a_new_run_removes_what_a_stopped_one_had_not_noted(two_folders, tmp_path: Path, left: bytes | None) -> None:
     output = tmp_path / "out"
-    (output / "masks").mkdir(parents=True)
+    two_folders("in1")
     mine = output / "masks/c.png.png"
     mine.write_text("from before")
-    two_folders("in1")
+    os.utime(mine, (1e9, 1e9))
     (output / "predictions.json").unlink()
     if left is not None:
         (output / "predictions.json").write_bytes(left)

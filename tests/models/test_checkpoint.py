@@ -10,13 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dinov3.data.defect_dataset import DefectDataset, make_loader
-from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError
+from dinov3.defect_evaluation.evaluate import View, evaluate, evaluation_loader
 from dinov3.defect_evaluation.metrics import DefectMetrics
 from dinov3.models.defect_checkpoint import load_checkpoint, restore_model
 from dinov3.models.defect_device import resolve_precision
-from dinov3.train.train_defect_classifier import evaluate
 
 
 class Hostile:
@@ -81,13 +79,8 @@ def test_a_checkpoint_loads_without_network_and_measures_as_in_training(trained:
     monkeypatch.setattr(socket.socket, "connect", refuse)
     content = load_checkpoint(trained / "last.pth")
     model = restore_model(content, "last.pth")
-    loader = make_loader(DefectDataset(squares.select("val"), 64), 8, num_workers=0)
-    result = evaluate(
-        model,
-        loader,
-        DefectMetrics(2),
-        precision=resolve_precision("off", torch.device("cpu")),
-        normalization=Normalization(**content["normalization"]),
-    )
+    view, precision = View.of(content), resolve_precision("off", torch.device("cpu"))
+    loader = evaluation_loader(squares.select("val"), view, 8, num_workers=0, device=precision.device)
+    result = evaluate(model, loader, DefectMetrics(2), view, batch_size=8, precision=precision)
     for name in ("image_ap", "pixel_ap", "pixel_iou"):
         assert result[name] == pytest.approx(content["metrics"][name], abs=1e-6)

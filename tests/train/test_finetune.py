@@ -18,13 +18,16 @@ from torch import Tensor, nn
 import dinov3.train.train_defect_classifier as loop
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_transforms import Normalization
+from dinov3.defect_cli import make_parser, parse
 from dinov3.defect_distributed import AsyncScalar
 from dinov3.defect_errors import DefectError
 from dinov3.models.defect_checkpoint import load_checkpoint
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
 from dinov3.models.defect_device import compile_model, resolve_precision
 from dinov3.models.defect_lora import add_lora, merged_state
+from dinov3.train.defect_config import TrainConfig
 from dinov3.train.defect_ema import ModelEma
+from dinov3.train.defect_finetune import prepare_backbone, resolve
 from dinov3.train.defect_guardrails import LossGuard
 from dinov3.train.defect_meter import EpochProgress
 from dinov3.train.defect_optim import build_lr_scheduler
@@ -208,9 +211,8 @@ def test_a_run_goes_on_from_a_checkpoint_older_than_these_flags(trained: Path, s
     folder.mkdir()
     content = load_checkpoint(trained / "last.pth")
     assert "training_state" not in content  # it would say the same as the weights
-    for (
-        name
-    ) in "unfreeze_last lora_rank layer_decay drop_path accumulate ema_decay grad_checkpointing rest_norms".split():
+    newer = "unfreeze_last lora_rank layer_decay drop_path accumulate ema_decay grad_checkpointing freeze_batch_norm"
+    for name in newer.split():
         del content["config"][name]
     torch.save(content, folder / "last.pth")
     assert script("train_defect_model", *flags(squares, folder, "--epochs", 3, "--resume"))[0] == 0
@@ -219,17 +221,17 @@ def test_a_run_goes_on_from_a_checkpoint_older_than_these_flags(trained: Path, s
     assert status == 1 and "--accumulate was 1, now 2" in err
 
 
-@pytest.mark.parametrize("rest", [True, False])
-def test_norms_at_rest_keep_their_statistics_while_all_weights_train(
-    squares: Manifest, tmp_path: Path, script, rest: bool
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_batch_norms_keep_their_statistics_while_all_weights_train(
+    squares: Manifest, tmp_path: Path, script, frozen: bool
 ) -> None:
-    more = ("--epochs", 1, "--rest_norms" if rest else "--no-rest_norms")
+    more = ("--epochs", 1, "--freeze_batch_norm" if frozen else "--no-freeze_batch_norm")
     assert script("train_defect_model", *flags(squares, tmp_path / "run", *more))[0] == 0
     state = load_checkpoint(tmp_path / "run" / "last.pth")["model"]
     means = {name: value for name, value in state.items() if name.endswith("running_mean")}
     scales = [name.replace("running_mean", "weight") for name in means]
     moved = {name.startswith("backbone."): bool(value.any()) for name, value in means.items()}
-    assert moved == {True: not rest, False: True}  # a new norm's mean is zero; the decoder's always learn
+    assert moved == {True: not frozen, False: True}  # a new norm's mean is zero; the decoder's always learn
     assert all((state[name] != 1).any() for name in scales)
 
 
@@ -295,15 +297,13 @@ def test_flags_that_do_not_fit_are_named(squares: Manifest, tmp_path: Path, scri
     ],
 )
 def test_defaults_follow_the_backbone(name: str, more, expected) -> None:
-    import train_defect_model
-
-    from dinov3.train.defect_finetune import prepare_backbone
-
     if "--lora_rank" in more:
         pytest.importorskip("peft", reason="peft is not installed")
-    args = train_defect_model.build_parser().parse_args([str(a) for a in ("--data_root", "x", *more)])
+    flags = [str(a) for a in ("--data_root", "x", *more)]
     model = build_model(name)
-    prepare_backbone(model, args)
-    assert (args.backbone_lr_scale, args.layer_decay, args.grad_checkpointing, args.rest_norms) == expected
+    config = resolve(parse(TrainConfig, make_parser(TrainConfig, None), flags), model.backbone, has_masks=True)
+    prepare_backbone(model, config)
+    found = (config.backbone_lr_scale, config.layer_decay, config.grad_checkpointing, config.freeze_batch_norm)
+    assert found == expected and config.score_fusion
     assert any(isinstance(m, DropPath) for m in model.modules()) == ("--drop_path" in more)
     assert getattr(model.backbone.network, "grad_checkpointing", False) == expected[2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 from pathlib import Path
@@ -15,18 +14,18 @@ from test_resume import SIGNAL_AT_BATCH
 from test_two_processes import log_lines, start_two
 
 from dinov3.data.defect_manifest import Manifest
+from dinov3.defect_cli import make_parser, parse
 from dinov3.defect_distributed import World
 from dinov3.defect_errors import DefectError
 from dinov3.models.defect_checkpoint import load_checkpoint, restore_model
-from dinov3.train.defect_fsdp import _fully_shard, is_to_shard
+from dinov3.models.defect_device import Precision
+from dinov3.train.defect_config import TrainConfig
+from dinov3.train.defect_fsdp import is_to_shard
 
 FLAGS = "--backbone timm:test_vit --weights none --image_size 32 --num_workers 0 --device cpu --dropout 0"
 FLAGS += " --use_uncertainty_weighting --epochs 3 --lr 1e-3 --ema_decay 0.9 --grad_clip 0.5 --grad_checkpointing"
 
-pytestmark = [
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked on this system"),
-    pytest.mark.skipif(_fully_shard() is None, reason="torch is older than 2.6"),
-]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked on this system")
 
 
 @pytest.fixture(scope="module")
@@ -124,21 +123,17 @@ def test_what_was_sharded_may_go_on_whole(launcher: Launcher, data: Manifest, pa
     ],
 )
 def test_who_is_sharded(fsdp: str, backbone: str, size: int, more: dict, expected: bool | str) -> None:
-    args = argparse.Namespace(
-        **{"fsdp": fsdp, "backbone": backbone, "lora_rank": 0, "compile": False, "auto_batch": False} | more
-    )
+    config = TrainConfig(data_root=Path("data"), fsdp=fsdp, backbone=backbone, **more)
+    world, precision = World(0, size, 0), Precision(torch.device("cpu"), None)
     if isinstance(expected, bool):
-        assert is_to_shard(args, World(0, size, 0), "None") == expected
+        assert is_to_shard(config, world, precision) == expected
         return
     with pytest.raises(DefectError, match=expected):
-        is_to_shard(args, World(0, size, 0), "None")
+        is_to_shard(config, world, precision)
 
 
 @pytest.mark.parametrize("value", ["auto", "on", "off"])
 def test_a_file_of_flags_may_say_on(tmp_path: Path, value: str) -> None:
-    from train_defect_model import build_parser
-
-    from dinov3.defect_cli import parse_with_config
-
     (tmp_path / "flags.yaml").write_text(f"data_root: x\nfsdp: {value}\n")
-    assert parse_with_config(build_parser(), ["--config", str(tmp_path / "flags.yaml")]).fsdp == value
+    config = parse(TrainConfig, make_parser(TrainConfig, None), ["--config", str(tmp_path / "flags.yaml")])
+    assert config.fsdp == value

@@ -14,6 +14,7 @@ import dinov3.train.train_defect_classifier as loop
 from dinov3.data.defect_manifest import Manifest
 from dinov3.defect_errors import DefectError
 from dinov3.models.defect_checkpoint import load_checkpoint
+from dinov3.train.defect_config import TrainConfig
 from dinov3.train.defect_guardrails import EarlyStopping, LossGuard
 from dinov3.train.defect_run_diagnosis import is_constant_mask, is_constant_verdict, learned_nothing
 
@@ -182,9 +183,10 @@ def test_a_stage_that_learned_is_not_warned_about(trained: Path, tmp_path: Path)
     log.write_text(
         "".join(json.dumps(record | {"epoch": e, "pixel_iou": 0.3, "pixel_miou": 0.6}) + "\n" for e in (1, 2))
     )
-    assert learned_nothing(content["best"], log, content["config"]) == ""
+    config = TrainConfig(data_root=tmp_path)
+    assert learned_nothing(content["best"], log, config) == ""
     lost = {"epoch": 3, "pixel_iou": 0.0, "pixel_miou": 0.48}  # the next stage would start from it
     with log.open("a") as file:
         file.write(json.dumps(record | lost) + "\n")
-    warning = learned_nothing(content["best"], log, content["config"])
+    warning = learned_nothing(content["best"], log, config)
     assert "the masks of the last epoch" in warning and "the verdicts" not in warning and "--lr" in warning

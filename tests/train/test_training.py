@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dinov3.data.defect_manifest import Manifest
 from dinov3.models.defect_checkpoint import load_checkpoint, restore_model
 from dinov3.train.defect_checkpointer import improved_files
+from dinov3.train.defect_config import TrainConfig
 from dinov3.train.defect_optim import lr_factor, parameter_groups
 
 
@@ -128,7 +129,7 @@ def test_an_interrupted_stage_is_nothing_to_start_the_next_from(squares, trained
         (("--use_dynamic_weights", "--class_weights", "balanced"), ""),
         (("--use_uncertainty_weighting", "--freeze_backbone", "--mixed_precision", "bf16"), ""),
         (("--decoder", "light", "--guidance", "none", "--mask_loss", "focal_dice"), ""),
-        (("--guidance", "none", "--mask_evidence"), "--mask_evidence needs --guidance mask"),
+        (("--guidance", "none", "--score_fusion"), "--score_fusion needs --guidance mask"),
         (("--device", "cuda:77"), "--device cuda:77"),
         (("--weights", "/no/such/file.pth"), "/no/such/file.pth"),
         (("--backbone", "dinov3_vitb61"), "dinov3_vitb16"),
@@ -277,12 +278,8 @@ def test_learning_rate_follows_the_table() -> None:
 
 
 def test_the_example_config_holds_every_default() -> None:
-    import train_defect_model
-
-    parser = train_defect_model.build_parser()
-    defaults = {a.dest: a.default for a in parser._actions if a.dest not in ("help", "config")}
     values = yaml.safe_load((ROOT / "examples/config_defect_detection.yaml").read_text())
-    assert values == {name: str(value) if isinstance(value, Path) else value for name, value in defaults.items()}
+    assert values == TrainConfig(data_root=Path("x")).record() | {"data_root": None}
 
 
 def test_config_sets_defaults_flags_win_and_mistakes_are_all_named(squares: Manifest, tmp_path: Path, script) -> None:

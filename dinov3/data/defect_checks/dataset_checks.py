@@ -6,6 +6,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,8 +14,6 @@ from dinov3.data.defect_checks.explanations import Text
 from dinov3.data.defect_checks.facts import PATCH, Facts
 from dinov3.data.defect_files import IMAGE_SUFFIXES, one_spelling
 from dinov3.data.defect_manifest import SPLITS, Manifest
-
-Finding = tuple[str, Text]  # a file (or class), and what is the matter with it
 
 TILE_SIZES = (1024, 768, 512, 384, 256, 192, 128, 96, 64)  # the last is four patches: less shows no surroundings
 FAR = 6  # standard deviations from the median, of which chance leaves two in a thousand million
@@ -30,6 +29,13 @@ KINDS = {  # of ImageFacts, in Chinese
     "float": "浮点",
 }
 RARE = 10  # a class with so many times fewer images than the largest is learnt badly
+
+
+class Finding(NamedTuple):
+    """What is the matter with a file, or with a class."""
+
+    name: str
+    note: Text
 
 
 def same_pictures(facts: list[Facts]) -> list[list[Facts]]:
@@ -58,7 +64,7 @@ def leaks(manifest: Manifest, facts: list[Facts]) -> tuple[list[Finding], int]:
         firsts = {f.split: f for f in reversed(members)}  # one file of each split shows the leak
         splits = sorted(firsts)
         note = f"{english} is in {' and '.join(splits)}", f"{chinese}同时出现在 {'、'.join(splits)}"
-        findings += [(firsts[s].name, note) for s in SPLITS if s in firsts]
+        findings += [Finding(firsts[s].name, note) for s in SPLITS if s in firsts]
     return findings, len(leaking)
 
 
@@ -75,14 +81,14 @@ def label_conflicts(facts: list[Facts]) -> tuple[list[Finding], int]:
         firsts = {f.label: f for f in reversed(copies)}
         labels = sorted(firsts)
         note = f"the same picture is {' and '.join(labels)}", f"同一张图片的标签为 {'、'.join(labels)}"
-        findings += [(f.name, note) for f in copies if firsts[f.label] is f]
+        findings += [Finding(f.name, note) for f in copies if firsts[f.label] is f]
     return findings, len(sets)
 
 
 def duplicates(facts: list[Facts]) -> list[Finding]:
     """Images that show the same pixels as an earlier one."""
     return [
-        (copy.name, (f"the same picture as {copies[0].name}", f"与 {copies[0].name} 相同"))
+        Finding(copy.name, (f"the same picture as {copies[0].name}", f"与 {copies[0].name} 相同"))
         for copies in same_pictures(facts)
         for copy in copies[1:]
     ]
@@ -112,7 +118,7 @@ def orphans(manifest: Manifest, folder: str) -> list[Finding]:
             if not file.startswith(".") and Path(file).suffix.lower() in IMAGE_SUFFIXES:
                 name = (Path(place) / file).relative_to(manifest.root).as_posix()
                 if _key(name) not in known:
-                    found.append((name, ("in no row of manifest.csv", "manifest.csv 中没有对应的行")))
+                    found.append(Finding(name, ("in no row of manifest.csv", "manifest.csv 中没有对应的行")))
     return sorted(found)
 
 
@@ -154,7 +160,7 @@ def odd_images(facts: list[Facts]) -> dict[str, list[Finding]]:
     }
     return {
         name: [
-            (readable[i].name, (f"{values[i][0]}; most are {usual[0]}", f"{values[i][1]}；多数为{usual[1]}"))
+            Finding(readable[i].name, (f"{values[i][0]}; most are {usual[0]}", f"{values[i][1]}；多数为{usual[1]}"))
             for i in np.flatnonzero(odd)
         ]
         for name, (odd, values, usual) in found.items()
@@ -193,7 +199,7 @@ def small_defects(facts: list[Facts], image_size: int) -> tuple[list[Finding], T
                     f"{few} of {all_of_them} regions are too small, the smallest {least} pixels long",
                     f"{all_of_them} 个区域中有 {few} 个过小，最小的长 {least} 像素",
                 )
-                findings.append((f.name, note))
+                findings.append(Finding(f.name, note))
     if not findings:
         return [], None
     total = sides.total()
@@ -217,7 +223,7 @@ def imbalance(manifest: Manifest) -> list[Finding]:
     counts = {name: n for name, n in manifest.counts()["train"].items() if n}
     largest = max(counts, key=counts.__getitem__, default="")
     return [
-        (
+        Finding(
             name,
             (
                 f"{n} training images; {largest} has {counts[largest]}",
@@ -233,7 +239,7 @@ def class_gaps(manifest: Manifest) -> Iterable[Finding]:
     """Classes without any image in a split that has images."""
     counts = manifest.counts()
     return [
-        (f"{split}: {name}", ("no image", "没有图像"))
+        Finding(f"{split}: {name}", ("no image", "没有图像"))
         for split in SPLITS
         if sum(counts[split].values())
         for name, n in counts[split].items()

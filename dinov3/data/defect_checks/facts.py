@@ -166,17 +166,17 @@ def mask_facts(image: Image.Image, lossy: bool, classes: int, image_size: int, m
     resized = np.stack([wide * (image_size / width), high * (image_size / height)])
     small = counted & (resized.max(axis=0) < PATCH)
     return MaskFacts(
-        image.size,
-        image.mode,
-        reading,
-        ", ".join(map(str, strange[:4])) + (", ..." if len(strange) > 4 else ""),
-        not defect.any(),
-        float(defect.mean()),
-        len(boxes),
-        int(specks.sum()),
-        Counter(np.maximum(wide, high)[small].tolist()),
-        int((small & (resized.min(axis=0) < 1)).sum()),
-        _digest(indices if reading == "classes" else defect),
+        size=image.size,
+        mode=image.mode,
+        reading=reading,
+        values=", ".join(map(str, strange[:4])) + (", ..." if len(strange) > 4 else ""),
+        empty=not defect.any(),
+        coverage=float(defect.mean()),
+        regions=len(boxes),
+        specks=int(specks.sum()),
+        small=Counter(np.maximum(wide, high)[small].tolist()),
+        vanishing=int((small & (resized.min(axis=0) < 1)).sum()),
+        digest=_digest(indices if reading == "classes" else defect),
     )
 
 

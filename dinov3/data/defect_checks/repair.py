@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -79,7 +80,9 @@ def fix_dataset(
             row = {column: str(manifest.columns[column][i]) for column in ("label", "split", "group", "source")}
             writer.add(manifest.root / f.name, names[i], mask, **row)
         for folder, check in (("images", "orphan_image"), ("masks", "orphan_mask")):
-            changes += [Change(file, check, "not copied, as no row names it") for file, _ in orphans(manifest, folder)]
+            changes += [
+                Change(stray.name, check, "not copied, as no row names it") for stray in orphans(manifest, folder)
+            ]
         _write_changes(writer.folder / CHANGES, changes)
         seed = json.loads((manifest.root / "dataset.json").read_text(encoding="utf-8")).get("seed", 0)
         fixed = writer.finish(classes=manifest.classes, mask_classes=manifest.mask_classes, seed=seed, command=command)
@@ -138,9 +141,10 @@ def _mask(manifest: Manifest, f: Facts, changes: list[Change]) -> np.ndarray | N
     if not same_shape(f.mask.size, f.image.size):
         note("size_mismatch", f"skipped: {found} has another shape than its image, {wanted}")
         return None
-    mask, check, change = _class_indices(manifest, f)
-    if change:
-        note(check, change)
+    repaired = _class_indices(manifest, f)
+    mask = repaired.mask
+    if repaired.change:
+        note(repaired.check, repaired.change)
     if mask is None:
         return None
     if f.mask.size != f.image.size:
@@ -156,24 +160,35 @@ def _mask(manifest: Manifest, f: Facts, changes: list[Change]) -> np.ndarray | N
     return mask
 
 
-def _class_indices(manifest: Manifest, f: Facts) -> tuple[np.ndarray | None, str, str]:
-    """The mask as class indices, or None; the check that found it wrong and what was done, if it was."""
+class _Repaired(NamedTuple):
+    """A mask as class indices, or None; which check found it wrong, and what was done: "" if it was right."""
+
+    mask: np.ndarray | None
+    check: str = ""
+    change: str = ""
+
+
+def _class_indices(manifest: Manifest, f: Facts) -> _Repaired:
     path, classes = manifest.root / f.mask_name, manifest.mask_classes
     image = open_image(path)
     reading = "classes" if f.mask.reading == "ignored" and f.verdict == "normal" else f.mask.reading
     if image.mode in MASK_MODES:
         indices = np.array(image, dtype=np.uint8)
         if reading == "classes":
-            return indices, "", ""
+            return _Repaired(indices)
         if _are_indices(image, indices, len(classes), path.suffix.lower() in JPEG_SUFFIXES):
             indices[indices > len(classes)] = IGNORE_INDEX
-            return indices, "mask_values", f"values of no class ({f.mask.values}) set to {IGNORE_INDEX}, ignored"
+            return _Repaired(
+                indices, "mask_values", f"values of no class ({f.mask.values}) set to {IGNORE_INDEX}, ignored"
+            )
     elif (indices := _by_colors(image, len(classes))) is not None:
-        return indices, "unreadable_mask", f"was of mode {image.mode}, in the colours of the classes; made a palette"
+        return _Repaired(
+            indices, "unreadable_mask", f"was of mode {image.mode}, in the colours of the classes; made a palette"
+        )
     check = "unreadable_mask" if unreadable_mask(f) else "mask_values" if f.mask.values else "ignored_mask"
     value = _class_value(classes, f)
     if value is None:
-        return None, check, f"skipped: it does not tell which of {', '.join(classes)} its defect is"
+        return _Repaired(None, check, f"skipped: it does not tell which of {', '.join(classes)} its defect is")
     if f.mask.reading == "ignored":
         defect = (indices == IGNORE_INDEX).astype(np.uint8)
     else:
@@ -181,8 +196,8 @@ def _class_indices(manifest: Manifest, f: Facts) -> tuple[np.ndarray | None, str
     what = {"unreadable_mask": f"mode {f.mask.mode}", "mask_values": f"values {f.mask.values}"}.get(check, "0 and 255")
     pixels = np.asarray(image)
     if not defect.any() and (pixels != pixels[0, 0]).any():
-        return None, check, f"skipped: was of {what}, too faint to tell what of it is a defect"
-    return defect * np.uint8(value), check, f"was of {what}; made a mask of 0 and {value}"
+        return _Repaired(None, check, f"skipped: was of {what}, too faint to tell what of it is a defect")
+    return _Repaired(defect * np.uint8(value), check, f"was of {what}; made a mask of 0 and {value}")
 
 
 def _are_indices(image: Image.Image, indices: np.ndarray, classes: int, lossy: bool) -> bool:

@@ -147,7 +147,7 @@ def check_dataset(manifest: Manifest, image_size: int = 512) -> list[Issue]:
 def judge(manifest: Manifest, facts: list[Facts], image_size: int) -> list[Issue]:
     """Run every check over what :func:`examine` found, without reading a file again; errors come first."""
     issues = [
-        _issue(check.__name__, severity, ((f.name, note) for f in facts if (note := check(f))))
+        _issue(check.__name__, severity, (Finding(f.name, note) for f in facts if (note := check(f))))
         for check, severity in ROW_CHECKS.items()
     ]
     tiny, summary = small_defects(facts, image_size)
@@ -177,6 +177,6 @@ def _issue(
 ) -> Issue:
     found = list(findings)
     # A name that the file system holds but UTF-8 does not must still be printed and written.
-    names = [name.encode("utf-8", "backslashreplace").decode() for name, _ in found[:EXAMPLES]]
-    notes = [note for _, note in found[:EXAMPLES]]
+    names = [finding.name.encode("utf-8", "backslashreplace").decode() for finding in found[:EXAMPLES]]
+    notes = [finding.note for finding in found[:EXAMPLES]]
     return Issue(check, severity, len(found) if count is None else count, names, notes, summary)

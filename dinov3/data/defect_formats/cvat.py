@@ -7,9 +7,10 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 from xml.parsers import expat
 
 import numpy as np
@@ -44,7 +45,7 @@ from dinov3.data.defect_formats.shapes import (
 )
 from dinov3.data.defect_formats.words import is_note
 
-_Elements = list[tuple[str, dict[str, str]]]
+_CHUNK = 2**16  # bytes read at a time
 
 
 def read_cvat(source: Path, options: ImportOptions, report: ImportReport) -> list[SourceImage]:
@@ -64,27 +65,20 @@ def read_cvat(source: Path, options: ImportOptions, report: ImportReport) -> lis
     images = ImageFiles(options.images, root)
     files = annotation_files(source, ".xml")
     for file in files:
-
-        def expect(attributes: dict[str, str], elements: _Elements, line: int, file: Path = file) -> None:
-            images.expect(attributes.get("name"), file.parent, split_of(attributes.get("subset", "")))
-
         with contextlib.suppress(AnnotationError):  # it is reported when its turn comes
-            _parse(file, expect)
+            for entry in _entries(file):
+                images.expect(entry.attributes.get("name"), file.parent, entry.split)
     samples: list[SourceImage] = []
     for file in files:
-
-        def take(attributes: dict[str, str], elements: _Elements, line: int, file: Path = file) -> None:
-            place = f"{file}, line {line}"
-            try:
-                samples.append(_read_image(file, place, attributes, elements, images, options, report))
-            except AnnotationError as error:
-                report.skipped.append(f"{place}: {error}")
-                if elements:
-                    report.lost.append(f"{place}: {error}")
-
         before = len(samples)
         try:
-            _parse(file, take)
+            for entry in _entries(file):
+                try:
+                    samples.append(_read_image(entry, images, options, report))
+                except AnnotationError as error:
+                    report.skipped.append(f"{entry.place}: {error}")
+                    if entry.elements:
+                        report.lost.append(f"{entry.place}: {error}")
         except AnnotationError as error:
             read = f"; the {len(samples) - before} images before that are imported" if len(samples) > before else ""
             report.skipped.append(f"{file}: {error}{read}")
@@ -97,91 +91,120 @@ def read_cvat(source: Path, options: ImportOptions, report: ImportReport) -> lis
     return kept_splits(samples, report)
 
 
-def _parse(file: Path, take: Callable[[dict[str, str], _Elements, int], None]) -> None:
-    """Call ``take`` with the attributes, the elements and the line of every image, one after the other.
+class _Element(NamedTuple):
+    """A tag or region of an image."""
+
+    kind: str
+    attributes: dict[str, str]
+
+
+class _Entry(NamedTuple):
+    """An image as a file lists it."""
+
+    file: Path
+    line: int
+    attributes: dict[str, str]
+    elements: list[_Element]
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}, line {self.line}"
+
+    @property
+    def split(self) -> str | None:
+        return split_of(self.attributes.get("subset", ""))
+
+
+def _entries(file: Path) -> Iterator[_Entry]:
+    """Every image of a file, one after the other; of a file that breaks off, those before that.
 
     Raises:
         AnnotationError: unreadable, not XML, cut off, of another format, or with a document type: that can declare
             entities which refer to other files or grow without bounds, and CVAT never writes one.
     """
     parser = expat.ParserCreate()
-    attributes: dict[str, str] = {}
-    elements: _Elements = []
-    depth = line = 0
-    inside = False
+    depth = 0
+    current: _Entry | None = None
+    finished: list[_Entry] = []
 
-    def start(tag: str, found: dict[str, str]) -> None:
-        nonlocal attributes, depth, line, inside
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal depth, current
         depth += 1
         if depth == 1 and tag != "annotations":
             raise ForeignFileError(f"not a CVAT file, it starts with <{shown(tag)[1:-1]}>, not with <annotations>")
         if depth == 2 and tag == "track":
             raise AnnotationError("'CVAT for video'; export the task as 'CVAT for images 1.1'")
         if depth == 2 and tag == "image":
-            attributes, line, inside = found, parser.CurrentLineNumber, True
-            elements.clear()
-        elif depth == 3 and inside:
-            elements.append((tag, found))
+            current = _Entry(file, parser.CurrentLineNumber, attributes, [])
+        elif depth == 3 and current:
+            current.elements.append(_Element(tag, attributes))
 
-    def end(tag: str) -> None:
-        nonlocal depth, inside
-        if depth == 2 and inside:
-            inside = False
-            take(attributes, elements, line)
+    def end(_tag: str) -> None:
+        nonlocal depth, current
+        if depth == 2 and current:
+            finished.append(current)
+            current = None
         depth -= 1
 
     def refuse(*_: object) -> None:
         raise AnnotationError("it declares a document type, which CVAT never does; refused as unsafe")
 
     parser.StartElementHandler, parser.EndElementHandler, parser.StartDoctypeDeclHandler = start, end, refuse
+    problem: AnnotationError | None = None
     try:
-        with file.open("rb") as stream:
-            parser.ParseFile(stream)
+        stream = file.open("rb")
     except OSError as error:
         raise AnnotationError(f"cannot be read ({error.strerror})") from None
-    except (expat.ExpatError, ValueError, LookupError) as error:
-        raise AnnotationError(f"not valid XML, broken or cut off ({shown(str(error))[1:-1]})") from None
-
-
-def _read_image(
-    file: Path,
-    place: str,
-    attributes: dict[str, str],
-    elements: _Elements,
-    images: ImageFiles,
-    options: ImportOptions,
-    report: ImportReport,
-) -> SourceImage:
-    split = split_of(attributes.get("subset", ""))
-    path = images.find(attributes.get("name"), file.parent, split)
-    name = images.take(path, place)
-    size = _size(attributes.get("width")), _size(attributes.get("height"))
-    regions = Regions(f"{path} ({place})", report)
-    tags = []
-    for kind, element in elements:
-        if kind == "tag":
+    with stream:
+        while problem is None:
             try:
-                tags.append(checked_label(element.get("label")))
+                chunk = stream.read(_CHUNK)
+                parser.Parse(chunk, not chunk)
+            except AnnotationError as error:
+                problem = error
+            except OSError as error:
+                problem = AnnotationError(f"cannot be read ({error.strerror})")
+            except (expat.ExpatError, ValueError, LookupError) as error:
+                problem = AnnotationError(f"not valid XML, broken or cut off ({shown(str(error))[1:-1]})")
+            yield from finished
+            finished.clear()
+            if problem is None and not chunk:
+                return
+    raise problem
+
+
+def _read_image(entry: _Entry, images: ImageFiles, options: ImportOptions, report: ImportReport) -> SourceImage:
+    attributes = entry.attributes
+    path = images.find(attributes.get("name"), entry.file.parent, entry.split)
+    name = images.take(path, entry.place)
+    size = _size(attributes.get("width")), _size(attributes.get("height"))
+    regions = Regions(f"{path} ({entry.place})", report)
+    tags = []
+    for element in entry.elements:
+        if element.kind == "tag":
+            try:
+                tags.append(checked_label(element.attributes.get("label")))
             except ShapeError as error:
                 raise AnnotationError(f"its tag has {error}") from None
         else:
-            regions.add(_read_shape, kind, element, size, options.line_width)
+            regions.add(_read_shape, element, size, options.line_width)
     notes = {
         tag for tag in tags if tag not in (*options.flag_classes, *options.mapped, *options.normal) and is_note(tag)
     }
     for tag in notes:
         report.remarks["tags that are notes on the work, not classes (--flag_classes makes them classes)"].append(tag)
     label = one_label(set(tags) - notes, bool(regions.shapes), "tags", regions.place, report)
-    annotated = any(kind != "tag" for kind, _ in elements)
+    annotated = any(element.kind != "tag" for element in entry.elements)
     shapes = tuple(regions.shapes) if annotated else None
-    return SourceImage(path, name, file.name, label, shapes=shapes, split=split, whole=regions.whole)
+    return SourceImage(path, name, entry.file.name, label, shapes=shapes, split=entry.split, whole=regions.whole)
 
 
 def _size(text: str | None) -> int | None:
     return checked_size(int(text)) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
-def _read_shape(kind: str, element: dict[str, str], size: tuple[int | None, int | None], line_width: int) -> Shape:
+def _read_shape(region: _Element, size: tuple[int | None, int | None], line_width: int) -> Shape:
+    kind, element = region
     label = checked_label(element.get("label"))
     match kind:
         case "polygon":

@@ -39,7 +39,9 @@ def _own_files(folder: Path, given: set[Path]) -> list[Path]:
     return [path for path, place in files if not any(place.is_relative_to(other) for other in inner)]
 
 
-def _find_files(folders: list[Path], mask_folders: list[Path]) -> tuple[list[list[Path]], list[list[Path]], list[Path]]:
+def _find_files(
+    folders: list[Path], mask_folders: Sequence[Path]
+) -> tuple[list[list[Path]], list[list[Path]], list[Path]]:
     """The images of each folder, the masks among them, and the masks of the mask folders."""
     places = [folder.resolve() for folder in folders]
     given = {*places, *(folder.resolve() for folder in mask_folders)}
@@ -85,17 +87,21 @@ def _expect_masks_among(folder: Path, images: list[Path], masks: list[Path]) -> 
 
 
 def scan_folders(
-    defect_images: list[Path],
-    defect_masks: list[Path],
-    normal_images: list[Path],
-    classes_from_folders: bool,
+    defect_images: Sequence[Path],
+    defect_masks: Sequence[Path],
+    normal_images: Sequence[Path],
+    report: ImportReport,
+    *,
     unlabeled_images: Sequence[Path] = (),
-) -> tuple[list[SourceImage], ImportReport]:
+    classes_from_folders: bool = False,
+) -> list[SourceImage]:
     """Find the images and pair them with masks.
 
     A folder may lie inside another: its files are then its own alone. Images and masks may share a folder.
 
     Args:
+        defect_images, defect_masks, normal_images: folders; the masks' may be empty.
+        report: collects what was skipped, and what could not be paired.
         unlabeled_images: folders of images that have a mask but no verdict; without a mask they are skipped.
 
     Raises:
@@ -105,7 +111,6 @@ def scan_folders(
     folders = [*defect_images, *unlabeled_images, *normal_images]
     images, masks, masks_apart = _find_files(folders, defect_masks)
     first_unlabeled, split = len(defect_images), len(defect_images) + len(unlabeled_images)
-    report = ImportReport()
     defects, normals = sum(images[:split], []), sum(images[split:], [])
     candidates = [*sum(masks[:split], []), *masks_apart]
     pairs, tied = pair_masks(defects, candidates)
@@ -132,7 +137,7 @@ def scan_folders(
                     raise DefectError(f"{path}: a defect class cannot be called {NORMAL}; give it as --normal_images")
             own = (pairs[path],) if path in pairs else ()
             samples.append(SourceImage(path, f"{tag}/{relative.as_posix()}", tag, label, own))
-    return samples, report
+    return samples
 
 
 def _class_of(relative: Path, folder: Path) -> str:
@@ -191,10 +196,7 @@ def read_folders(source: Path, options: ImportOptions, report: ImportReport) -> 
         raise wrong_layout(root, "folders", expected)
     masks = [path for path in sorted(source.rglob("*")) if path.name.lower() in MASK_FOLDERS and path.is_dir()]
     masks = [folder for folder in (masks if root == source else [source]) if list_images(folder)]
-    samples, found = scan_folders(defects, masks, normal, classes_from_folders=False)
-    report.skipped += found.skipped
-    for kind, lines in found.remarks.items():
-        report.remarks[kind] += lines
+    samples = scan_folders(defects, masks, normal, report)
     inside = {path for folder in (*kinds, *masks) for path in list_images(folder)}
     report.skipped += [f"{path}: in no folder of a class" for path in list_images(root) if path not in inside]
     return kept_splits([_placed(sample, root, bool(splits)) for sample in samples], report)

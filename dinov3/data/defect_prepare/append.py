@@ -39,12 +39,12 @@ class DatasetAppender(DatasetWriter):
         """Nothing is replaced; :func:`append` has the dataset from before it was read."""
 
     def finish(self, *, classes: list[str], mask_classes: list[str], seed: int, command: str) -> Manifest:
-        """Move the new files in, then replace ``dataset.json`` and ``manifest.csv``; the seed stays the old one."""
+        """Move the new files in, then replace ``dataset.json`` and ``manifest.csv``."""
         info = json.loads((self.output_dir / "dataset.json").read_text(encoding="utf-8"))
         names = ("split", "label")
         old = zip(*(self.manifest.columns[name].tolist() for name in names), strict=True)
         rows = [*(dict(zip(names, row, strict=True)) for row in old), *self.rows]
-        info |= {"classes": classes, "mask_classes": mask_classes, "counts": count_rows(rows, classes)}
+        info |= {"classes": classes, "mask_classes": mask_classes, "seed": seed, "counts": count_rows(rows, classes)}
         info["appended"] = [*info.get("appended", []), command]
         self._write("dataset.json", json.dumps(info, indent=2, ensure_ascii=False).encode())
         lines = io.StringIO(newline="")

@@ -7,10 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from dinov3.data.defect_prepare.derived_names import originals
 from dinov3.data.defect_prepare.near_duplicates import ImageFile, find_near_duplicates
 from dinov3.data.defect_prepare.splits import find_group, group_pattern, match_group, merge_groups, read_groups
 from dinov3.defect_errors import DefectError
 
+TOO_LARGE = (
+    "very large groups, which leave few to assign; if one holds different parts that look alike, say which images show "
+    "one part by --group_csv or --group_regex, with --no-group_similar"
+)
+TOO_MANY = "names as of tiles or copies of one photograph, too many for it (--group_csv or --group_regex if not)"
 LARGE, SMALL = 0.2, 10  # a group of more than this share, and more images than that, is worth a remark
 
 
@@ -63,12 +69,23 @@ def find_groups(
         problem = f"--group_regex {grouping.regex!r}: in none of the {{}} names; first {''.join(names[old : old + 1])}"
         kind = f"images without {grouping.regex!r} in their name; each is its own group"
         _report_unknown(labelings[-1][old:], names[old:], problem, kind, remarks)
+    labelings.append(_derived(names, remarks))
     similar = find_near_duplicates(images, names) if grouping.similar else []
     groups = merge_groups(names, labelings, [(pair.a, pair.b) for pair in similar if pair.b >= old])
     for group, count in Counter(groups).items():
         if count > max(LARGE * len(groups), SMALL):
-            remarks["very large groups, which leave few to assign"].append(f"{group}: {count} images")
+            remarks[TOO_LARGE].append(f"{group}: {count} images")
     return groups
+
+
+def _derived(names: Sequence[str], remarks: dict[str, list[str]]) -> list[str | None]:
+    """The photographs that copies and tiles come from, but for one that would have too large a share of the images."""
+    found = originals(names)
+    counts = Counter(source for source in found if source is not None)
+    large = {source for source, count in counts.items() if count > max(LARGE * len(names), SMALL)}
+    if large:
+        remarks[TOO_MANY] += [f"{source}: {counts[source]} images" for source in sorted(large)]
+    return [None if source in large else source for source in found]
 
 
 def groups_across(groups: Sequence[str], splits: Sequence[str]) -> list[str]:

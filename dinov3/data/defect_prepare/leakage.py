@@ -10,20 +10,25 @@ from pathlib import Path
 from typing import Literal
 
 from dinov3.data.defect_manifest import Manifest
+from dinov3.data.defect_prepare.derived_names import originals
 from dinov3.data.defect_prepare.near_duplicates import find_near_duplicates
 
 # Pairs that fell short by a hair when the splits were made are no leaks when other images have joined them since.
 MARGIN = 0.02
 
 
+Kind = Literal["same file", "similar", "same photograph", "same group"]
+
+
 @dataclass(frozen=True)
 class Leak:
-    """Two images in different splits: the same file, near-duplicates, or merely of one group in the manifest.
+    """Two images in different splits: the same file, near-duplicates, copies or tiles of one photograph by their names,
+    or merely of one group in the manifest.
 
-    ``score`` is 1 for the same file and None where only the group tells; names are those in the manifest.
+    ``score`` is 1 for the same file and None where names or the group tell; names are those in the manifest.
     """
 
-    kind: Literal["same file", "similar", "same group"]
+    kind: Kind
     image_a: str
     split_a: str
     image_b: str
@@ -37,22 +42,24 @@ def find_leaks(manifest: Manifest) -> list[Leak]:
     images, splits = (manifest.columns[name].tolist() for name in ("image", "split"))
     leaks: dict[tuple[int, int], Leak] = {}
 
-    def add(kind: Literal["same file", "similar", "same group"], a: int, b: int, score: float | None) -> None:
+    def add(kind: Kind, a: int, b: int, score: float | None) -> None:
         leaks.setdefault((a, b), Leak(kind, images[a], splits[a], images[b], splits[b], score))
 
     for pair in find_near_duplicates([manifest.root / image for image in images], images, MARGIN):
         if splits[pair.a] != splits[pair.b]:
             add("same file" if pair.score == 1 else "similar", pair.a, pair.b, pair.score)
-    told = {i for pair in leaks for i in pair}
-    members: dict[str, list[int]] = defaultdict(list)
-    for i, part in enumerate(manifest.parts.tolist()):
-        members[part].append(i)
-    for rows in members.values():
-        first = {splits[i]: i for i in reversed(rows)}
-        for i in rows:
-            other = next((j for split, j in first.items() if split != splits[i]), None)
-            if other is not None and i not in told:
-                add("same group", *sorted((i, other)), None)
+    for kind, labels in (("same photograph", originals(images)), ("same group", manifest.parts.tolist())):
+        told = {i for pair in leaks for i in pair}
+        members: dict[str, list[int]] = defaultdict(list)
+        for i, label in enumerate(labels):
+            if label is not None:
+                members[label].append(i)
+        for rows in members.values():
+            first = {splits[i]: i for i in reversed(rows)}
+            for i in rows:
+                other = next((j for split, j in first.items() if split != splits[i]), None)
+                if other is not None and i not in told:
+                    add(kind, *sorted((i, other)), None)
     return sorted(leaks.values(), key=lambda leak: (-(leak.score or 0), leak.image_a, leak.image_b))
 
 

@@ -33,6 +33,7 @@ MAX_SHIFT = 4  # thumbnail pixels: 6% of the image
 NEIGHBORS = 16  # looked up per image; of more near-duplicates than that each still finds some, which joins them all
 IN_ORDER = 5  # images so many places apart in capture order count as taken in a row, as in a series of six exposures
 CROWD = 30  # images; a larger group is looked at again, as a folder of its own
+CHAIN, CHAIN_FROM = 0.2, 10  # share of all images, and images, from which on a group may be a chain of different parts
 EXACT_BELOW = 10_000  # images; more go through an HNSW graph (Malkov and Yashunin 2018)
 
 # Measured on 1,049 magnetic tiles (benchmarks/RESULTS.md): of 546,910 pairs of different tiles none has more than 0.23,
@@ -97,19 +98,25 @@ def pair_codes(codes: np.ndarray, names: Sequence[str], margin: float = 0.0) -> 
     scores = correlate(codes, candidates)
     enough = np.where(_in(candidates, in_a_row, len(codes)), SAME_IN_A_ROW, SAME)
     usual = usual_scores(codes, [str(PurePosixPath(name).parent) for name in names])
-    seen: set[frozenset[int]] = set()
-    while True:
-        base = usual[candidates].max(axis=1, initial=0)
-        relative = np.where(scores >= CERTAIN, scores, (scores - base) / np.maximum(1 - base, 1e-6))
-        same = relative >= enough + margin
-        crowds = _crowds(len(codes), candidates[same]) - seen
-        if not crowds:
-            break
-        # Several products in one folder: each has its own holder, so its images are all alike, but no near-duplicates.
-        for crowd in crowds:
-            rows = np.array(sorted(crowd))
-            usual[rows] = np.maximum(usual[rows], _median_score(codes, rows))
-        seen |= crowds
+    # Several products in one folder: each has its own holder, so its images are all alike, but no duplicates. Parts
+    # of one design that lie a little differently in their holder are alike to different degrees: those that happen to
+    # lie alike join all others in a chain, until what passes for usual is high enough.
+    for quantile in (0.5, 0.95, 0.99, 1.0):
+        least = CROWD if quantile == 0.5 else max(CHAIN * len(codes), CHAIN_FROM)
+        seen: set[frozenset[int]] = set()
+        while True:
+            base = usual[candidates].max(axis=1, initial=0)
+            relative = np.where(scores >= CERTAIN, scores, (scores - base) / np.maximum(1 - base, 1e-6))
+            same = relative >= enough + margin
+            crowds = _crowds(len(codes), candidates[same], least) - seen
+            if quantile > 0.5:
+                crowds = {crowd for crowd in crowds if _is_chain(codes, crowd, usual)}
+            if not crowds:
+                break
+            for crowd in crowds:
+                rows = np.array(sorted(crowd))
+                usual[rows] = np.maximum(usual[rows], _usual_score(codes, rows, quantile))
+            seen |= crowds
     found = relative[same].clip(max=0.999)  # 1 is for the same file
     return dict(zip(map(tuple, candidates[same].tolist()), found.tolist(), strict=True))
 
@@ -218,26 +225,36 @@ def usual_scores(codes: np.ndarray, folders: Sequence[str], least: int = 20) -> 
     for i, folder in enumerate(folders):
         members[folder].append(i)
     everywhere = np.arange(len(codes))
-    usual = np.full(len(codes), _median_score(codes, everywhere) if len(codes) >= least else 0.0)
+    usual = np.full(len(codes), _usual_score(codes, everywhere) if len(codes) >= least else 0.0)
     for rows in members.values():
         if len(rows) >= least:
-            usual[rows] = _median_score(codes, np.array(rows))
+            usual[rows] = _usual_score(codes, np.array(rows))
     return usual
 
 
-def _median_score(codes: np.ndarray, rows: np.ndarray, sample: int = 2000) -> float:
-    """Of pairs drawn from these rows, from 0 on."""
+def _usual_score(codes: np.ndarray, rows: np.ndarray, quantile: float = 0.5) -> float:
+    """A quantile of the scores of pairs of these rows, from 0 on."""
+    return max(0.0, float(np.quantile(correlate(codes, _drawn_pairs(rows)), quantile)))
+
+
+def _drawn_pairs(rows: np.ndarray, sample: int = 2000) -> np.ndarray:
     drawn = np.random.RandomState(0).randint(0, len(rows), (sample, 2))
-    pairs = rows[drawn[drawn[:, 0] != drawn[:, 1]]]
-    return max(0.0, float(np.median(correlate(codes, pairs))))
+    return rows[drawn[drawn[:, 0] != drawn[:, 1]]]
 
 
-def _crowds(count: int, pairs: np.ndarray) -> set[frozenset[int]]:
-    """The groups of more than CROWD images that pairs join."""
+def _is_chain(codes: np.ndarray, crowd: frozenset[int], usual: np.ndarray) -> bool:
+    """Whether most pairs of a group are no near-duplicates: the images of one part are all alike."""
+    pairs = _drawn_pairs(np.array(sorted(crowd)))
+    base = usual[pairs].max(axis=1)
+    return float(((correlate(codes, pairs) - base) / np.maximum(1 - base, 1e-6) >= SAME).mean()) < 0.5
+
+
+def _crowds(count: int, pairs: np.ndarray, least: float) -> set[frozenset[int]]:
+    """The groups of more than ``least`` images that pairs join."""
     members: dict[int, list[int]] = defaultdict(list)
     for i, group in enumerate(join(count, pairs.tolist())):
         members[group].append(i)
-    return {frozenset(rows) for rows in members.values() if len(rows) > CROWD}
+    return {frozenset(rows) for rows in members.values() if len(rows) > least}
 
 
 def _in(pairs: np.ndarray, others: np.ndarray, count: int) -> np.ndarray:

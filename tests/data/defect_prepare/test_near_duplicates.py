@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from helpers.organizing import save
@@ -192,3 +193,36 @@ def test_magnetic_tiles_under_several_exposures(magnetic_tile):
     assert apart <= {"tile_284841"}
     # The list misses some too: of the bridges between its groups the 35 weakest were looked at; each shows one tile.
     assert (above & same & ~same_listed).sum() < 0.15 * (above & same).sum()
+
+
+@pytest.mark.parametrize(("parts", "each"), [(40, 1), (24, 3)])
+def test_parts_of_one_design_that_lie_a_little_differently_are_not_one_part(parts, each, tmp_path):
+    rng = np.random.default_rng(parts)
+    design = np.full((SIZE, SIZE), 90.0)
+    for x, y, w, h, grey in rng.integers((5, 5, 5, 5, 0), (130, 130, 40, 40, 256), (35, 5)):
+        design[y : y + h, x : x + w] = grey
+    for part in range(parts):
+        turn = cv2.getRotationMatrix2D((SIZE / 2, SIZE / 2), rng.uniform(-1, 1), rng.uniform(0.99, 1.01))
+        turn[:, 2] += rng.uniform(-1.5, 1.5, 2)
+        scene = (
+            cv2.warpAffine(design, turn, (SIZE, SIZE), borderMode=cv2.BORDER_REFLECT) + surface(part, 0.3)[4:-4, 4:-4]
+        )
+        for number in range(each):
+            file = f"{int(rng.integers(10**8)):x}q{part}_{number}.png"  # in no order
+            save(tmp_path / file, photograph(scene, 100 * part + number, exposure=rng.uniform(0.8, 1.1)))
+    groups = groups_of(tmp_path)
+    assert max(Counter(groups.values()).values()) <= max(0.2 * parts * each, 10)
+    together: dict[str, set[int]] = {}
+    for name, group in groups.items():
+        together.setdefault(name.split("q")[1].split("_")[0], set()).add(group)
+    assert all(len(found) == 1 for found in together.values())
+
+
+def test_few_parts_with_many_photographs_each_stay_whole(tmp_path):
+    rng = np.random.default_rng(0)
+    for part in range(4):
+        for number in range(14):
+            scene = LIGHT + surface(part)[4:-4, 4:-4]
+            file = f"{chr(97 + part)}_{int(rng.integers(10**8)):x}.png"
+            save(tmp_path / file, photograph(scene, 100 * part + number, exposure=rng.uniform(0.6, 1.2)))
+    assert_parts(groups_of(tmp_path))
