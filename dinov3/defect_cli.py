@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from dinov3.defect_errors import DefectError
-from dinov3.defect_yaml import load_yaml
+from dinov3.defect_text import read_small
+from dinov3.defect_yaml import LARGEST, load_yaml
 
 Config = TypeVar("Config")
 
@@ -253,10 +254,12 @@ def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str] | Non
 
 def _read_config(path: Path, parser: argparse.ArgumentParser) -> dict[str, object]:
     try:
-        values, problems = load_yaml(path.read_text(encoding="utf-8-sig"))
+        values, problems = load_yaml(read_small(path, LARGEST).decode("utf-8-sig"))
     except FileNotFoundError:
         raise DefectError(f"{path}: no such file (--config)") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise DefectError(f"{path}: --config cannot be read ({error.strerror})") from None
+    except ValueError as error:
         raise DefectError(f"{path}: --config is not readable YAML ({error})") from None
     if not isinstance(values, dict):
         raise DefectError(f"{path}: --config expects lines of 'flag: value'")

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-LARGEST = 2**20  # characters
+LARGEST = 2**20  # characters, and bytes of a file
 DEEPEST = 20  # lists and tables within each other
 
 

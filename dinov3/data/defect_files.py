@@ -109,6 +109,8 @@ def list_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
             names.append(within)  # reading it says why, as with a file
         except FileNotFoundError:
             continue  # gone since its parent was listed
+        except NotADirectoryError:
+            raise DefectError(f"{folder / within}: neither a folder nor a regular file; give one of these") from None
     names.sort(key=lambda name: name.split("/"))
     for name in names:
         try:

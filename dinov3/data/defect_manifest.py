@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import numpy as np
 from dinov3.data.defect_images import FULL_RANGE, WHITE_LEVELS
 from dinov3.defect_errors import DefectError
 from dinov3.defect_replace import restore
+from dinov3.defect_text import read_small, rows_of_table
 
 COLUMNS = ("image", "mask", "label", "split", "group", "source")
 SPLITS = ("train", "val", "test")
@@ -101,51 +103,65 @@ def read_manifest(root: Path | str) -> Manifest:
     if missing:
         raise DefectError(f"{root}: not a dataset folder, {' and '.join(missing)} missing; {remedy}")
     try:
-        info = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
-        classes, mask_classes = list(info["classes"]), list(info["mask_classes"])
+        info = json.loads(read_small(root / "dataset.json").decode("utf-8-sig"))
+        classes, mask_classes = info["classes"], info["mask_classes"]
         version, kind = info["format_version"], info.get("format", FORMAT)  # the first versions named none
         white_level = info.get("white_level", FULL_RANGE)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DefectError(f"{root / 'dataset.json'}: broken ({error!r}); {remedy}") from None
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise DefectError(f"{root / 'dataset.json'}: broken ({reason}); {remedy}") from None
     if kind != FORMAT:
-        raise DefectError(f"{root / 'dataset.json'}: of another program (format {kind!r}); {remedy}")
+        raise DefectError(f"{root / 'dataset.json'}: of another program (format {reprlib.repr(kind)}); {remedy}")
     if version != FORMAT_VERSION:
-        raise DefectError(f"{root / 'dataset.json'}: format_version {version}; this version reads {FORMAT_VERSION}")
+        found = reprlib.repr(version)
+        raise DefectError(f"{root / 'dataset.json'}: format_version {found}; this version reads {FORMAT_VERSION}")
     if white_level not in WHITE_LEVELS:
-        expected = ", ".join(map(str, WHITE_LEVELS))
-        raise DefectError(f"{root / 'dataset.json'}: white_level {white_level!r}; expected one of {expected}")
+        expected, found = ", ".join(map(str, WHITE_LEVELS)), reprlib.repr(white_level)
+        raise DefectError(f"{root / 'dataset.json'}: white_level {found}; expected one of {expected}")
+    for key, names in (("classes", classes), ("mask_classes", mask_classes)):
+        if not _are_names(names) or (key == "classes" and len(names) < 2):
+            raise DefectError(
+                f"{root / 'dataset.json'}: {key} {reprlib.repr(names)}; expected a list of different names; {remedy}"
+            )
     path = root / "manifest.csv"
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = next(reader, [])
-            rows = [row for row in reader if row]
+        lines = rows_of_table(read_small(path).decode("utf-8-sig"))
+        _, header = next(lines, (0, []))
+        rows = list(lines)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DefectError(f"{path}: not a UTF-8 CSV file ({error})") from None
     if tuple(header) != COLUMNS:
-        raise DefectError(f"{path}: columns are {','.join(header) or 'missing'}; expected {','.join(COLUMNS)}")
-    problems = [p for number, row in enumerate(rows, start=2) for p in _row_problems(number, row, classes)]
+        raise DefectError(f"{path}: columns are {','.join(header)[:200] or 'missing'}; expected {','.join(COLUMNS)}")
+    problems = [p for number, row in rows for p in _row_problems(number, row, classes)]
     if problems:
         shown = "\n  ".join(problems[:5])
         raise DefectError(f"{path}: {len(problems)} broken entries, first:\n  {shown}")
     if not rows:
         raise DefectError(f"{path}: no rows, the dataset is empty; {remedy}")
-    columns = {name: np.array([r[i] for r in rows]) for i, name in enumerate(COLUMNS)}
+    columns = {name: np.array([row[i] for _, row in rows]) for i, name in enumerate(COLUMNS)}
     return Manifest(root, classes, mask_classes, columns, white_level)
+
+
+def _are_names(value: object) -> bool:
+    """Whether this is a list of texts that are not empty, no two alike."""
+    named = isinstance(value, list) and all(isinstance(name, str) and name for name in value)
+    return named and len(set(value)) == len(value)
 
 
 def _row_problems(number: int, row: list[str], classes: list[str]) -> list[str]:
     if len(row) != len(COLUMNS):
         return [f"line {number}: {len(row)} fields; expected {len(COLUMNS)}"]
     image, mask, label, split, _, _ = row
-    problems = []
+    shown, problems = reprlib.repr, []
     if label != UNKNOWN and label not in classes:
-        problems.append(f"line {number}: label {label!r}; expected one of {', '.join(classes)} (dataset.json)")
+        problems.append(
+            f"line {number}: label {shown(label)}; expected one of {', '.join(classes[:20])} (dataset.json)"
+        )
     if split not in SPLITS:
-        problems.append(f"line {number}: split {split!r}; expected train, val or test")
+        problems.append(f"line {number}: split {shown(split)}; expected train, val or test")
     for name, value in (("image", image), ("mask", mask)):
         if (name == "image" and not value) or value.startswith("/") or ".." in value.split("/"):
-            problems.append(f"line {number}: {name} {value!r}; expected a path inside the dataset folder")
+            problems.append(f"line {number}: {name} {shown(value)}; expected a path inside the dataset folder")
     return problems
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from dinov3.defect_errors import DefectError
 from dinov3.defect_folder_kinds import expect_no_dataset, expect_no_training, expect_none_of
+from dinov3.defect_text import read_small
 from dinov3.inference.records import files_noted, picture_name, read_records
 from dinov3.inference.reports.inspection import is_report
 
@@ -42,7 +43,7 @@ def expect_own_results(output_dir: Path, with_report: bool = True) -> None:
 def load_run(path: Path) -> dict[str, Any] | None:
     """What a ``run.json`` of an inspection says; None if there is none, or it is damaged or of another program."""
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
+        run = json.loads(read_small(path))
     except (OSError, ValueError, RecursionError):
         return None
     return run if isinstance(run, dict) and (run.get("--image") or run.get("--image_dir")) else None

@@ -100,7 +100,7 @@ def read_records(path: Path) -> Iterator[StoredRecord]:
             text = line.rstrip(b"\n").removesuffix(b",")
             try:
                 record = json.loads(text)
-            except ValueError:  # a torn line, or the closing bracket
+            except (ValueError, RecursionError):  # a torn line, or the closing bracket
                 return
             if not isinstance(record, dict) or "image" not in record:
                 return

@@ -17,7 +17,8 @@ from dinov3.data.defect_files import JPEG_SUFFIXES
 from dinov3.data.defect_formats.shapes import ShapeError, polygon
 from dinov3.data.defect_images import ImageReadError, open_image
 from dinov3.defect_errors import DefectError
-from dinov3.defect_yaml import load_yaml
+from dinov3.defect_text import read_small
+from dinov3.defect_yaml import LARGEST, load_yaml
 from dinov3.inference.reasons import Cause
 from dinov3.inference.regions import Region, measure_regions
 
@@ -189,11 +190,12 @@ class _Reader:
 
     def _load(self) -> dict[Any, Any]:
         try:
-            text = self.path.read_text(encoding="utf-8-sig")
-            content, twice = load_yaml(text)
+            content, twice = load_yaml(read_small(self.path, LARGEST).decode("utf-8-sig"))
         except FileNotFoundError:
             raise DefectError(f"--rules {self.path}: no such file") from None
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise DefectError(f"--rules {self.path}: cannot be read ({error.strerror})") from None
+        except ValueError as error:
             raise DefectError(f"--rules {self.path}: not readable YAML ({' '.join(str(error).split())})") from None
         if not isinstance(content, dict):
             raise DefectError(f"--rules {self.path}: no table of keys; expected some of {', '.join(KEYS)}")

@@ -21,7 +21,7 @@ from conftest import ROOT
 from helpers.organizing import masks_by_image
 from PIL import Image
 
-from dinov3.data.defect_formats.base import ImportOptions, ImportReport
+from dinov3.data.defect_formats.base import ImportOptions, ImportReport, SourceImage
 from dinov3.data.defect_formats.labels import resolve_labels
 from dinov3.data.defect_formats.shapes import ShapeError
 from dinov3.data.defect_manifest import Manifest, read_manifest
@@ -202,15 +202,17 @@ def mask_of(manifest: Manifest, name: str) -> np.ndarray | None:
     return masks_by_image(manifest)[f"images/{name}"]
 
 
-def survives(read: Callable, source: Path) -> None:
-    """Read a source of arbitrary content and draw what is in it: nothing but DefectError may be raised."""
+def survives(read: Callable, source: Path, unannotated: str = "skip") -> list[SourceImage]:
+    """Read a source of arbitrary content and draw what is in it: nothing but DefectError may be raised. Returns the
+    images with their classes; none if the source was refused."""
     report = ImportReport()
     try:
         samples = read(source, ImportOptions(), report)
+        resolved = resolve_labels(samples, report, unannotated=unannotated, unmatched="skip")
     except DefectError:
-        return
+        return []
     assert len({sample.name for sample in samples}) == len(samples)
-    for sample in resolve_labels(samples, report, unannotated="normal", unmatched="skip"):
+    for sample in resolved:
         assert not Path(sample.name).is_absolute() and ".." not in Path(sample.name).parts
         if isinstance(sample.image, Path):
             assert sample.image.resolve().is_relative_to(source if source.is_dir() else source.parent)
@@ -223,6 +225,7 @@ def survives(read: Callable, source: Path) -> None:
             except ShapeError as error:
                 report.skipped.append(str(error))
     "\n".join([*report.skipped, *(line for lines in report.remarks.values() for line in lines)]).encode()
+    return resolved
 
 
 def kill_while_importing(kind: str, source: Path, output: Path) -> None:

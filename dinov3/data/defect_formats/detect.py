@@ -56,6 +56,8 @@ def guess_format(source: Path) -> str | None:
 
 
 def _guess_file(path: Path) -> str | None:
+    if not path.is_file():  # a pipe would wait for whoever writes into it
+        return None
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD)

@@ -13,6 +13,7 @@ from pathlib import Path
 from dinov3.data.defect_files import list_files
 from dinov3.data.defect_formats.base import ImportReport, SourceImage
 from dinov3.data.defect_formats.shapes import ShapeError
+from dinov3.defect_text import read_small
 
 # What splits are called in folders, files and descriptions.
 SPLIT_NAMES = {
@@ -58,7 +59,7 @@ def read_json(path: Path) -> object:
         AnnotationError: unreadable, empty, not JSON, or not in UTF-8.
     """
     try:
-        text = path.read_bytes()
+        text = read_small(path)
         if not text.strip():
             raise AnnotationError("empty file")
         return json.loads(text)

@@ -21,6 +21,7 @@ from dinov3.data.defect_formats.folders import folder_name, subfolders
 from dinov3.data.defect_formats.pairing import masks_by_stem
 from dinov3.data.defect_formats.parsing import kept_splits, shown
 from dinov3.defect_errors import DefectError
+from dinov3.defect_text import read_small, rows_of_table
 
 _MAX_TABLE = 2**26  # bytes; VisA's own have less than a million
 
@@ -102,13 +103,15 @@ def read_visa_table(table: Path) -> list[tuple[int, dict[str, str]]]:
         DefectError: not a CSV file, or without its columns.
     """
     columns = ("object", "split", "label", "image")
-    if table.stat().st_size > _MAX_TABLE:
-        raise DefectError(f"{table}: {table.stat().st_size / 2**20:.0f} MB, too large for a split file")
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
-            rows = [(reader.line_num, {column: row.get(column) or "" for column in columns}) for row in reader]
+        lines = rows_of_table(read_small(table, _MAX_TABLE).decode("utf-8-sig"))
+        _, header = next(lines, (0, []))
+        missing = [column for column in columns if column not in header]
+        rows = [(line, dict.fromkeys(columns, "") | dict(zip(header, row, strict=False))) for line, row in lines]
+    except OSError as error:
+        raise DefectError(
+            f"{table}: cannot be read ({error.strerror}); give another split file as the source"
+        ) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise DefectError(f"{table}: not a CSV file ({error}); give another split file as the source") from None
     if missing:

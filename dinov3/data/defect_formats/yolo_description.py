@@ -15,6 +15,7 @@ from dinov3.data.defect_formats.detect import wrong_layout
 from dinov3.data.defect_formats.names import path_parts
 from dinov3.data.defect_formats.parsing import SPLIT_NAMES, AnnotationError, checked_label, shown
 from dinov3.defect_errors import DefectError
+from dinov3.defect_text import read_small
 from dinov3.defect_yaml import load_yaml
 
 _MAX_DESCRIPTION, _MAX_LIST = 2**20, 2**27  # bytes; a larger file is something else
@@ -90,7 +91,7 @@ def read_text(path: Path, limit: int) -> str:
         size = path.stat().st_size
         if size > limit:
             raise AnnotationError(f"{size / 2**20:.0f} MB, too large for what it should be")
-        return decode_text(path.read_bytes())
+        return decode_text(read_small(path))
     except UnicodeDecodeError:
         raise AnnotationError("not a text file in UTF-8") from None
     except OSError as error:

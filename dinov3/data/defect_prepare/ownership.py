@@ -12,6 +12,7 @@ from dinov3.data.defect_manifest import Manifest, read_manifest
 from dinov3.defect_errors import DefectError
 from dinov3.defect_folders import LOCK, OWNER
 from dinov3.defect_replace import is_leftover
+from dinov3.defect_text import read_small
 
 APPENDING = ".defect.appending.json"  # the files that an append is about to move in
 OWN = {"dataset.json", "manifest.csv", "changes.csv", APPENDING, LOCK, OWNER}
@@ -65,8 +66,8 @@ def note_append(root: Path, names: list[str]) -> None:
 def names_of_append(root: Path) -> list[str]:
     """The files that an append was moving in when it was killed, relative to the folder; empty if none was."""
     try:
-        names = json.loads((root / APPENDING).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # killed before the first move
+        names = json.loads(read_small(root / APPENDING))
+    except (OSError, ValueError, RecursionError):  # killed before the first move
         return []
     inside = [PurePosixPath(name) for name in names if isinstance(name, str)] if isinstance(names, list) else []
     return [str(name) for name in inside if name.parts[:1] in (("images",), ("masks",)) and ".." not in name.parts]

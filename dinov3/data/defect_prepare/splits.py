@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path, PurePath
 
 from dinov3.data.defect_files import one_spelling
 from dinov3.defect_errors import DefectError
+from dinov3.defect_text import read_small, rows_of_table
 
 
 def read_groups(path: Path) -> dict[tuple[str, ...], str]:
@@ -21,24 +21,27 @@ def read_groups(path: Path) -> dict[tuple[str, ...], str]:
         DefectError: missing, unreadable, of other columns, or one image is in two groups.
     """
     try:
-        data = path.read_bytes()
+        data = read_small(path)
         try:
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError:
             text = data.decode("gb18030")  # what Excel saves on a Chinese system
-        reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
-        rows = [(reader.line_num, row) for row in reader]
-        fields = reader.fieldnames or []
+        lines = rows_of_table(text, skip_spaces=True)
+        _, fields = next(lines, (0, []))
+        rows = [(line, dict(zip(fields, row, strict=False))) for line, row in lines]
     except FileNotFoundError:
         raise DefectError(f"{path}: no such file (--group_csv)") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DefectError(f"{path}: --group_csv cannot be read; expected a CSV file saved as UTF-8 ({error})") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DefectError(
+            f"{path}: --group_csv cannot be read; expected a CSV file saved as UTF-8 ({reason})"
+        ) from None
     if "image" not in fields or "group" not in fields:
-        raise DefectError(f"{path}: columns are {','.join(fields) or 'missing'}; --group_csv expects image,group")
+        raise DefectError(f"{path}: columns are {','.join(fields)[:200] or 'missing'}; --group_csv expects image,group")
     groups: dict[tuple[str, ...], str] = {}
     lines: dict[tuple[str, ...], int] = {}
     for line, row in rows:
-        image, group = row["image"], row["group"]
+        image, group = row.get("image"), row.get("group")
         if not image or not group:
             continue
         parts = _parts(image)

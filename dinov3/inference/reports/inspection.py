@@ -212,6 +212,8 @@ class ReportWriter:
 
 def is_report(path: Path) -> bool:
     """Whether this is a page that :class:`ReportWriter` wrote."""
+    if not path.is_file():  # a pipe would wait for whoever writes into it
+        return False
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             return any(line.startswith(EVERYTHING) for line in file)

@@ -58,7 +58,7 @@ def test_any_labelme_content_is_survived(tmp_path, changes, shapes, stray):
     write_labelme(tmp_path / "b.json", stray, *shapes[:1], **changes)
     write_labelme(tmp_path / "c.json", shapes=stray)
     (tmp_path / "d.json").write_text(json.dumps(stray))
-    survives(read_labelme, tmp_path)
+    survives(read_labelme, tmp_path, "normal")
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "a.json", "b.json", "c.json", "d.json"}
 
 
@@ -68,9 +68,9 @@ def test_any_labelme_damage_is_survived(tmp_path, place, damage):
     photo(tmp_path / "a.png")
     whole = write_labelme(tmp_path / "a.json", labelme_shape(), labelme_shape("dent", kind="linestrip")).read_bytes()
     (tmp_path / "a.json").write_bytes(whole[:place] + damage)
-    survives(read_labelme, tmp_path)
+    survives(read_labelme, tmp_path, "normal")
     (tmp_path / "a.json").write_bytes(whole[:place] + damage + whole[place + len(damage) :])
-    survives(read_labelme, tmp_path)
+    survives(read_labelme, tmp_path, "normal")
 
 
 def test_any_nesting_is_survived(tmp_path):
@@ -80,11 +80,11 @@ def test_any_nesting_is_survived(tmp_path):
         deep = "[" * depth + "]" * depth
         shape = f'{{"label": {deep}, "points": {deep}, "shape_type": "line", "mask": {deep}}}'
         (tmp_path / "a.json").write_text(f'{{"shapes": [{shape}, {deep}], "imagePath": {deep}, "flags": {{}}}}')
-        survives(read_labelme, tmp_path)
+        survives(read_labelme, tmp_path, "normal")
         region = f'{{"image_id": 1, "category_id": {deep}, "segmentation": {deep}}}'
         images = f'[{{"id": 1, "file_name": "a.png"}}, {{"id": 2, "file_name": {deep}}}, {deep}]'
         (tmp_path / "a.json").write_text(f'{{"images": {images}, "categories": [], "annotations": [{region}]}}')
-        survives(read_coco, tmp_path)
+        survives(read_coco, tmp_path, "normal")
 
 
 # --- COCO
@@ -114,7 +114,7 @@ def test_any_coco_content_is_survived(tmp_path, regions, changes, categories, st
         json.dumps({"images": images, "annotations": regions, "categories": [{"id": 1, "name": "x"}]} | categories)
     )
     (tmp_path / "stray.json").write_text(json.dumps({"images": stray, "annotations": [stray], "categories": []}))
-    survives(read_coco, tmp_path)
+    survives(read_coco, tmp_path, "normal")
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "all.json", "stray.json"}
 
 
@@ -168,7 +168,7 @@ CHANGES = st.fixed_dictionaries({}, optional={key: VALUES for key in ("name", "w
 def test_any_cvat_content_is_survived(tmp_path, elements, changes, stray):
     photo(tmp_path / "a.png")
     write_cvat(tmp_path / "x.xml", cvat_image(**{"name": "a.png"} | changes), cvat_image("a.png", *elements), stray)
-    survives(read_cvat, tmp_path)
+    survives(read_cvat, tmp_path, "normal")
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "x.xml"}
 
 
@@ -181,4 +181,4 @@ def test_any_cvat_damage_is_survived(tmp_path, place, damage):
     ]
     whole = write_cvat(tmp_path / "x.xml", *images).read_bytes()
     (tmp_path / "x.xml").write_bytes(whole[:place] + damage + whole[place + len(damage) :])
-    survives(read_cvat, tmp_path)
+    survives(read_cvat, tmp_path, "normal")
