@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import nn
@@ -13,19 +12,6 @@ from torch import nn
 from dinov3.defect_errors import DefectError
 
 PrecisionName = Literal["auto", "bf16", "fp16", "tf32", "off"]
-
-
-def add_device_flags(add: Callable[..., object]) -> None:
-    """What :func:`resolve_device` and :func:`resolve_precision` read; ``add`` is a parser's ``add_argument``."""
-    add(
-        "--mixed_precision",
-        nargs="?",
-        const="auto",
-        choices=get_args(PrecisionName),
-        default="auto",
-        help="auto: bf16 or fp16 on CUDA, off elsewhere; tf32: float32 in CUDA's fast rounding; off: exact float32",
-    )
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
 
 
 def resolve_device(name: str) -> torch.device:
