@@ -16,6 +16,8 @@ from dinov3.data.defect_images import ImageReadError, exif_orientation
 from dinov3.data.defect_manifest import UNKNOWN
 from dinov3.data.defect_masks import IGNORE_INDEX, defect_pixels
 
+MOST_SHAPES = 10_000  # regions in one image; each is drawn over all of it
+
 
 def draw_mask(
     sample: SourceImage,
@@ -67,32 +69,40 @@ def _draw_shapes(
 ) -> np.ndarray | None:
     if not sample.whole or not sample.shapes:
         return None  # a defect image of which no region is known
-    regions: list[tuple[Shape, np.ndarray]] = []
-    for shape in sample.shapes:
-        try:
-            regions.append((shape, shape.draw(*size)))
-        except ShapeError as error:
-            report.remarks[REGION_NOT_DRAWN].append(f"{sample.place}: {error}")
-            return None
-        if not regions[-1][1].any():
-            report.remarks["region outside of its image, or between its pixels"].append(
-                f"{sample.place}: {shape.label}, image of {size[1]}x{size[0]}"
-            )
-    cuts = [(shape, inside) for shape, inside in regions if shape.label == BACKGROUND and not shape.vague]
+    if len(sample.shapes) > MOST_SHAPES:
+        found = f"{sample.place}: {len(sample.shapes)} regions in one image, expected at most {MOST_SHAPES}"
+        report.remarks[REGION_NOT_DRAWN].append(found)
+        return None
     mask = np.zeros(size, np.uint8)
-    # Of one layer small regions stay visible on large ones; what is vague lies under everything.
-    for shape, inside in sorted(regions, key=lambda region: (not region[0].vague, region[0].z, -region[0].area)):
-        if shape.label == BACKGROUND:
-            continue
-        left = inside
-        for cut, hole in cuts:
-            if _cuts(cut, hole, shape, inside):
-                left = left & ~hole
-        if inside.any() and not left.any():
-            kind = "region that background covers wholly; it tells the class, but marks nothing"
-            report.remarks[kind].append(f"{sample.place}: {shape.label}")
-        mask[left] = IGNORE_INDEX if shape.vague or shape.label == IGNORE else mask_classes.index(shape.label) + 1
+    try:
+        # Few regions are background; all others are drawn one at a time, so that thousands of them take no memory.
+        background = [shape for shape in sample.shapes if shape.label == BACKGROUND]
+        cuts = [(shape, _drawn(shape, size, sample, report)) for shape in background if not shape.vague]
+        others = [shape for shape in sample.shapes if shape.label != BACKGROUND]
+        # Of one layer small regions stay visible on large ones; what is vague lies under everything.
+        for shape in sorted(others, key=lambda shape: (not shape.vague, shape.z, -shape.area)):
+            inside = left = _drawn(shape, size, sample, report)
+            for cut, hole in cuts:
+                if _cuts(cut, hole, shape, inside):
+                    left = left & ~hole
+            if inside.any() and not left.any():
+                kind = "region that background covers wholly; it tells the class, but marks nothing"
+                report.remarks[kind].append(f"{sample.place}: {shape.label}")
+            mask[left] = IGNORE_INDEX if shape.vague or shape.label == IGNORE else mask_classes.index(shape.label) + 1
+    except ShapeError as error:
+        report.remarks[REGION_NOT_DRAWN].append(f"{sample.place}: {error}")
+        return None
     return mask
+
+
+def _drawn(shape: Shape, size: tuple[int, int], sample: SourceImage, report: ImportReport) -> np.ndarray:
+    """(H, W) bool."""
+    inside = shape.draw(*size)
+    if not inside.any():
+        report.remarks["region outside of its image, or between its pixels"].append(
+            f"{sample.place}: {shape.label}, image of {size[1]}x{size[0]}"
+        )
+    return inside
 
 
 def _cuts(cut: Shape, hole: np.ndarray, shape: Shape, inside: np.ndarray) -> bool:
