@@ -74,7 +74,7 @@ def reason_text(decided_by: Sequence[Cause], lang: str = "en") -> str:
 def record_reasons(record: Mapping[str, Any]) -> list[str]:
     """The reason in a record of ``predictions.json``, in English and in Chinese.
 
-    A record of version 0.1 has the English text alone, which then is both.
+    A record from before version 0.1.0 has the English text alone, which then is both.
     """
     if "decided_by" not in record:
         return [record.get("reason", "")] * len(LANGUAGES)
@@ -82,7 +82,7 @@ def record_reasons(record: Mapping[str, Any]) -> list[str]:
 
 
 def record_kinds(record: Mapping[str, Any]) -> set[str]:
-    """The kinds of what decided a record of ``predictions.json``; of one of version 0.1, whether rules did."""
+    """The kinds of what decided a record of ``predictions.json``; of one older than 0.1.0, whether rules did."""
     if "decided_by" in record:
         return {cause["kind"] for cause in record["decided_by"]}
     told = record.get("reason", "")

@@ -130,8 +130,10 @@ def choose_pictures(
 def _note(findings: Findings, n: int) -> tuple[str, str]:
     image, score = findings.images[n], findings.score[n]
     label, taken = findings.class_names[image["label"]], findings.class_names[findings.predicted[n]]
-    iou = f", IoU {image['tp'] / (image['tp'] + image['fp'] + image['fn']):.2f}" if image["tp"] + image["fn"] else ""
-    return f"{label}, taken for {taken}, p {score:.3f}{iou}", f"{label}，判为 {taken}，p {score:.3f}{iou}"
+    known = image["tp"] + image["fn"]
+    iou = f"IoU {image['tp'] / (known + image['fp']):.2f}" if known else ""
+    english = ", ".join(filter(None, (label, f"taken for {taken}", f"p {score:.3f}", iou)))
+    return english, "，".join(filter(None, (label, f"判为 {taken}", f"p {score:.3f}", iou)))
 
 
 def common_values(

@@ -70,8 +70,8 @@ class ReportWriter:
             whose mask disagrees, then those nearest the threshold. All images count in the numbers, the histogram
             and the sliders.
         done: to go on with an inspection, the records of the images that it finished. Their thumbnails are in the
-            spool if it was stopped, else in its page: what that left out, the next leaves out as well. Those that are
-            in neither are shown without picture.
+            spool if it was stopped, else in its page: what that did not show, the next does not either. Those
+            that are in neither are shown without picture.
 
     Raises:
         DefectError: the folder cannot be written.

@@ -24,7 +24,8 @@ class Spool:
     """Records and thumbnails in a file, so that memory does not grow with the number of images.
 
     A line is the record as JSON, the thumbnail as base64 JPEG, and its mask as base64 PNG, with tabs between; the
-    pictures are empty where there are none. Each line goes to the disk whole, so a stopped run loses its last at most.
+    pictures are empty where there are none. Each line goes to the disk whole, so a killed run loses its last at most;
+    a database that promises the same is slower (``benchmarks/report_speed.py``).
 
     Args:
         path: the file.

@@ -85,6 +85,18 @@ def test_the_sheet_shows_thumbnails_and_is_safe_from_hostile_names(dataset, scri
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page.read_text(encoding="utf-8"))  # nothing from the network
 
 
+def test_a_browser_shows_the_sheet_in_either_language(dataset, script, tmp_path, show):
+    write(dataset, "03.png.png", np.zeros((48, 48)))
+    assert script("prepare_defect_data", "check", dataset, "--html", tmp_path / "page.html")[0] == 0
+    page = show(tmp_path / "page.html", locale="zh-CN", size=(400, 900))
+    assert "已检查 12 张图像" in page.inner_text("main") and "images checked" not in page.inner_text("main")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.click("#lang")
+    assert "12 images checked" in page.inner_text("main") and "张图像" not in page.inner_text("main")
+    page.click("a")
+    assert page.url.endswith("#empty_defect_mask")
+
+
 def test_the_sheet_is_in_english_and_chinese(dataset, script, tmp_path):
     write(dataset, "03.png.png", np.zeros((48, 48)))
     (dataset / "images/01.png").unlink()

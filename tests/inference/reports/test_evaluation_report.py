@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -211,26 +210,14 @@ def test_a_cut_off_report_is_made_up_for(squares: Manifest, tmp_path: Path, scri
 
 
 @pytest.mark.parametrize("width", [1400, 600])
-def test_a_browser_shows_it_in_both_languages(trained: Path, width: int) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("needs a browser: chromium or google-chrome (Debian: apt-get install chromium)")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": width, "height": 900}, locale="zh-CN")
-        problems: list[str] = []
-        tab.on("pageerror", lambda error: problems.append(str(error)))
-        tab.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        tab.goto((trained / "report.html").as_uri())
-        assert tab.inner_text("h1") == "训练报告"
-        assert tab.locator("svg text.zh:visible").count() > 10 and tab.locator("svg text.en:visible").count() == 0
-        tab.click("#lang")
-        assert tab.inner_text("h1") == "Training report" and "召回率" not in tab.inner_text("main")
-        tab.click("summary")
-        assert tab.evaluate("document.documentElement.scrollWidth") <= width
-        assert problems == []
-        browser.close()
+def test_a_browser_shows_it_in_both_languages(show, trained: Path, width: int) -> None:
+    tab = show(trained / "report.html", locale="zh-CN", size=(width, 900))
+    assert tab.inner_text("h1") == "训练报告"
+    assert tab.locator("svg text.zh:visible").count() > 10 and tab.locator("svg text.en:visible").count() == 0
+    tab.click("#lang")
+    assert tab.inner_text("h1") == "Training report" and "召回率" not in tab.inner_text("main")
+    tab.click("summary")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_figures_have_both_languages_and_any_class_name(tmp_path: Path) -> None:

@@ -5,74 +5,15 @@ from __future__ import annotations
 import base64
 import io
 import tracemalloc
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from helpers.report_page import Page
+from helpers.report_page import HOSTILE, Page, picture, record, rule, write, writer
 from PIL import Image
 
 from dinov3.defect_errors import DefectError
 from dinov3.defect_evaluation.thresholds import Thresholds
-from dinov3.inference.reports.inspection import ReportWriter
 from dinov3.inference.reports.spool import SIDE
-
-THRESHOLDS = Thresholds(classification=0.6, mask=0.5, review=0.3)
-HOSTILE = [
-    "</script><script>alert(1)</script>.png",
-    '"><img src=x onerror=alert(1)>.png',
-    "a'b\"c&amp;<!--.png",
-    "line\nbreak\ttab.png",
-    "裂纹 🔥 100% #1?.png",
-    "<!--images-->.png",
-]
-
-
-def record(name: str, p: float, verdict: str = "", **more: Any) -> dict[str, Any]:
-    """An entry of predictions.json."""
-    region = {"class_name": "crack", "box": [1, 2, 3, 4], "polygon": [[1, 2]], "area": 9, "score": 0.7, "peak": 0.8}
-    return {
-        "image": name,
-        "verdict": verdict or THRESHOLDS.verdict(p),
-        "predicted_class": "crack" if p > 0.5 else "normal",
-        "defect_probability": p,
-        "prob_normal": 1 - p,
-        "prob_crack": p,
-        "threshold": 0.6,
-        "review_threshold": 0.3,
-        "mask_area_fraction": 0.01,
-        "num_regions": 1,
-        "reason": f"defect probability {p:.2f}",
-        "decided_by": [{"kind": "probability", "probability": p, "threshold": 0.3, "limit": "review"}],
-        "disagreement": False,
-        "milliseconds": 1.5,
-        "error": "",
-        "regions": [region],
-    } | more
-
-
-def rule(name: str = "max_area_mm2", **more: Any) -> dict[str, Any]:
-    """What a rule that fired leaves in ``decided_by``."""
-    return {"kind": "rule", "rule": name, "class": "crack", "value": 9.0, "most": 2.0, "regions": 1} | more
-
-
-def picture(seed: int = 0, size: int = 48) -> tuple[np.ndarray, np.ndarray]:
-    image = np.random.default_rng(seed).integers(0, 255, (size, size, 3), np.uint8)
-    mask = np.zeros((size, size), np.uint8)
-    mask[4:12, 6:16] = 1
-    return image, mask
-
-
-def writer(path: Path, **options: Any) -> ReportWriter:
-    return ReportWriter(path, **({"classes": ["normal", "crack"], "thresholds": THRESHOLDS} | options))
-
-
-def write(path: Path, records: list[dict[str, Any]], **options: Any) -> Page:
-    with writer(path, **options) as report:
-        for number, entry in enumerate(records):
-            report.add(entry, *(() if entry.get("error") else picture(number)))
-    return Page(path)
 
 
 def test_every_image_counts_and_each_verdict_follows_from_the_numbers_in_the_page(tmp_path):
@@ -151,7 +92,7 @@ def test_thresholds_do_not_undo_what_rules_and_disagreements_decided(tmp_path):
     assert reasons["alone.png"] == ["no rule fired", "未触发任何规则"]
 
 
-def test_records_of_version_0_1_have_their_reason_as_text_alone(tmp_path):
+def test_records_from_before_the_first_version_have_their_reason_as_text_alone(tmp_path):
     why = "defect probability 0.70 >= 0.60"
     reasons = {
         "rule": "rule max_area_mm2: crack 9.0 > 2.0",
@@ -224,82 +165,6 @@ def test_an_image_smaller_than_a_thumbnail_stays_as_it_is(tmp_path):
     photo, marks = Page(tmp_path / "report.html").pictures()[0]
     assert decode(photo).size == decode(marks).size == (9, 5)
     assert (np.asarray(decode(marks).convert("RGBA"))[..., 3] > 0).all()
-
-
-def test_a_stopped_inspection_goes_on_to_the_same_page(tmp_path):
-    entries = [record(f"{i}.png", i / 10) for i in range(8)] + [{"image": "bad.png", "error": "broken"}]
-    pictures = [picture(i) for i in range(8)] + [()]
-    with writer(tmp_path / "whole.html") as report:
-        for entry, images in zip(entries, pictures, strict=True):
-            report.add(entry, *images)
-
-    path = tmp_path / "report.html"
-    with pytest.raises(KeyboardInterrupt), writer(path) as report:
-        for entry, images in zip(entries[:5], pictures[:5], strict=True):
-            report.add(entry, *images)
-        raise KeyboardInterrupt
-    assert len(Page(path).json("rows")) == 5  # what there was until then can be looked at
-    spool = path.with_suffix(".spool")
-    spool.write_bytes(spool.read_bytes()[:-30])  # the last line was cut off by a power failure
-    with writer(path, done=iter(entries[:3])) as report:  # 3.png was not in predictions.json yet
-        for entry, images in zip(entries[3:], pictures[3:], strict=True):
-            report.add(entry, *images)
-    assert Page(path).texts == Page(tmp_path / "whole.html").texts
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "whole.html"]
-
-
-@pytest.mark.parametrize("limit", [4, 5000])
-def test_a_finished_inspection_goes_on_to_the_page_of_one_piece(tmp_path, limit):
-    entries = [record(f"{i}.png", p, milliseconds=i) for i, p in enumerate((0.1, 0.9, 0.5, 0.2, 0.8, 0.3, 0.7, 0.4))]
-    entries[5]["image"] = entries[1]["image"]  # a file that was written again
-    entries.insert(2, {"image": "bad.png", "error": "broken"})
-    pictures = [() if entry["error"] else picture(i) for i, entry in enumerate(entries)]
-
-    def add(name: str, start: int, end: int) -> Page:
-        with writer(tmp_path / name, done=iter(entries[:start]), max_images=limit) as report:
-            for entry, images in zip(entries[start:end], pictures[start:end], strict=True):
-                report.add(entry, *images)
-        return Page(tmp_path / name)
-
-    whole = add("whole.html", 0, 9)
-    for start, end in ((0, 6), (6, 8), (8, 9)):
-        page = add("report.html", start, end)
-    assert page.pictures() == whole.pictures() and page.texts["everything"] == whole.texts["everything"]
-    rows = [p.json("rows") for p in (page, whole)]
-    orders = [np.argsort([row.pop("position") for row in part]).tolist() for part in rows]
-    assert rows[0] == rows[1] and orders[0] == orders[1]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "whole.html"]
-
-
-@pytest.mark.parametrize("text", ["", "of something else\n", '<script type="application/json" id="rows">[</script>\n'])
-def test_going_on_from_a_page_that_is_none_loses_pictures_only(tmp_path, text):
-    (tmp_path / "report.html").write_text(text, encoding="utf-8")
-    with writer(tmp_path / "report.html", done=[record("a.png", 0.9)]):
-        pass
-    assert Page(tmp_path / "report.html").pictures() == [["", ""]]
-
-
-def test_a_killed_inspection_has_every_image_in_its_spool(tmp_path):
-    report = ReportWriter(tmp_path / "report.html", classes=["normal", "defect"], thresholds=THRESHOLDS)
-    for number in range(3):  # few enough to fit a buffer
-        report.add(record(f"{number}.png", 0.5))
-    assert (tmp_path / "report.spool").read_text(encoding="utf-8").count("\n") == 3
-
-
-def test_a_new_inspection_drops_the_spool_of_a_stopped_one(tmp_path):
-    path = tmp_path / "report.html"
-    report = writer(path)
-    report.add(record("old.png", 0.5), *picture())
-    report.close(finished=False)
-    assert [row["name"] for row in write(path, [record("new.png", 0.5)]).json("rows")] == ["new.png"]
-
-
-def test_going_on_without_the_spool_loses_pictures_only(tmp_path):
-    with writer(tmp_path / "report.html", done=[record("a.png", 0.9)]) as report:
-        report.add(record("b.png", 0.8), *picture())
-    page = Page(tmp_path / "report.html")
-    assert [row["name"] for row in page.json("rows")] == ["a.png", "b.png"]
-    assert [bool(photo) for photo, _ in page.pictures()] == [False, True]
 
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
