@@ -14,9 +14,11 @@ import argparse
 import importlib.util
 import json
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+BEGUN = time.monotonic()  # importing takes a while, too
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -24,7 +26,7 @@ from accuracy_data import NAMED, open_data, strata_and_groups  # noqa: E402
 from accuracy_folds import assign_folds, write_fold  # noqa: E402
 from accuracy_jobs import run_share, run_side_by_side  # noqa: E402
 from accuracy_models import VARIANTS  # noqa: E402
-from accuracy_table import print_tables  # noqa: E402
+from accuracy_table import Table, print_tables  # noqa: E402
 
 from dinov3.defect_cli import positive_float, positive_int  # noqa: E402
 from dinov3.defect_errors import DefectError, run_script  # noqa: E402
@@ -143,12 +145,17 @@ def main() -> int:
         return run_share(args, root, cells)
     if not args.table_only:
         prepare(args, root, numbers)
+        if args.minutes is not None:  # what is left of them
+            args.minutes = max(args.minutes - (time.monotonic() - BEGUN) / 60, 0.01)
         status = run_side_by_side(args) if args.jobs > 1 else run_share(args, root, cells)
     how = "_flips" if args.flips else "_novelty" if args.novelty else ""
     fused = [name for name in args.variants if args.score_fusion and not VARIANTS[name].fuses_scores]
-    tables = print_tables(root, args.variants, args.seeds, numbers, split=args.split, how=how, fused=fused)
-    if args.json is not None:
-        args.json.write_text(json.dumps(tables, indent=2), encoding="utf-8")
+
+    def keep(tables: dict[str, Table]) -> None:
+        if args.json is not None:
+            args.json.write_text(json.dumps(tables, indent=2), encoding="utf-8")
+
+    print_tables(root, args.variants, args.seeds, numbers, split=args.split, how=how, fused=fused, keep=keep)
     return status
 
 

@@ -16,6 +16,7 @@ from accuracy_models import VARIANTS
 from accuracy_run import run
 
 from dinov3.data.defect_manifest import read_manifest
+from dinov3.defect_errors import StoppedError
 
 GRACE = 10.0  # seconds that a run which has to end gets for it
 
@@ -40,6 +41,8 @@ def run_share(args: argparse.Namespace, root: Path, cells: Sequence[tuple[str, i
         try:
             data = keep_masks(read_manifest(root / f"fold{fold}"), args.masks, seed)
             run(args, VARIANTS[name], without_type(data, args.without) if args.without else data, folder, seed)
+        except StoppedError:  # asked to end
+            raise
         except Exception:
             if args.share is None:
                 raise
@@ -60,7 +63,8 @@ def run_side_by_side(args: argparse.Namespace) -> int:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     deadline = time.monotonic() + 60 * args.minutes if args.minutes else None
     command = [sys.executable, *sys.argv]
-    processes = [subprocess.Popen([*command, "--share", str(n)], env=environment) for n in range(args.jobs)]
+    minutes = ["--minutes", f"{args.minutes:.3f}"] if args.minutes else []
+    processes = [subprocess.Popen([*command, *minutes, "--share", str(n)], env=environment) for n in range(args.jobs)]
     status = 0
     try:
         for process in processes:

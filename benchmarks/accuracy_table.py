@@ -13,6 +13,7 @@ from dinov3.models.defect_guidance import fuse_scores
 
 RESAMPLES = 1000
 Run = dict[str, np.ndarray]
+Table = dict[str, dict[str, str]]  # cells by variant and column
 # A metric takes how often each image (N,) counts: once, or as often as its part is drawn.
 
 
@@ -77,14 +78,14 @@ def print_tables(
     split: str = "test",
     how: str = "",
     fused: Sequence[str] = (),
-) -> dict[str, dict[str, dict[str, str]]]:
+    keep: Callable[[dict[str, Table]], None] = lambda tables: None,
+) -> None:
     """Print what is there of ``variants``; the first one is what the others are compared with, and its own mask without
     its class head. ``how`` the answers came about, where not plainly: ``_flips``, averaged over mirror images, or
     ``_novelty``, where what is unlike good images counts (the peers have none of it); the first one without that is
     compared, too. The scores of the ``fused`` variants, which have no score fusion themselves, are fused here.
 
-    Returns:
-        ``means`` and ``differences``: their cells by variant and column.
+    ``keep`` is called with the tables ``means`` and, as that takes a while, once more with ``differences``, too.
     """
     cells = [(fold, seed) for seed in seeds for fold in folds]
     runs = {name: _read(root / name, cells, split + how) for name in variants}
@@ -95,11 +96,14 @@ def print_tables(
     if how and len(runs[variants[0]]) < len(cells):
         print(f"{variants[0]}: {len(runs[variants[0]])} of {len(cells)} runs have answers with {how[1:]}")
     runs = {name: found for name, found in runs.items() if found}
-    means = _print_means(runs)
-    differences = _print_differences(runs) if variants[0] in runs and len(runs) > 1 else {}
-    if runs:
-        _print_types(runs)
-    return {"means": means, "differences": differences}
+    if not runs:
+        print("no finished runs")
+        return
+    tables = {"means": _print_means(runs)}
+    keep(tables)
+    _print_types(runs)
+    if variants[0] in runs and len(runs) > 1:
+        keep(tables | {"differences": _print_differences(runs)})
 
 
 def _read(folder: Path, cells: list[tuple[int, int]], results: str) -> dict[tuple[int, int], Run]:
@@ -129,7 +133,7 @@ def _mask_alone(run: Run) -> Run:
     return run | {"images": images}
 
 
-def _print_means(runs: dict[str, dict[tuple[int, int], Run]]) -> dict[str, dict[str, str]]:
+def _print_means(runs: dict[str, dict[tuple[int, int], Run]]) -> Table:
     table = {}
     print("\nMean over the runs (their standard deviation)\n")
     print("| variant | runs | " + " | ".join(METRICS) + " |\n|---|---|" + "---|" * len(METRICS))
@@ -143,7 +147,7 @@ def _print_means(runs: dict[str, dict[tuple[int, int], Run]]) -> dict[str, dict[
     return table
 
 
-def _print_differences(runs: dict[str, dict[tuple[int, int], Run]]) -> dict[str, dict[str, str]]:
+def _print_differences(runs: dict[str, dict[tuple[int, int], Run]]) -> Table:
     """Differences within the same fold and seed, and what other parts and other luck in training could have given."""
     first, *others = runs
     table = {}

@@ -188,7 +188,7 @@ def accuracy(place: Place) -> list[Part]:
         flags = f"--data {data} --work_dir {place.runs} {tiny if place.dry_run else real}".split()
 
         def command(seconds: float, figures: Path) -> list[str]:
-            minutes = ["--minutes", f"{max(seconds - 12, 1) / 60:.2f}", "--json", str(figures)]
+            minutes = ["--minutes", f"{max(seconds - 20, 1) / 60:.2f}", "--json", str(figures)]
             return [place.python, str(BENCHMARKS / "accuracy.py"), *flags, "--variants", *variants, *minutes]
 
         what = f"accuracy.py --data {data} --variants {' '.join(variants)}"
