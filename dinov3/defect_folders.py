@@ -37,8 +37,10 @@ class FolderLock:
     def __init__(self, folder: Path, command: str):
         self.folder, self.command = folder, command
         self._lock: FileLock | SoftFileLock | None = None
+        self._made = False
 
     def __enter__(self) -> FolderLock:
+        self._made = not os.path.lexists(self.folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = self._acquired(FileLock)
@@ -56,7 +58,8 @@ class FolderLock:
         self.release()
 
     def release(self) -> None:
-        """Give the folder back, without a trace; nothing happens if that is done already."""
+        """Give the folder back, without a trace, not even of a folder that was made for it and is still empty; nothing
+        happens if that is done already."""
         lock, self._lock = self._lock, None
         if lock is None:
             return
@@ -69,6 +72,9 @@ class FolderLock:
             (self.folder / LOCK).unlink()  # where that is possible before another process takes it
         if not open_files_stay:
             lock.release()
+        if self._made:
+            with suppress(OSError):  # not empty
+                self.folder.rmdir()
 
     def _acquired(self, kind: type[FileLock | SoftFileLock]) -> FileLock | SoftFileLock:
         lock = kind(self.folder / LOCK, timeout=0, thread_local=False)

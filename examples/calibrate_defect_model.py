@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from dinov3.defect_errors import run_script
 from dinov3.defect_evaluation.calibrate import score_validation, store_calibration, table
 from dinov3.defect_evaluation.novelty import add_novelty
 from dinov3.defect_evaluation.targets import Target
+from dinov3.defect_folders import FolderLock
 from dinov3.models.defect_checkpoint import load_checkpoint
 from dinov3.models.defect_device import PrecisionName, resolve_device, resolve_precision
 
@@ -65,6 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Calibrate, print and store."""
     flags = build_parser().parse_args(argv)
     config, target = from_namespace(CalibrateConfig, flags), from_namespace(Target, flags)
+    lock = FolderLock(config.checkpoint.parent, "calibrate_defect_model.py")
+    with lock if config.checkpoint.is_file() else nullcontext():  # else reading it says what is wrong
+        return calibrate(config, target)
+
+
+def calibrate(config: CalibrateConfig, target: Target) -> int:
+    """Calibrate the checkpoint, whose folder no other command writes to meanwhile."""
     content = load_checkpoint(config.checkpoint)
     if config.flips is not None:
         content["flips"] = config.flips

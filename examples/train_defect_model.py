@@ -6,6 +6,7 @@ python examples/train_defect_model.py --data_root data/demo --backbone efficient
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 import _bootstrap  # noqa: F401  puts the repository first on sys.path
@@ -27,6 +28,7 @@ from dinov3.train.defect_fsdp import is_to_shard
 from dinov3.train.defect_memory import explain_out_of_memory, find_batch_size, memory_demand
 from dinov3.train.defect_resume import find_start
 from dinov3.train.defect_run_diagnosis import learned_nothing
+from dinov3.train.defect_run_folder import lock_run
 from dinov3.train.defect_step import TrainStep
 from dinov3.train.train_defect_classifier import fit
 
@@ -34,23 +36,31 @@ from dinov3.train.train_defect_classifier import fit
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, say what was reached, calibrate the best files, and report."""
     config = parse(TrainConfig, make_parser(TrainConfig, __doc__), argv)
-    with join_world(resolve_device(config.device)) as (world, device):
-        config = train(config, world, device)
-    if world.is_main:  # the processes have parted, so the passes are this one's own
-        options = {
-            "precision": resolve_precision(config.mixed_precision, device),
-            "batch_size": config.batch_size,
-            "num_workers": config.num_workers,
-            "dinov3_repo": config.dinov3_repo,
-        }
-        best = config.save_dir / "best_accuracy.pth"
-        files = [config.save_dir / name for name in BEST]
-        scored = calibrate_for_best_f1(files, config.data_root, **options).get(best)
-        if scored is None and best.is_file() and not report_is_current(config.save_dir):
-            scored = score_validation(load_checkpoint(best), best, config.data_root, **options)
-        if scored is not None:
-            report_training(best, scored, device=str(device), dinov3_repo=config.dinov3_repo)
+    with ExitStack() as folder:
+        with join_world(resolve_device(config.device)) as (world, device):
+            if world.is_main:
+                folder.enter_context(lock_run(config.save_dir))
+            config = train(config, world, device)
+        if world.is_main:  # the processes have parted, so the passes are this one's own
+            calibrate_and_report(config, device)
     return 0
+
+
+def calibrate_and_report(config: TrainConfig, device: torch.device) -> None:
+    """Calibrate the best files of a run that ended, and write its report."""
+    options = {
+        "precision": resolve_precision(config.mixed_precision, device),
+        "batch_size": config.batch_size,
+        "num_workers": config.num_workers,
+        "dinov3_repo": config.dinov3_repo,
+    }
+    best = config.save_dir / "best_accuracy.pth"
+    files = [config.save_dir / name for name in BEST]
+    scored = calibrate_for_best_f1(files, config.data_root, **options).get(best)
+    if scored is None and best.is_file() and not report_is_current(config.save_dir):
+        scored = score_validation(load_checkpoint(best), best, config.data_root, **options)
+    if scored is not None:
+        report_training(best, scored, device=str(device), dinov3_repo=config.dinov3_repo)
 
 
 def train(config: TrainConfig, world: World, device: torch.device) -> TrainConfig:

@@ -51,7 +51,7 @@ def test_the_second_is_told_who_is_there(tmp_path: Path) -> None:
     for part in (str(tmp_path / "out"), "inference_defect_model.py", f"process {os.getpid()}", socket.gethostname()):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
-    assert os.listdir(tmp_path / "out") == []  # nothing stays behind
+    assert os.listdir(tmp_path) == []  # nothing stays behind
     with FolderLock(tmp_path / "out", "another"):
         pass
 

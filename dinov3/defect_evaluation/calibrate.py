@@ -19,7 +19,8 @@ from dinov3.defect_evaluation.reliability_diagram import draw_reliability
 from dinov3.defect_evaluation.targets import Target
 from dinov3.defect_evaluation.temperature import Calibration, calibrate
 from dinov3.defect_evaluation.thresholds import limit_text
-from dinov3.models.defect_checkpoint import load_checkpoint, restore_model, save_checkpoint
+from dinov3.defect_interrupts import signals_held
+from dinov3.models.defect_checkpoint import REMEDY, load_checkpoint, restore_model, save_checkpoint
 from dinov3.models.defect_device import Precision
 
 
@@ -76,16 +77,30 @@ def score_validation(
     return ScoredImages(results, rows)
 
 
-def store_calibration(path: Path, content: dict[str, Any], calibration: Calibration) -> None:
+def store_calibration(path: Path, content: dict[str, Any], calibration: Calibration, remedy: str = REMEDY) -> None:
     """Write thresholds and calibration into the checkpoint at ``path``, whose content is ``content``, in one step;
-    nothing else in it changes. Beside it, go NAME.calibration.json and NAME.reliability.png."""
+    nothing else in it changes. Beside it, go NAME.calibration.json and NAME.reliability.png.
+
+    Args:
+        remedy: what to do if that cannot be done.
+
+    Raises:
+        DefectError: the checkpoint cannot be written; the files beside it then are as they were, too.
+    """
     facts, thresholds = calibration.facts(), calibration.thresholds(content["thresholds"])
-    record = {"checkpoint": path.name, "thresholds": thresholds, **facts}
-    text = json.dumps(record, indent=2, ensure_ascii=False)
-    path.with_suffix(".calibration.json").write_text(text + "\n", encoding="utf-8")
-    draw_reliability(calibration, path.with_suffix(".reliability.png"))
-    # The checkpoint comes last: with its calibration, the files are there too.
-    save_checkpoint(path, content | {"thresholds": thresholds, "calibration": facts})
+    text = json.dumps({"checkpoint": path.name, "thresholds": thresholds, **facts}, indent=2, ensure_ascii=False)
+    record, picture = path.with_suffix(".calibration.json"), path.with_suffix(".reliability.png")
+    new = [file.with_name(f".{file.name}.unfinished") for file in (record, picture)]
+    try:
+        new[0].write_text(text + "\n", encoding="utf-8")
+        draw_reliability(calibration, new[1])
+        with signals_held():  # what the files say must be what the checkpoint does
+            save_checkpoint(path, content | {"thresholds": thresholds, "calibration": facts}, remedy)
+            for made, place in zip(new, (record, picture), strict=True):
+                made.replace(place)
+    finally:
+        for file in new:
+            file.unlink(missing_ok=True)
 
 
 def calibrate_for_best_f1(paths: Iterable[Path], data_root: Path, **options: Any) -> dict[Path, ScoredImages]:

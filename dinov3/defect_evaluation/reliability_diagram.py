@@ -34,7 +34,7 @@ def draw_reliability(calibration: Calibration, picture: Path) -> None:
     shown = [axes[row, 1].get_legend_handles_labels() for row in (0, 1)]
     handles, labels = (first + second for first, second in zip(*shown, strict=True))
     figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
-    figure.savefig(picture, dpi=120)
+    figure.savefig(picture, dpi=120, format="png")
 
 
 def _draw_shares(axes: Axes, scores: np.ndarray, calibration: Calibration) -> None:

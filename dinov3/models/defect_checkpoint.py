@@ -26,9 +26,10 @@ from dinov3.models.defect_tta import FlipAugmented
 # Version 1 called ``score_fusion`` and ``freeze_batch_norm`` of its ``config`` ``mask_evidence`` and ``rest_norms``.
 FORMAT_VERSION = 2
 KIND = "dinov3-defect-classifier"
+REMEDY = "Free disk space, then run the same command again"
 
 
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, content: dict[str, Any], remedy: str = REMEDY) -> None:
     """Write ``content`` (tensors and plain types) to ``path`` atomically.
 
     It goes to a temporary file in the same folder, is flushed to the disk, and renamed; on any failure the old file
@@ -52,8 +53,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         reason = cause.strerror if isinstance(cause, OSError) else str(cause).splitlines()[0]
         temporary.unlink(missing_ok=True)
         raise DefectError(
-            f"{path}: the checkpoint could not be written ({reason}); the previous one is intact. "
-            "Free disk space or choose another --save_dir, then continue with --resume"
+            f"{path}: the checkpoint could not be written ({reason}); the previous one is intact. {remedy}"
         ) from None
 
 

@@ -94,6 +94,7 @@ _OPTIONAL: dict[str, Check] = {  # None is as good as not there
     "calibration": _TABLE,
     **{f"calibration.{name}": (_is_int(0, math.inf), "a whole number") for name in ("images", "defects", "parts")},
     **{f"calibration.ece_{name}": (_is_number(0, 1), "a number from 0 to 1") for name in ("before", "after")},
+    "white_level": (_is_int(1, 65535), "a whole number from 1 to 65535"),
     "epoch": (_is_int(0, math.inf), "a whole number"),
     "manifest": _TEXT,
     "progress": (_is(list), "a list"),

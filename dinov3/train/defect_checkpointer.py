@@ -26,6 +26,7 @@ from dinov3.train.defect_meter import EpochProgress
 from dinov3.train.defect_resume import fingerprint
 from dinov3.train.defect_signals import StoppableLoader, StopSignals
 
+REMEDY = "Free disk space or choose another --save_dir, then continue with --resume"
 # What 'best' means for each file: the first metric decides, the next ones break ties.
 BEST = {
     "best_accuracy.pth": ("image_accuracy", "image_ap", "pixel_iou"),
@@ -237,8 +238,8 @@ class BackgroundWriter:
     def _write(self, paths: list[Path], content: dict[str, Any], more: dict[str, Any]) -> None:
         try:
             for path in paths[:-1]:
-                save_checkpoint(path, content)
-            save_checkpoint(paths[-1], content | more)
+                save_checkpoint(path, content, REMEDY)
+            save_checkpoint(paths[-1], content | more, REMEDY)
         except BaseException as error:  # handed over to the thread that trains
             self._error = error
 

@@ -25,6 +25,9 @@ from dinov3.models.defect_decoder import DecoderName
 from dinov3.models.defect_device import PrecisionName
 from dinov3.train.defect_guardrails import WatchedMetric
 
+CONFIG = "config.yaml"
+MARK = "# written by train_defect_model.py, which may write it anew\n"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -160,7 +163,7 @@ class TrainConfig:
         """
         try:
             self.save_dir.mkdir(parents=True, exist_ok=True)
-            text = yaml.safe_dump(self.record(), allow_unicode=True)
-            (self.save_dir / "config.yaml").write_text(text, encoding="utf-8")
+            text = MARK + yaml.safe_dump(self.record(), allow_unicode=True)
+            (self.save_dir / CONFIG).write_text(text, encoding="utf-8")
         except OSError as error:
             raise DefectError(f"--save_dir {self.save_dir}: cannot be written ({error.strerror})") from None

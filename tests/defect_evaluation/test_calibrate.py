@@ -283,3 +283,26 @@ def test_images_keep_their_part_past_unreadable_and_unknown_ones(
     parts = ["val/000.png", "val/002.png", "one part", "one part", "images/val/006.png", "val/007.png"]
     assert images.parts.tolist() == parts and images.labels.tolist() == [0, 0, 1, 1, 0, 1]
     assert images.class_prob.shape == (6, 2)
+
+
+def test_files_beside_a_checkpoint_say_what_is_in_it(
+    script, trained: Path, squares, tmp_path: Path, monkeypatch
+) -> None:
+    """On a full disk the checkpoint keeps its limits, and no report of others is left beside it."""
+    path = tmp_path / "best.pth"
+    shutil.copy(trained / "best_accuracy.pth", path)
+    flags = ("--checkpoint", path, "--data_root", squares.root, "--num_workers", 0, "--device", "cpu")
+    assert script("calibrate_defect_model", *flags)[0] == 0
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert len(before) == 3
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    status, _, err = script("calibrate_defect_model", *flags, "--max_miss_rate", 0.2)
+    assert status == 1 and "No space left" in err and "--save_dir" not in err and "--resume" not in err
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    path.with_suffix(".calibration.json").unlink()
+    assert script("calibrate_defect_model", *flags, "--max_miss_rate", 0.2)[0] == 1
+    assert not path.with_suffix(".calibration.json").exists()
