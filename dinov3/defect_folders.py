@@ -29,13 +29,15 @@ class FolderLock:
     Args:
         folder: made if needed.
         command: what the next one is told of this one, such as ``train_defect_model.py``.
+        flag: which gave the folder, for messages, such as ``--save_dir``.
 
     Raises:
         DefectError: another process has the folder, or it cannot be written.
     """
 
-    def __init__(self, folder: Path, command: str):
+    def __init__(self, folder: Path, command: str, flag: str = ""):
         self.folder, self.command = folder, command
+        self._named = f"{flag} {folder}".lstrip()
         self._lock: FileLock | SoftFileLock | None = None
         self._made = False
 
@@ -49,7 +51,7 @@ class FolderLock:
             (self.folder / OWNER).write_text(json.dumps(owner), encoding="utf-8")
         except OSError as error:
             self.release()
-            raise DefectError(f"{self.folder}: cannot be written ({error.strerror}); choose another folder") from None
+            raise DefectError(f"{self._named}: cannot be written ({error.strerror}); choose another folder") from None
         return self
 
     def __exit__(
@@ -107,7 +109,7 @@ class FolderLock:
             who = "{command} (process {process} on {host}, since {since})".format_map(_Known(owner))
         elsewhere = "" if owner.get("host") == socket.gethostname() else f". If it is gone, remove {self.folder / LOCK}"
         return DefectError(
-            f"{self.folder}: in use by {who}; wait until it is done, or choose another folder{elsewhere}"
+            f"{self._named}: in use by {who}; wait until it is done, or choose another folder{elsewhere}"
         )
 
 

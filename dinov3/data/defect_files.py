@@ -103,7 +103,7 @@ def list_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(f"{within}{entry.name}/")
-                    elif os.path.splitext(entry.name)[1].lower() in suffixes and _may_be_read(entry):
+                    elif os.path.splitext(entry.name)[1].lower() in suffixes and may_be_read(entry):
                         names.append(within + entry.name)
         except PermissionError:
             names.append(within)  # reading it says why, as with a file
@@ -122,7 +122,7 @@ def list_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _may_be_read(entry: os.DirEntry[str]) -> bool:
+def may_be_read(entry: os.DirEntry[str]) -> bool:
     """A file, or a link to one or to nothing (reading says so), but no pipe or device, which may never end."""
     if not entry.is_symlink():
         return entry.is_file()

@@ -187,6 +187,10 @@ class OutputWriter:
                 raise
             reason = f"{name}: its mask cannot be written ({error.strerror}): {error.filename}; rename the image"
             return Finished(failed_record(name, reason), None, None)
+        except (MemoryError, cv2.error) as error:
+            told = " ".join(str(error).split())[:200]
+            reason = f"{name}: its mask or picture cannot be made ({type(error).__name__}: {told})"
+            return Finished(failed_record(name, reason), None, None)
         shown = (display, result.mask) if self.observer is not None else (None, None)
         return Finished(make_record(name, result, self.mm_per_pixel), *shown)
 

@@ -98,8 +98,25 @@ def _jobs(
             yield size[0] * size[1], _Job(then, path, shown, predictor.finish, output, place, size)
             place += 1
         else:
-            tiles = predictor.run_tiles(batch.images[0].numpy(), batch_size)
+            try:
+                tiles = predictor.run_tiles(batch.images[0].numpy(), batch_size)
+            except (MemoryError, RuntimeError) as error:
+                if not _is_of_this_image(error):
+                    raise
+                yield 0, _Job(then, path, shown, None, _beyond(path, error))
+                continue
             yield size[0] * size[1], _Job(then, path, shown, predictor.finish_tiles, tiles)
+
+
+def _is_of_this_image(error: Exception) -> bool:
+    """Whether it asks for more memory than there is; a device that fails, or is too small for a batch, ends the run."""
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _beyond(path: Path, error: Exception) -> ImageReadError:
+    """The reason of an image that was read and is beyond what can be done with it."""
+    told = " ".join(str(error).split())[:200]
+    return ImageReadError(f"{path}: too large, or of a shape that cannot be processed ({type(error).__name__}: {told})")
 
 
 class _Job:
@@ -113,6 +130,8 @@ class _Job:
             result = self.finish(*self.arguments) if self.finish is not None else self.arguments[0]
         except NotFiniteError as error:
             result = ImageReadError(f"{self.path}: {error}")
+        except (MemoryError, cv2.error) as error:
+            result = _beyond(self.path, error)
         self.arguments = ()
         return self.then(self.path, result, self.display)
 
@@ -192,11 +211,13 @@ class _ImageFiles(Dataset):
         item: dict[str, Any] = {"path": path, "error": None, "display": None, "size": (0, 0)}
         try:
             array, size = read_for_size(path, self.image_size, self.white_level)
+            if self.display:
+                item["display"] = shrink(array)
+            image = torch.from_numpy(array.copy()) if self.resize is None else resize_image(self.resize, array)
         except ImageReadError as error:
-            return item | {"error": str(error)}
-        if self.display:
-            item["display"] = shrink(array)
-        image = torch.from_numpy(array.copy()) if self.resize is None else resize_image(self.resize, array)
+            return item | {"error": str(error), "display": None}
+        except Exception as error:  # of any library that touches the pixels; one image never ends a run
+            return item | {"error": str(_beyond(path, error)), "display": None}
         return item | {"image": image, "size": size}
 
 

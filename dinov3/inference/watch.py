@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -10,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from dinov3.data.defect_files import IMAGE_SUFFIXES
+from dinov3.data.defect_files import IMAGE_SUFFIXES, may_be_read
 
 LOOKED_AT_AGAIN = 2000  # inspected files per look whether they have been rewritten
 SHARE_OF_TIME = 0.05  # spent on looking, at most
@@ -29,16 +30,18 @@ class _Seen:
     """A file that is not inspected yet."""
 
     state: State
-    since: float  # when it was first seen so
+    since: float  # when it was first seen so, in seconds of a clock that nobody sets
     tried: bool = False  # and could not be read
+    last_try: float = -math.inf  # in this state or an earlier one
 
 
 class FolderWatcher:
     """Finds new images below ``folder``, each once it is complete.
 
     A file is complete when size and time of its last write have been the same for ``settled`` seconds; at once if it
-    was renamed or moved here after its last write. A file that cannot be read is given ``patience`` to change. One
-    that is rewritten or replaced later is a new image under an old name.
+    was renamed or moved here after its last write. A file that cannot be read is given ``patience`` to change, from
+    when it was first seen so, whatever time a camera or file server has given it. One that is rewritten or replaced
+    later is a new image under an old name.
 
     Args:
         folder: searched with its subfolders, which may come and go; hidden files and links to folders are skipped.
@@ -66,20 +69,23 @@ class FolderWatcher:
 
     def look(self) -> list[Path]:
         """Images that are complete since the last look, oldest first."""
-        now = time.time()
+        now = time.monotonic()
         present, ready, unlisted = set(), [], []
         for name in self._names(unlisted):
             present.add(name)
             if name in self._done:
                 continue
-            state, complete = self._state(name, now)
+            state, complete = self._state(name)
             if state is None:
                 continue
             seen = self._waiting.get(name)
             if seen is None or seen.state != state:
-                seen = self._waiting[name] = _Seen(state, now)
+                last_try = -math.inf if seen is None else seen.last_try
+                seen = self._waiting[name] = _Seen(state, now, last_try=last_try)
             complete = complete or now - seen.since >= self.settled
-            if complete and (not seen.tried or now - seen.since >= self.patience):
+            again = not seen.tried or now - seen.since >= self.patience
+            if complete and again and now - seen.last_try >= self.settled:
+                seen.last_try = now
                 ready.append((state.written, name))
         # What is inspected stays so while its folder is away; what was still being written then rests anew after it.
         for forgotten, kept in ((self._waiting, ()), (self._done, tuple(unlisted))):
@@ -95,7 +101,7 @@ class FolderWatcher:
         seen = self._waiting.get(name)
         if seen is None or not os.path.lexists(path):
             return False
-        if not readable and time.time() - max(seen.since, seen.state.written / 1e9) < self.patience:
+        if not readable and time.monotonic() - seen.since < self.patience:
             seen.tried = True
             return False
         del self._waiting[name]
@@ -115,12 +121,12 @@ class FolderWatcher:
                         if entry.is_dir(follow_symlinks=False):
                             if self._skip is None or os.path.realpath(entry.path) != self._skip:
                                 folders.append(f"{within}{entry.name}/")
-                        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+                        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and may_be_read(entry):
                             yield within + entry.name
             except OSError:
                 unlisted.append(within)  # gone, or not there for the moment, as a network folder may be
 
-    def _state(self, name: str, now: float) -> tuple[State | None, bool]:
+    def _state(self, name: str) -> tuple[State | None, bool]:
         """What tells one image under this name from the next (None: there is none), and whether it is complete at
         first sight."""
         try:
@@ -129,7 +135,8 @@ class FolderWatcher:
             return None, False
         # Writing sets both times; a rename, or whatever restores the first one when a copy is done, the second alone.
         renamed = os.name != "nt" and facts.st_ctime_ns > facts.st_mtime_ns
-        return State(facts.st_size, facts.st_mtime_ns, facts.st_ino), renamed or now - facts.st_mtime >= self.patience
+        complete = renamed or time.time() - facts.st_mtime >= self.patience
+        return State(facts.st_size, facts.st_mtime_ns, facts.st_ino), complete
 
     def _look_for_rewritten(self, now: float) -> None:
         """Forget inspected files that have changed since; some at each look, in turn, as there may be very many."""
@@ -138,7 +145,7 @@ class FolderWatcher:
         part = list(islice(self._done.items(), self._position, self._position + LOOKED_AT_AGAIN))
         self._position += len(part)
         for name, state in part:
-            found, _ = self._state(name, now)
+            found, _ = self._state(name)
             if state is None:
                 self._done[name] = found
             elif found is not None and found != state:

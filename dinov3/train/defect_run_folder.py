@@ -20,7 +20,7 @@ def lock_run(save_dir: Path) -> FolderLock:
     if not (save_dir / "last.pth").exists() and not _is_ours(save_dir / CONFIG):
         names = (CONFIG, "metrics.jsonl", "curves.png", "report.html", "tensorboard", *BEST)
         expect_none_of(save_dir, names, "--save_dir", "training")
-    return FolderLock(save_dir, "train_defect_model.py")
+    return FolderLock(save_dir, "train_defect_model.py", "--save_dir")
 
 
 def _is_ours(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import shutil
@@ -12,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -134,6 +136,39 @@ def test_every_kind_of_file(tmp_path: Path, inspect) -> None:
         assert reason in rows[name]["error"] and name in rows[name]["error"] and rows[name]["verdict"] == ""
         assert errors[name]["error"] == rows[name]["error"]
     assert {r["image"]: r["error"] for r in records_of(tmp_path / "out")} == {n: r["error"] for n, r in rows.items()}
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        ("pipeline.shrink", cv2.error("dsize is wrong")),
+        ("pipeline.resize_image", RuntimeError("DefaultCPUAllocator: can't allocate memory")),
+        ("predictor.find_regions", MemoryError("Unable to allocate 9 TiB")),
+        ("outputs.write_mask", cv2.error("insufficient memory")),
+        ("predictor.slide_window", MemoryError("Unable to allocate 9 TiB")),
+    ],
+)
+def test_an_image_beyond_what_can_be_done_is_a_row(tmp_path: Path, inspect, monkeypatch, step: str, error) -> None:
+    """Whichever step has no memory for it, or cannot do its shape: the others get their verdicts."""
+    write_images(tmp_path / "in", 4)
+    noise = np.random.default_rng(1).integers(0, 256, (17, 31), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "in/odd.png")
+    place, name = step.split(".")
+    module = importlib.import_module(f"dinov3.inference.{place}")
+    done = getattr(module, name)
+
+    def fails_for_odd(*args: object, **options: object) -> object:
+        if any(getattr(value, "shape", ())[:2] in ((17, 31), (31, 17)) for value in args):
+            raise error
+        return done(*args, **options)
+
+    monkeypatch.setattr(module, name, fails_for_odd)
+    flags = ("--tile_size", 24) if name == "slide_window" else ("--mask_threshold", 0.001)  # something is marked
+    status, _ = inspect(tmp_path / "in", *flags)
+    rows = rows_of(tmp_path / "out")
+    assert status == 3 and len(rows) == 5
+    assert [name for name, row in rows.items() if row["error"]] == ["odd.png"]
+    assert str(error)[:20] in rows["odd.png"]["error"] and rows["odd.png"]["verdict"] == ""
 
 
 def test_links_folders_and_pipes(tmp_path: Path, inspect) -> None:

@@ -76,6 +76,45 @@ def test_an_unreadable_file_may_be_unfinished(folder: Path, image: Path) -> None
     assert outcomes == [False, True] and watcher.look() == []
 
 
+@pytest.mark.parametrize("ahead", [-86400.0, 2.0, 3600.0, 1e9])
+def test_the_clock_of_a_camera_may_be_wrong(folder: Path, image: Path, ahead: float) -> None:
+    """A broken file is reported once, after the patience of this machine, and a good one at once."""
+    watcher = FolderWatcher(folder, settled=0.05, patience=0.4)
+    (folder / "broken.png").write_bytes(b"not an image")
+    shutil.copy(image, folder / "good.png")
+    for path in folder.iterdir():
+        os.utime(path, (time.time() + ahead,) * 2)
+    start, outcomes, tries = time.monotonic(), {}, []
+    while time.monotonic() - start < 1 and len(outcomes) < 2:
+        for path in watcher.look():
+            tries.append(path.name)
+            if watcher.finish(path, readable=path.name == "good.png"):
+                outcomes[path.name] = time.monotonic() - start
+        time.sleep(0.01)
+    assert outcomes["good.png"] < 0.3 and 0.4 <= outcomes["broken.png"] < 0.8
+    assert tries.count("broken.png") == 2 and tries.count("good.png") == 1 and watcher.look() == []
+
+
+def test_a_broken_file_that_never_rests_is_not_read_without_pause(folder: Path) -> None:
+    watcher, tries = FolderWatcher(folder, settled=0.1, patience=5), 0
+    for i in range(30):
+        (folder / "new").write_bytes(b"x" * i)
+        time.sleep(0.02)
+        (folder / "new").rename(folder / "a.png")  # complete at first sight, each time
+        for path in watcher.look():
+            tries += 1
+            watcher.finish(path, readable=False)
+    assert 2 <= tries <= 12
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders there")
+def test_a_pipe_is_no_image(folder: Path, image: Path) -> None:
+    os.mkfifo(folder / "pipe.png")
+    os.symlink("/dev/zero", folder / "endless.png")
+    shutil.copy(image, folder / "a.png")
+    assert names(FolderWatcher(folder, settled=0).look()) == ["a.png"]
+
+
 def test_files_and_folders_come_and_go(folder: Path, image: Path, tmp_path: Path) -> None:
     watcher = FolderWatcher(folder, settled=0, done=["old.png"], skip=folder / "results")
     for name in ("old.png", "new.png", "gone.png", "line2/deep.png", "results/masks/new.png.png", ".hidden.png"):

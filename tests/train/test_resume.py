@@ -193,9 +193,9 @@ def test_writing_does_not_hold_up_training_and_changes_made_meanwhile_stay_out(t
 
     let_go, original = threading.Event(), defect_checkpointer.save_checkpoint
 
-    def slow(path: Path, content: dict) -> None:
+    def slow(path: Path, content: dict, *remedy: str) -> None:
         assert let_go.wait(20)
-        original(path, content)
+        original(path, content, *remedy)
 
     monkeypatch.setattr(defect_checkpointer, "save_checkpoint", slow)
     writer, weights = defect_checkpointer.BackgroundWriter(), torch.zeros(3)
