@@ -44,7 +44,7 @@ def content(tiny: Path) -> dict[str, Any]:
 
 WRONG = [
     ("format_version", KeyError),
-    ("format_version", 2),
+    ("format_version", 99),
     ("config", ["dropout"]),
     ("config.dropout", math.nan),
     ("config.guidance", "both"),
