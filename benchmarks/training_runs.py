@@ -18,18 +18,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 from dinov3.data.defect_transforms import Normalization  # noqa: E402
 from dinov3.defect_cli import make_parser, parse  # noqa: E402
+from dinov3.defect_distributed import World  # noqa: E402
 from dinov3.defect_evaluation.evaluate import to_device  # noqa: E402
 from dinov3.models.defect_backbone import build_backbone, find_network, is_vit  # noqa: E402
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss  # noqa: E402
 from dinov3.models.defect_device import Precision, compile_model  # noqa: E402
 from dinov3.models.defect_layers import checkpoint_activations  # noqa: E402
+from dinov3.train.defect_checkpointer import Checkpointer  # noqa: E402
 from dinov3.train.defect_config import TrainConfig  # noqa: E402
-from dinov3.train.defect_ema import ModelEma  # noqa: E402
 from dinov3.train.defect_finetune import LARGE, prepare_backbone, resolve  # noqa: E402
-from dinov3.train.defect_guardrails import LossGuard  # noqa: E402
-from dinov3.train.defect_meter import EpochProgress  # noqa: E402
-from dinov3.train.defect_optim import build_lr_scheduler, build_optimizer  # noqa: E402
-from dinov3.train.defect_step import TrainStep  # noqa: E402
+from dinov3.train.defect_state import TrainState  # noqa: E402
 from dinov3.train.train_defect_classifier import train_one_epoch  # noqa: E402
 
 BARE, FINE, FROZEN, SMP = "bare backbone", "stage 2, fine-tuning", "stage 1, frozen backbone", "smp"
@@ -91,31 +89,22 @@ def our_run(config: TrainConfig, precision: Precision, compiled: bool) -> Run:
         compile_model(model, device)
     options = {name: getattr(config, name) for name in ("class_loss", "mask_loss", "label_smoothing")}
     criterion = MultiTaskLoss(config.alpha, config.beta, config.use_uncertainty_weighting, **options).to(device)
-    options = {name: getattr(config, name) for name in ("lr", "backbone_lr_scale", "weight_decay", "layer_decay")}
-    optimizer = build_optimizer(model, criterion, **options)
-    lr_scheduler = build_lr_scheduler(optimizer, 10**6)
-    step, scaler, guard = TrainStep(model, criterion), precision.scaler(), LossGuard(0)
-    weights = ModelEma(model, config.ema_decay)
+    config = replace(config, max_skipped_batches=0, save_every_minutes=0)
+    state = TrainState(model, criterion, config, updates_per_epoch=10**6, precision=precision)
+    checkpointer = Checkpointer(config, {}, World(), device)  # which never has to save
     batch = synthetic_batch(config.batch_size, config.image_size, device)
 
     def run(steps: int) -> None:
+        state.meter.reset()
         train_one_epoch(
-            step,
+            state,
             Batches(batch, steps),
-            optimizer,
-            lr_scheduler,
-            scaler,
             precision=precision,
             normalization=Normalization(backbone.mean, backbone.std),
-            grad_clip=config.grad_clip,
-            epoch=0,
-            guard=guard,
-            state=EpochProgress(),
-            accumulate=config.accumulate,
-            after_update=weights.update,
+            checkpointer=checkpointer,
             progress=False,
         )
-        optimizer.zero_grad(set_to_none=True)  # leave the room to the next row
+        state.optimizer.zero_grad()  # leave the room to the next row
 
     return run
 

@@ -80,8 +80,6 @@ def train(config: TrainConfig, world: World, device: torch.device) -> TrainConfi
     if start.weights is not None:
         load_model_state(model, start.weights["model"], config.init_from)
     prepare_backbone(model, config)
-    if start.resumed is not None:  # with adapters, and not averaged
-        load_model_state(model, start.resumed.get("training_state", start.resumed)["model"], config.last)
     criterion = build_criterion(config, data.train_rows).to(device)
     normalization = Normalization(tuple(backbone.mean), tuple(backbone.std))
     with explain_out_of_memory(memory_demand(model, config, precision), device):

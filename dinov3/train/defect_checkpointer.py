@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,10 +21,9 @@ from dinov3.defect_distributed import Agreement, World, max_over_ranks
 from dinov3.defect_errors import StoppedError
 from dinov3.models.defect_checkpoint import save_checkpoint
 from dinov3.train.defect_config import TrainConfig
-from dinov3.train.defect_fsdp import gathered
-from dinov3.train.defect_meter import EpochProgress
 from dinov3.train.defect_resume import fingerprint
 from dinov3.train.defect_signals import StoppableLoader, StopSignals
+from dinov3.train.defect_state import TrainState
 
 REMEDY = "Free disk space or choose another --save_dir, then continue with --resume"
 # What 'best' means for each file: the first metric decides, the next ones break ties.
@@ -72,34 +71,14 @@ class Checkpointer:
     ends when all is written.
 
     Args:
-        save_dir: of the checkpoints.
-        parts: by its key in the checkpoint, everything with a ``state_dict`` that training changes. What is called
-            ``training_state`` goes into ``last.pth`` alone.
-        description: what else goes into every checkpoint.
-        best, metrics: those of the run so far.
-        save_every_minutes: how often within an epoch; 0 is never.
+        config: where to (``save_dir``), and how often within an epoch (``save_every_minutes``; 0 is never).
+        description: what every checkpoint holds beside the state of the run.
         world, device: the first process writes, but all of them call every method.
-
-    Attributes:
-        best: by file, the epoch and the metrics that made it the best.
-        metrics: of the last epoch; empty before.
     """
 
-    def __init__(
-        self,
-        save_dir: Path,
-        parts: dict[str, Any],
-        description: dict[str, Any],
-        *,
-        best: dict[str, dict[str, Any]],
-        metrics: dict[str, Any],
-        save_every_minutes: float,
-        world: World,
-        device: torch.device,
-    ):
-        self.save_dir, self.parts, self.description = save_dir, parts, description
-        self.best, self.metrics = best, metrics
-        self.seconds_between = 60 * save_every_minutes
+    def __init__(self, config: TrainConfig, description: dict[str, Any], world: World, device: torch.device):
+        self.save_dir, self.description = config.save_dir, description | {"epochs": config.epochs}
+        self.seconds_between = 60 * config.save_every_minutes
         self.world, self.device = world, device
         self.signals, self.writer = StopSignals(), BackgroundWriter()
         self.agreement = Agreement(device, asynchronous=device.type == "cuda")
@@ -120,10 +99,9 @@ class Checkpointer:
         finally:
             self.signals.__exit__(kind, value, trace)
 
-    def after_batch(self, epoch: int, progress: EpochProgress, settle: Callable[[], None]) -> None:
-        """Save if it is time to, and leave if a signal asks for it; ``epoch`` counts from 0. For after the last batch
-        of an update, as gradients are not saved. ``settle`` brings ``progress`` up to date; with several CUDA devices
-        a wish of one process takes until the next call to reach all.
+    def after_update(self, state: TrainState) -> None:
+        """Save if it is time to, and leave if a signal asks for it. Not between the batches of an update, as gradients
+        are not saved. With several CUDA devices a wish of one process takes until the next call to reach all.
 
         Raises:
             StoppedError: it does, and the state was saved.
@@ -134,47 +112,41 @@ class Checkpointer:
         stop, due = self.agreement.reach([self.signals.received, int(due)])
         if stop or due:
             self.agreement.forget()
-            settle()
-            self._write([], epoch, progress.gather(self.device))
+            self._write([], state)
         if stop:
-            self._leave(stop, f"in epoch {epoch + 1}, after {progress.batches} batches")
+            self._leave(stop, f"in epoch {state.epoch + 1}, after {state.meter.batches} batches")
 
-    def stoppable(
-        self, loader: DataLoader, epoch: int, progress: EpochProgress, at_end: Callable[[], None] = lambda: None
-    ) -> StoppableLoader:
+    def stoppable(self, loader: DataLoader, state: TrainState) -> StoppableLoader:
         """``loader``, for a validation that a signal may end: the epoch's training is kept, and validation is done
-        again after a resume. ``at_end`` is called after the last batch."""
+        again after a resume."""
 
         def leave_if_asked() -> None:
-            at_end()
+            state.finish_evaluation()
             stop = max_over_ranks([self.signals.received], self.device)[0]
             if stop:
-                self._write([], epoch, progress.gather(self.device))
-                self._leave(stop, f"in epoch {epoch + 1}, while validating")
+                self._write([], state)
+                self._leave(stop, f"in epoch {state.epoch + 1}, while validating")
 
         return StoppableLoader(loader, self.signals, leave_if_asked)
 
-    def after_epoch(self, epoch: int, metrics: dict[str, Any], is_last: bool) -> None:
+    def after_epoch(self, state: TrainState) -> None:
         """Save the epoch, with the best files that it improves.
 
         Raises:
             StoppedError: a signal asked for it, and this was not the last epoch.
         """
-        self.metrics = metrics
-        improved = improved_files(self.best, metrics)
+        improved = improved_files(state.best, state.metrics)
         for file in improved:
-            self.best[file] = {"epoch": epoch + 1} | {name: metrics[name] for name in BEST[file]}
-        self._write(improved, epoch + 1, None)
+            state.best[file] = {"epoch": state.epoch} | {name: state.metrics[name] for name in BEST[file]}
+        self._write(improved, state)
         stop = max_over_ranks([self.signals.received], self.device)[0]
-        if stop and not is_last:
-            self._leave(stop, f"after epoch {epoch + 1}")
+        if stop and not state.is_over:
+            self._leave(stop, f"after epoch {state.epoch}")
 
-    def _write(self, best_files: list[str], epochs_done: int, progress: list[dict[str, Any]] | None) -> None:
-        states = gathered({name: part.state_dict() for name, part in self.parts.items()}, keep=self.world.is_main)
+    def _write(self, best_files: list[str], state: TrainState) -> None:
+        content = self.description | state.state_dict()  # in all processes
         if self.world.is_main:
-            content = self.description | states
-            content |= {"epoch": epochs_done, "progress": progress, "metrics": self.metrics, "best": self.best}
-            content["thresholds"] = chosen_thresholds(self.description["thresholds"], self.metrics)
+            content["thresholds"] = chosen_thresholds(self.description["thresholds"], state.metrics)
             more = {name: content.pop(name) for name in ("training_state",) if name in content}
             # last.pth comes last: it says that the best files are up to date
             self.writer.submit([self.save_dir / file for file in (*best_files, "last.pth")], content, more)
@@ -189,7 +161,7 @@ class Checkpointer:
 
 
 def snapshot(value: Any) -> Any:
-    """A copy of nested dicts, lists and tuples whose tensors lie on the CPU and change no more."""
+    """A copy of nested dicts, lists and tuples whose tensors are on the CPU and do not change any more."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):

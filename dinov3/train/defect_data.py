@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
-from dinov3.data.defect_dataset import DefectDataset
+from dinov3.data.defect_dataset import DefectDataset, make_loader
 from dinov3.data.defect_manifest import Manifest, read_manifest
 from dinov3.data.defect_tile_dataset import DefectTileDataset
 from dinov3.data.defect_tiles import Tiling
+from dinov3.defect_distributed import World
 from dinov3.defect_errors import DefectError
+from dinov3.defect_evaluation.evaluate import View, evaluation_loader
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
 from dinov3.train.defect_config import TrainConfig
 
@@ -60,6 +63,40 @@ def build_datasets(
     crops = {"defect_fraction": config.tile_defect_fraction, "tiles_per_image": config.tiles_per_image}
     train_set = DefectTileDataset(train_rows, tiling, config.image_size, augment=True, **crops)
     return train_set, DefectTileDataset(val_rows, tiling, config.image_size)
+
+
+def build_loaders(
+    train_set: DefectDataset | DefectTileDataset,
+    val_set: DefectDataset | DefectTileDataset,
+    view: View,
+    config: TrainConfig,
+    world: World,
+    device: torch.device,
+) -> tuple[DataLoader, DataLoader]:
+    """This process's share of training, shuffled anew in each epoch, and of validation, for ``evaluate`` in this view.
+
+    Raises:
+        DefectError: a set has fewer images than there are processes.
+    """
+    if len(val_set) < world.size or len(train_set) < world.size:
+        raise DefectError(f"{len(train_set)} training and {len(val_set)} validation images for {world.size} processes")
+    train_loader = make_loader(
+        train_set,
+        config.batch_size,
+        sampler=train_set.sampler(config.seed, world.rank, world.size),
+        num_workers=config.num_workers,
+        pin_memory=device.type == "cuda",
+    )
+    val_loader = evaluation_loader(
+        val_set.manifest,
+        view,
+        config.batch_size,
+        num_workers=config.num_workers,
+        device=device,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    return train_loader, val_loader
 
 
 def enough_masks(rows: Manifest) -> bool:

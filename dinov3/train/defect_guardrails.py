@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from torch.utils.data import DataLoader
-
-from dinov3.defect_distributed import gather_over_ranks
 from dinov3.defect_errors import DefectError
 
 # What early stopping may watch; the losses are better when lower.
@@ -28,10 +25,10 @@ WatchedMetric = Literal[
 
 
 class LossGuard:
-    """Counts the updates left out because a loss was not finite, and knows how high the loss usually is.
+    """Counts the updates skipped because a loss was not finite, and knows how high the loss usually is.
 
     Args:
-        limit: how many updates of a run may be left out; 0 ends at the first.
+        limit: how many updates of a run may be skipped; 0 ends at the first.
     """
 
     def __init__(self, limit: int):
@@ -40,7 +37,7 @@ class LossGuard:
         self.seen, self.usual, self.spread = 0, 0.0, 0.0
 
     def skip(self, what: str) -> str:
-        """Count one more update left out, described by ``what``; the text to print.
+        """Count one more skipped update, described by ``what``; the text to print.
 
         Raises:
             DefectError: it is one too many.
@@ -48,11 +45,11 @@ class LossGuard:
         self.skipped += 1
         if self.skipped > self.limit:
             raise DefectError(
-                f"{what}\nNo weight was changed by this batch; {self.limit} others were left out before "
+                f"{what}\nNo weight was changed by this batch; {self.limit} others were skipped before "
                 "(--max_skipped_batches). Look at these files if it is always the same ones; else lower --lr, or use "
                 "--mixed_precision off. Then continue with --resume"
             )
-        return f"{what}\nleft out, no weight was changed ({self.skipped} of at most {self.limit})"
+        return f"{what}\nskipped, no weight was changed ({self.skipped} of at most {self.limit})"
 
     def is_spike(self, loss: float) -> bool:
         """Whether ``loss`` lies far above those before it: six times their usual distance from their mean, and twice
@@ -71,18 +68,6 @@ class LossGuard:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a :meth:`state_dict`."""
         vars(self).update(state)
-
-
-def describe(one: dict[str, Any], norm: float) -> str:
-    """What is wrong with a batch whose ``losses``, or the norm of the gradient, are not finite."""
-    parts = ", ".join(f"{name} {value.item():.4g}" for name, value in one["losses"].items())
-    return f"{one['place']}: the loss or its gradient is not finite ({parts}, gradient norm {norm:.4g})"
-
-
-def batch_files(batch: dict[str, Any], loader: DataLoader) -> str:
-    """The images of a batch, in all processes; to be called in all of them."""
-    names = [str(loader.dataset.manifest.columns["image"][index]) for index in batch["index"].tolist()]
-    return ", ".join(name for part in gather_over_ranks(names) for name in part)
 
 
 class EarlyStopping:

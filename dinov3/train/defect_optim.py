@@ -1,17 +1,19 @@
-"""Which parameters learn at which rate, and how the rate moves from step to step."""
+"""Which parameters learn at which rate, how the rate moves from step to step, and updates that are skipped."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from dinov3.defect_errors import DefectError
 from dinov3.models.defect_layers import backbone_layers
-from dinov3.train.defect_fsdp import spread_like
+from dinov3.train.defect_config import TrainConfig
+from dinov3.train.defect_fsdp import clip_gradient, spread_like
 
 
 def parameter_groups(
@@ -53,24 +55,20 @@ def parameter_groups(
     return list(groups.values())
 
 
-def build_optimizer(
-    model: nn.Module,
-    criterion: nn.Module,
-    *,
-    lr: float,
-    backbone_lr_scale: float,
-    weight_decay: float,
-    layer_decay: float = 1.0,
-) -> Optimizer:
-    """AdamW over :func:`parameter_groups`; on a CUDA device in one kernel, which also skips fp16's overflows there."""
-    groups = parameter_groups(model, criterion, lr, backbone_lr_scale, weight_decay, layer_decay)
+def build_optimizer(model: nn.Module, criterion: nn.Module, config: TrainConfig) -> Optimizer:
+    """AdamW over :func:`parameter_groups` at the rates of a resolved ``config``; on a CUDA device in one kernel, which
+    also skips fp16's overflows there."""
+    groups = parameter_groups(
+        model, criterion, config.lr, config.backbone_lr_scale, config.weight_decay, config.layer_decay
+    )
     return AdamW(groups, fused=True if groups[0]["params"][0].is_cuda else None)
 
 
-def learning_rates(optimizer: Optimizer) -> dict[str, float]:
-    """The rates in force, to log: ``lr_heads``, ``lr_task_weights``, ``lr_backbone``; with layer decay, instead of the
-    last, those of the first and the last layer that trains (``lr_backbone_0``, ``lr_backbone_12``)."""
-    rates = {group["name"].removesuffix("_no_decay"): group["lr"] for group in optimizer.param_groups}
+def summarize_rates(rates: dict[str, float]) -> dict[str, float]:
+    """The rates of parameter groups, by name, to log: ``lr_heads``, ``lr_task_weights``, ``lr_backbone``; with layer
+    decay, instead of the last, those of the first and the last layer that trains (``lr_backbone_0``,
+    ``lr_backbone_12``)."""
+    rates = {name.removesuffix("_no_decay"): rate for name, rate in rates.items()}
     between = sorted((name for name in rates if name.startswith("backbone_")), key=lambda name: rates[name])[1:-1]
     return {f"lr_{name}": rate for name, rate in rates.items() if name not in between}
 
@@ -110,3 +108,60 @@ def restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
         ) from None
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own, initial_lr=own["lr"])
+
+
+def taint(loss: Tensor) -> Tensor:
+    """``loss``, whose gradient is NaN throughout if it is not finite, so that the norm of the gradient tells of it."""
+    return loss * torch.ones_like(loss).masked_fill_(~loss.detach().isfinite(), math.nan)
+
+
+class SkippingOptimizer:
+    """An optimizer that skips an update whose loss or gradient is not finite: weights, moments and the statistics of
+    BatchNorms stay as they were.
+
+    A fused optimizer skips it on the device itself, and the host need not know.
+
+    Args:
+        optimizer: of all that trains in ``module``.
+        module: whose BatchNorms these are.
+        scaler: of fp16's losses; disabled in any other precision.
+        grad_clip: largest norm of the gradient; 0 turns clipping off.
+    """
+
+    def __init__(self, optimizer: Optimizer, module: nn.Module, scaler: torch.amp.GradScaler, grad_clip: float):
+        self.inner, self.scaler, self.grad_clip = optimizer, scaler, grad_clip
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norms = (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+        self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
+        self._before: list[Tensor] = []
+
+    def zero_grad(self) -> None:
+        """Before the first batch of an update."""
+        self._before = [buffer.clone() for buffer in self._statistics]
+        self.inner.zero_grad(set_to_none=True)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a batch's ``loss``, a scalar, to that of the update."""
+        self.scaler.scale(taint(loss)).backward()
+
+    def step(self) -> tuple[Tensor, Tensor]:
+        """Update the weights, or skip it.
+
+        Returns:
+            The norm of the gradient before clipping, a scalar; and whether the update was skipped, a bool scalar; both
+            on the device, so that reading them waits for it.
+        """
+        self.scaler.unscale_(self.inner)
+        norm = clip_gradient(self._parameters, self.grad_clip or math.inf)
+        skipped = ~norm.isfinite()
+        if self.scaler.is_enabled():
+            self.scaler.step(self.inner)  # it looks at the gradient itself
+        elif all(group.get("fused") for group in self.inner.param_groups):
+            self.inner.found_inf = skipped.float()  # as torch's scaler tells it
+            self.inner.step()
+        elif not skipped:
+            self.inner.step()
+        self.scaler.update()
+        for buffer, before in zip(self._statistics, self._before, strict=True):
+            buffer.copy_(torch.where(skipped, before, buffer))
+        return norm, skipped

@@ -48,16 +48,18 @@ class RunLog:
         result: dict[str, Any],
         page: Tensor | None = None,
         scores: tuple[Tensor, Tensor] | None = None,
-        numbers: dict[str, float] | None = None,
+        rates: dict[str, float] | None = None,
+        memory: dict[str, float] | None = None,
     ) -> None:
         """Log epoch ``epoch`` (from 0) of ``epochs``; for TensorBoard alone ``page``, a picture (3, H, W) uint8,
-        ``scores`` as :func:`image_scores` gives them, and other ``numbers``."""
+        ``scores`` as :func:`image_scores` gives them, the ``rates`` of parameter groups, and :func:`peak_memory`."""
         record = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in result.items()}
         with self.path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps({"epoch": epoch + 1} | record) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        for name, value in (result | (numbers or {})).items():
+        groups = {f"learning_rate/{name}": rate for name, rate in (rates or {}).items()}
+        for name, value in (result | groups | (memory or {})).items():
             if isinstance(value, (int, float)):
                 self.writer.add_scalar(name, value, epoch)
         if page is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from helpers.networks import OfficialLike, build_model
@@ -14,7 +16,8 @@ from dinov3.defect_errors import DefectError
 from dinov3.models.defect_backbone import build_backbone
 from dinov3.models.defect_classifier import MultiTaskLoss
 from dinov3.models.defect_layers import backbone_layers, checkpoint_activations, set_drop_path
-from dinov3.train.defect_optim import build_lr_scheduler, build_optimizer, learning_rates, parameter_groups
+from dinov3.train.defect_config import TrainConfig
+from dinov3.train.defect_optim import build_lr_scheduler, build_optimizer, parameter_groups, summarize_rates
 
 # The last layer, and what stands in the first, a middle and the last one, by the end of the name.
 TABLE = {
@@ -70,7 +73,7 @@ def test_layers_of_the_official_networks_are_those_of_timm(name: str, last: int)
 def test_groups_are_disjoint_and_complete_and_decay_matrices_alone(name: str, layer_decay: float) -> None:
     model, criterion = build_model(name), MultiTaskLoss(use_uncertainty_weighting=True)
     optimizer = build_optimizer(
-        model, criterion, lr=1e-3, backbone_lr_scale=0.1, weight_decay=0.05, layer_decay=layer_decay
+        model, criterion, TrainConfig(data_root=Path("x"), backbone_lr_scale=0.1, layer_decay=layer_decay)
     )
     grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert len(grouped) == len(set(grouped))
@@ -86,7 +89,8 @@ def test_groups_are_disjoint_and_complete_and_decay_matrices_alone(name: str, la
 
 def test_each_rate_reaches_the_optimizer() -> None:
     model, criterion = build_model("official"), MultiTaskLoss(use_uncertainty_weighting=True)
-    optimizer = build_optimizer(model, criterion, lr=1e-3, backbone_lr_scale=0.2, weight_decay=0.05, layer_decay=0.5)
+    config = TrainConfig(data_root=Path("x"), lr=1e-3, backbone_lr_scale=0.2, weight_decay=0.05, layer_decay=0.5)
+    optimizer = build_optimizer(model, criterion, config)
     table = {
         "backbone_0": (0.5e-4, 0.05),
         "backbone_0_no_decay": (0.5e-4, 0),
@@ -101,7 +105,8 @@ def test_each_rate_reaches_the_optimizer() -> None:
     groups = {group["name"]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
     assert groups == {name: pytest.approx(values) for name, values in table.items()}
     logged = {"lr_backbone_0": 0.5e-4, "lr_backbone_2": 2e-4, "lr_heads": 1e-3, "lr_task_weights": 1e-2}
-    assert learning_rates(optimizer) == {name: pytest.approx(rate) for name, rate in logged.items()}
+    rates = {name: rate for name, (rate, _) in groups.items()}
+    assert summarize_rates(rates) == {name: pytest.approx(rate) for name, rate in logged.items()}
     build_lr_scheduler(optimizer, 100)  # a warm-up of 5 steps
     rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
     assert rates == {name: pytest.approx(rate / 6) for name, (rate, _) in table.items()}

@@ -19,18 +19,19 @@ import dinov3.train.train_defect_classifier as loop
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_cli import make_parser, parse
-from dinov3.defect_distributed import AsyncScalar
+from dinov3.defect_distributed import AsyncScalar, World
 from dinov3.defect_errors import DefectError
 from dinov3.models.defect_checkpoint import load_checkpoint
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
 from dinov3.models.defect_device import compile_model, resolve_precision
 from dinov3.models.defect_lora import add_lora, merged_state
+from dinov3.train import defect_state
+from dinov3.train.defect_checkpointer import Checkpointer
 from dinov3.train.defect_config import TrainConfig
 from dinov3.train.defect_ema import ModelEma
 from dinov3.train.defect_finetune import prepare_backbone, resolve
-from dinov3.train.defect_guardrails import LossGuard
-from dinov3.train.defect_meter import EpochProgress
-from dinov3.train.defect_optim import build_lr_scheduler
+from dinov3.train.defect_state import TrainState
+from dinov3.train.defect_step import TrainStep
 
 CPU = torch.device("cpu")
 
@@ -91,7 +92,7 @@ def test_the_average_by_hand() -> None:
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
     model[1].requires_grad_(False)
     weights = ModelEma(model, decay=0.5)
-    average = weights.evaluated
+    average = weights.module
     expected = 0.0
     # the decay at updates 1, 2, 3, 4: 1 - N ** (-2 / 3), up to 0.5
     for number, (weight, decay) in enumerate(((3.0, 0.0), (5.0, 0.37004), (7.0, 0.5), (9.0, 0.5)), start=1):
@@ -152,14 +153,23 @@ def test_average_and_adapters_go_on_after_an_interruption_and_the_best_are_what_
 # --- accumulated gradients
 
 
-class CalmStep(loop.TrainStep):
+class CalmStep(TrainStep):
     """Norms in eval mode: their statistics are what a larger batch does change."""
 
     def train(self, mode: bool = True) -> CalmStep:
         return super().train(False)
 
 
-def train_weights(batch_size: int, accumulate: int, images: int = 8) -> tuple[dict[str, Tensor], list[int], dict]:
+def train_weights(
+    monkeypatch: pytest.MonkeyPatch, batch_size: int, accumulate: int, images: int
+) -> tuple[dict[str, Tensor], int, dict]:
+    """The weights after an epoch of plain gradient descent, how many updates it had, and its means."""
+    monkeypatch.setattr(defect_state, "TrainStep", CalmStep)
+    monkeypatch.setattr(
+        defect_state,
+        "build_optimizer",
+        lambda model, criterion, config: torch.optim.SGD([{"params": list(model.parameters()), "lr": 0.5}]),
+    )
     model = build_model("official")
     generator = torch.Generator().manual_seed(3)
     pixels = torch.randint(0, 255, (images, 3, 32, 32), dtype=torch.uint8, generator=generator)
@@ -168,37 +178,30 @@ def train_weights(batch_size: int, accumulate: int, images: int = 8) -> tuple[di
         "label": torch.arange(images) % 2,
         "mask": torch.zeros(images, 32, 32, dtype=torch.uint8),
         "has_mask": torch.ones(images, dtype=torch.bool),
+        "index": torch.arange(images),
     }
     split = zip(*(value.split(batch_size) for value in parts.values()), strict=True)
     loader = [dict(zip(parts, values, strict=True)) | {"error": [""] * len(values[0])} for values in split]
-    optimizer = torch.optim.SGD([{"params": list(model.parameters()), "lr": 0.5}])
-    updates: list[int] = []
+    config = TrainConfig(data_root=Path("data"), accumulate=accumulate, epochs=2)
     precision = resolve_precision("off", CPU)
+    state = TrainState(model, MultiTaskLoss(beta=0.0), config, updates_per_epoch=2, precision=precision)
     result = loop.train_one_epoch(
-        CalmStep(model, MultiTaskLoss(beta=0.0)),
+        state,
         loader,
-        optimizer,
-        build_lr_scheduler(optimizer, 4),
-        precision.scaler(),
         precision=precision,
         normalization=Normalization((0.5,) * 3, (0.5,) * 3),
-        grad_clip=1.0,
-        epoch=0,
-        guard=LossGuard(0),
-        state=EpochProgress(),
-        accumulate=accumulate,
-        after_update=lambda number, left_out: updates.append(number),
+        checkpointer=Checkpointer(config, {}, World(), CPU),
         progress=False,
     )
-    return model.state_dict(), updates, result
+    return model.state_dict(), state.lr_scheduler.last_epoch, result
 
 
-@pytest.mark.parametrize(("images", "updates"), [(8, [1, 2]), (6, [1, 2])])
-def test_accumulated_batches_give_the_weights_of_a_larger_one(images: int, updates: list[int]) -> None:
+@pytest.mark.parametrize("images", [8, 6])
+def test_accumulated_batches_give_the_weights_of_a_larger_one(monkeypatch, images: int) -> None:
     """With six images, what is left at the end makes a smaller update in both."""
-    large, seen, means = train_weights(4, 1, images)
-    small, again, others = train_weights(2, 2, images)
-    assert seen == again == updates
+    large, seen, means = train_weights(monkeypatch, 4, 1, images)
+    small, again, others = train_weights(monkeypatch, 2, 2, images)
+    assert seen == again == 2
     start = build_model("official").state_dict()
     assert not torch.equal(large["backbone.patch_embed.weight"], start["backbone.patch_embed.weight"])
     for key, value in large.items():
@@ -235,7 +238,7 @@ def test_frozen_batch_norms_keep_their_statistics_while_all_weights_train(
     assert all((state[name] != 1).any() for name in scales)
 
 
-# --- compilation, numbers read late
+# --- compilation, numbers read one step later
 
 
 def test_a_compiled_model_predicts_the_same_and_keeps_its_names() -> None:
@@ -250,7 +253,7 @@ def test_a_compiled_model_predicts_the_same_and_keeps_its_names() -> None:
         for key, value in model(images).items():
             torch.testing.assert_close(value, expected[key], atol=1e-5, rtol=1e-5)
     assert list(model.state_dict()) == names
-    assert list(ModelEma(model, 0.9).evaluated.state_dict()) == names
+    assert list(ModelEma(model, 0.9).module.state_dict()) == names
 
 
 def test_a_compiler_that_is_missing_is_named(monkeypatch) -> None:
@@ -262,9 +265,9 @@ def test_a_compiler_that_is_missing_is_named(monkeypatch) -> None:
         compile_model(build_model("official"), CPU)
 
 
-def test_a_late_value_is_the_one_before() -> None:
-    late = AsyncScalar()
-    assert [late.exchange(torch.tensor(value)) for value in (1.0, 2.0, 3.0)] == [None, 1.0, 2.0]
+def test_an_asynchronous_value_is_the_one_before() -> None:
+    shown = AsyncScalar()
+    assert [shown.exchange(torch.tensor(value)) for value in (1.0, 2.0, 3.0)] == [None, 1.0, 2.0]
 
 
 # --- flags

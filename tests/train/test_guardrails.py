@@ -90,7 +90,7 @@ def test_too_many_such_batches_end_the_run(data: Manifest, tmp_path: Path, scrip
     poison({1, 4, 7})
     more = ("--epochs", 3, "--max_skipped_batches", 2)
     status, out, err = script("train_defect_model", *flags(data, tmp_path, *more))
-    assert status == 1 and "epoch 3, batch 2" in err and "2 others were left out" in err and "--lr" in err
+    assert status == 1 and "epoch 3, batch 2" in err and "2 others were skipped" in err and "--lr" in err
     assert load_checkpoint(tmp_path / "last.pth")["epoch"] == 2
 
 

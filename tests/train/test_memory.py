@@ -16,7 +16,7 @@ from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError
 from dinov3.models.defect_classifier import MultiTaskLoss
 from dinov3.models.defect_device import Precision
-from dinov3.train.train_defect_classifier import TrainStep
+from dinov3.train.defect_step import TrainStep
 
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.89 GiB of which ..."
 DEMAND = memory.Demand(

@@ -1,8 +1,9 @@
-"""Updates that are left out, by the host or by the device itself, and what is booked of them."""
+"""Updates that are skipped, by the host or by the device itself, and what is counted of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,16 +17,19 @@ import dinov3.train.train_defect_classifier as loop
 from dinov3.data.defect_dataset import DefectDataset, make_loader
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_transforms import Normalization
-from dinov3.defect_distributed import Agreement
+from dinov3.defect_distributed import Agreement, World
 from dinov3.defect_errors import DefectError
 from dinov3.models.defect_backbone import build_backbone
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
 from dinov3.models.defect_device import resolve_precision
+from dinov3.train import defect_state
+from dinov3.train.defect_checkpointer import BackgroundWriter, Checkpointer
+from dinov3.train.defect_config import TrainConfig
 from dinov3.train.defect_ema import ModelEma
 from dinov3.train.defect_guardrails import LossGuard
-from dinov3.train.defect_meter import EpochProgress
-from dinov3.train.defect_optim import build_lr_scheduler, build_optimizer, restore_optimizer
-from dinov3.train.defect_update import MAX_OVERFLOWS, Updater, UpdateRecord, taint
+from dinov3.train.defect_meter import MAX_OVERFLOWS, EpochMeter
+from dinov3.train.defect_optim import SkippingOptimizer, restore_optimizer, taint
+from dinov3.train.defect_state import TrainState
 
 CPU = torch.device("cpu")
 
@@ -42,37 +46,38 @@ class Update:
         torch.manual_seed(0)
         self.network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.1, fused=fused or None)
-        self.weights = ModelEma(self.network, decay=0.5)
-        self.updater = Updater(self.network, self.optimizer, torch.amp.GradScaler("cpu", enabled=False), grad_clip=1.0)
+        self.ema = ModelEma(self.network, decay=0.5)
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        self.skipping = SkippingOptimizer(self.optimizer, self.network, scaler, grad_clip=1.0)
         self.number = 0
 
     def run(self, *factors: float) -> tuple[Tensor, Tensor]:
         """An update from as many batches as ``factors``."""
         self.number += 1
-        self.updater.begin()
+        self.skipping.zero_grad()
         for factor in factors:
             loss = self.network(torch.randn(8, 4)).square().mean()
-            taint(loss * factor).backward()
-        norm, left_out = self.updater.apply()
-        self.weights.update(self.number, left_out)
-        return norm, left_out
+            self.skipping.backward(loss * factor)
+        norm, skipped = self.skipping.step()
+        self.ema.update(self.number, skipped)
+        return norm, skipped
 
     def state(self) -> list[Tensor]:
         """All that an update may change."""
         moments = [value for state in self.optimizer.state.values() for value in state.values()]
-        values = [*self.network.state_dict().values(), *self.weights.evaluated.state_dict().values(), *moments]
+        values = [*self.network.state_dict().values(), *self.ema.module.state_dict().values(), *moments]
         return [value.clone() for value in values]
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_an_update_that_is_left_out_changes_nothing(fused: bool) -> None:
+def test_an_update_that_is_skipped_changes_nothing(fused: bool) -> None:
     update = Update(fused)
     for _ in range(3):
         assert not update.run(1.0)[1]
     before = update.state()
     for factors in ((float("nan"),), (float("inf"),), (1.0, float("-inf")), (1e38, 1e38)):
-        norm, left_out = update.run(*factors)
-        assert left_out and not norm.isfinite()
+        norm, skipped = update.run(*factors)
+        assert skipped and not norm.isfinite()
         after = update.state()
         assert len(after) == len(before)
         assert all(torch.equal(value, kept) for value, kept in zip(after, before, strict=True)), factors
@@ -87,10 +92,10 @@ def test_the_average_does_not_move_with_weights_that_did_not(fused: bool) -> Non
     update = Update(fused)
     for _ in range(5):
         update.run(1.0)
-    trained, averaged = (model.state_dict()["0.weight"].clone() for model in (update.network, update.weights.evaluated))
+    trained, averaged = (model.state_dict()["0.weight"].clone() for model in (update.network, update.ema.module))
     assert not torch.equal(trained, averaged)
     update.run(float("nan"))
-    assert torch.equal(update.weights.evaluated.state_dict()["0.weight"], averaged)
+    assert torch.equal(update.ema.module.state_dict()["0.weight"], averaged)
 
 
 def test_a_loss_taints_its_gradient_only_if_it_is_not_finite() -> None:
@@ -122,13 +127,15 @@ def test_overflows_are_forgiven_only_while_the_scale_can_fall(data: Manifest) ->
     """fp16 overflows now and then; gradients that never are finite end the run as in any precision."""
     loader = make_loader(DefectDataset(data.select("train"), 32), 1, num_workers=0)
     one = torch.zeros(1, dtype=torch.long)
-    batch = {"losses": {"total_loss": torch.tensor(0.5)}, "place": "epoch 1", "index": one, "label": one}
+    batch = {"index": one, "label": one, "has_mask": one == 0, "error": [""]}
     texts: list[str] = []
 
     def run(*norms: float) -> None:
-        record = UpdateRecord(LossGuard(2), EpochProgress(), loader, late=False, overflows=True, write=texts.append)
+        meter = EpochMeter(LossGuard(2), CPU, overflows=True, write=texts.append)
+        meter.start(0, loader)
         for norm in norms:
-            record.add([batch | {"has_mask": one == 0}], torch.tensor(norm))
+            meter.add(batch, {"total_loss": torch.tensor(0.5)})
+            meter.end_update(torch.tensor(norm))
 
     overflows = [float("inf")] * MAX_OVERFLOWS
     run(*overflows, 1.0, *overflows, 1.0)
@@ -140,13 +147,13 @@ def test_overflows_are_forgiven_only_while_the_scale_can_fall(data: Manifest) ->
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device leaves updates out itself, and the host hears of it one update late."""
+    """The device skips updates itself, and the host hears of it one update later."""
 
-    def record(*args: object, late: bool, **more: object) -> UpdateRecord:
-        return UpdateRecord(*args, late=True, **more)
+    def meter(*args: object, asynchronous: bool, **more: object) -> EpochMeter:
+        return EpochMeter(*args, asynchronous=True, **more)
 
-    monkeypatch.setattr(loop, "UpdateRecord", record)
-    original = loop.build_optimizer
+    monkeypatch.setattr(defect_state, "EpochMeter", meter)
+    original = defect_state.build_optimizer
 
     def fused(*args: object, **settings: object) -> torch.optim.Optimizer:
         optimizer = original(*args, **settings)
@@ -154,7 +161,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
             group["fused"] = True
         return optimizer
 
-    monkeypatch.setattr(loop, "build_optimizer", fused)
+    monkeypatch.setattr(defect_state, "build_optimizer", fused)
 
 
 poison = test_guardrails.poison
@@ -172,22 +179,21 @@ def test_a_gpu_keeps_the_same_promises(check, as_on_a_gpu, data: Manifest, tmp_p
     check(data, tmp_path, script, poison)
 
 
-def test_what_is_booked_late_is_in_every_checkpoint(as_on_a_gpu, data: Manifest, tmp_path: Path, script) -> None:
+def test_what_is_counted_later_is_in_every_checkpoint(as_on_a_gpu, data: Manifest, tmp_path: Path, script) -> None:
     """A run saved after every update, and stopped in the middle of an epoch."""
     import json
 
-    from dinov3.train.defect_checkpointer import Checkpointer
-
     saved = []
-    original = Checkpointer._write
+    original = BackgroundWriter.submit
 
-    def write(keeper: Checkpointer, files: list[str], epochs: int, progress: list[dict] | None) -> None:
-        if progress is not None:
-            saved.append((progress[0]["batches"], int(progress[0]["counts"][0]), keeper.parts["guard"].seen))
-        original(keeper, files, epochs, progress)
+    def submit(writer: BackgroundWriter, paths: list[Path], content: dict, more: dict) -> None:
+        if content["progress"] is not None:
+            (mine,) = content["progress"]
+            saved.append((mine["batches"], int(mine["counts"][0]), content["guard"]["seen"]))
+        original(writer, paths, content, more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Checkpointer, "_write", write)
+        patch.setattr(BackgroundWriter, "submit", submit)
         arguments = test_guardrails.flags(data, tmp_path, "--epochs", 1, "--save_every_minutes", 1e-9)
         assert script("train_defect_model", *arguments)[0] == 0
     assert saved and all(images == 4 * batches and seen == batches for batches, images, seen in saved)
@@ -202,7 +208,7 @@ def alone(tmp_path: Path) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def test_what_is_agreed_on_late_is_done_once(alone) -> None:
+def test_what_is_agreed_on_asynchronously_is_done_once(alone) -> None:
     agreement = Agreement(CPU, asynchronous=True)
     assert [agreement.reach(values) for values in ([0, 1], [15, 0], [0, 0])] == [[0, 0], [0, 1], [15, 0]]
     agreement.reach([15, 0])
@@ -214,18 +220,21 @@ def test_what_is_agreed_on_late_is_done_once(alone) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only a CUDA device can tell when the host waits for it")
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_an_epoch_never_waits_for_the_device(accumulate: int) -> None:
+def test_an_epoch_never_waits_for_the_device(tmp_path: Path, accumulate: int) -> None:
     device = torch.device("cuda")
     backbone = build_backbone("dinov3_vitt16", "none")
-    weights = ModelEma(AttentionGuidedDefectClassifier(backbone, backbone.embed_dim).to(device), decay=0.9)
+    model = AttentionGuidedDefectClassifier(backbone, backbone.embed_dim).to(device)
     criterion = MultiTaskLoss(use_uncertainty_weighting=True).to(device)
-    optimizer = build_optimizer(weights.model, criterion, lr=1e-3, backbone_lr_scale=0.1, weight_decay=0.05)
     precision = resolve_precision("auto", device)
+    config = TrainConfig(data_root=tmp_path, save_dir=tmp_path, accumulate=accumulate, ema_decay=0.9)
+    config = replace(config, backbone_lr_scale=0.1, layer_decay=1.0)
+    state = TrainState(model, criterion, config, updates_per_epoch=12 // accumulate, precision=precision)
     parts = {
         "image": torch.zeros(4, 3, 64, 64, dtype=torch.uint8),
         "label": torch.tensor([0, 1, 0, 1]),
         "mask": torch.zeros(4, 64, 64, dtype=torch.uint8),
         "has_mask": torch.ones(4, dtype=torch.bool),
+        "index": torch.arange(4),
     }
     batch = {name: value.pin_memory() for name, value in parts.items()} | {"error": [""] * 4}
 
@@ -239,23 +248,21 @@ def test_an_epoch_never_waits_for_the_device(accumulate: int) -> None:
             for number in range(len(self)):
                 torch.cuda.set_sync_debug_mode("error" if number >= 4 else "default")
                 yield batch
-            torch.cuda.set_sync_debug_mode("default")
 
+    compute = state.meter.compute
+
+    def compute_after_the_last() -> dict[str, float]:
+        torch.cuda.set_sync_debug_mode("default")
+        return compute()
+
+    state.meter.compute = compute_after_the_last
     try:
         result = loop.train_one_epoch(
-            loop.TrainStep(weights.model, criterion),
+            state,
             Watched(),
-            optimizer,
-            build_lr_scheduler(optimizer, 12),
-            precision.scaler(),
             precision=precision,
             normalization=Normalization((0.5,) * 3, (0.5,) * 3),
-            grad_clip=1.0,
-            epoch=0,
-            guard=LossGuard(0),
-            state=EpochProgress(),
-            accumulate=accumulate,
-            after_update=weights.update,
+            checkpointer=Checkpointer(config, {}, World(), device),
             progress=False,
         )
     finally:

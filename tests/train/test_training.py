@@ -20,7 +20,7 @@ from dinov3.data.defect_manifest import Manifest
 from dinov3.models.defect_checkpoint import load_checkpoint, restore_model
 from dinov3.train.defect_checkpointer import improved_files
 from dinov3.train.defect_config import TrainConfig
-from dinov3.train.defect_optim import lr_factor, parameter_groups
+from dinov3.train.defect_optim import lr_factor
 
 
 def flags(data: Manifest | Path, save_dir: Path, *more: object) -> list[object]:
@@ -251,24 +251,6 @@ def test_save_dir_that_cannot_be_written_is_named(squares: Manifest, tmp_path: P
     (tmp_path / "file").write_text("in the way")
     status, _, err = script("train_defect_model", *flags(squares, tmp_path / "file/run", "--epochs", 1))
     assert status == 1 and "--save_dir" in err
-
-
-def test_parameter_groups_are_disjoint_complete_and_decay_matrices_alone() -> None:
-    from dinov3.models.defect_backbone import build_backbone
-    from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
-
-    backbone = build_backbone("dinov3_vitt16", "none")
-    model, criterion = AttentionGuidedDefectClassifier(backbone, 192), MultiTaskLoss(use_uncertainty_weighting=True)
-    groups = {g["name"]: g for g in parameter_groups(model, criterion, 1e-3, 0.1, 0.05)}
-    grouped = [id(p) for g in groups.values() for p in g["params"]]
-    assert len(grouped) == len(set(grouped))
-    assert set(grouped) == {id(p) for p in (*model.parameters(), *criterion.parameters())}
-    assert groups["backbone"]["lr"] == pytest.approx(1e-4) and groups["heads"]["lr"] == 1e-3
-    assert groups["task_weights"]["weight_decay"] == groups["heads_no_decay"]["weight_decay"] == 0
-    plain = {id(p) for p in groups["backbone_no_decay"]["params"]}
-    assert id(backbone.network.cls_token) in plain and id(backbone.network.blocks[0].norm1.weight) in plain
-    model.freeze_backbone()
-    assert {g["name"] for g in parameter_groups(model, MultiTaskLoss(), 1e-3, 0.1, 0.05)} == {"heads", "heads_no_decay"}
 
 
 def test_learning_rate_follows_the_table() -> None:
