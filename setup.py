@@ -39,6 +39,7 @@ setup(
             "pytest-xdist>=3.6,<4",
             "hypothesis>=6.100,<7",
             "ruff==0.17.6",
+            "mypy>=1.13,<2",
             "scikit-learn>=1.4,<2",
         ],
     },

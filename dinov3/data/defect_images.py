@@ -10,7 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
+from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin
 
 from dinov3.defect_errors import DefectError
 
@@ -49,7 +49,7 @@ class ImageReadError(DefectError):
     """An image or mask file that cannot be used; the text names the file and the reason."""
 
 
-def open_file(path: Path) -> Image.Image:
+def open_file(path: Path) -> ImageFile.ImageFile:
     """An image file, not decoded yet: a regular file in one of ``FORMATS``. To be closed.
 
     Raises:
@@ -122,7 +122,7 @@ def _decode(path: Path, smallest: int | None) -> tuple[Image.Image, tuple[int, i
     return upright, size if upright.size == stored else size[::-1]
 
 
-def _why_not(image: Image.Image, path: Path, smallest: int | None) -> str:
+def _why_not(image: ImageFile.ImageFile, path: Path, smallest: int | None) -> str:
     """Why an opened file is not to be decoded; empty if it may be."""
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -131,7 +131,7 @@ def _why_not(image: Image.Image, path: Path, smallest: int | None) -> str:
         return f"{width} x {height} pixels: too narrow to be resized to a square; cut it into pieces or use tiles"
     if image.info.get("progressive") and path.read_bytes().count(b"\xff\xda") > MOST_SCANS:
         return f"a JPEG file of more than {MOST_SCANS} scans, which takes minutes to decode; save it anew"
-    if image.format == "TIFF":
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
         tags = image.tag_v2
         bits = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
         if 2 in tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)):
@@ -148,8 +148,9 @@ def _why_not(image: Image.Image, path: Path, smallest: int | None) -> str:
 
 def _black_is_zero(image: Image.Image) -> Image.Image:
     """A decoded picture with 0 for black: Pillow turns those in which 0 is white up to 8 bits alone."""
-    deep = image.mode.startswith("I") and image.format == "TIFF"
-    if not deep or image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) != 0:
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or not image.mode.startswith("I"):
+        return image
+    if image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) != 0:
         return image
     white = 2 ** max(image.tag_v2[TiffImagePlugin.BITSPERSAMPLE]) - 1
     turned = Image.fromarray((white - np.asarray(image).astype(np.int32)).astype(np.uint16))

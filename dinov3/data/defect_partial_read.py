@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from dinov3.data.defect_images import FULL_RANGE, exif_orientation, expect_within, open_file, read_image, to_rgb
 
@@ -83,7 +83,7 @@ def _uncompressed_blocks(path: Path) -> tuple[list[_Block], tuple[int, int]]:
         if exif_orientation(path) != 1:
             return [], (0, 0)
         with open_file(path) as image:
-            if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0:
+            if isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0:
                 return [], (0, 0)  # 0 is white
             for codec, (left, top, right, bottom), offset, arguments in image.tile:
                 layout, stride, direction = (arguments, 0, 1) if isinstance(arguments, str) else arguments

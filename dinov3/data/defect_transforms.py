@@ -159,7 +159,7 @@ class RandomColor(nn.Module):
     def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         factors = [_within(1 - limit, 1 + limit) for limit in self.limits]
         mean = LUMA @ image[:, ::4, ::4].float().mean(dim=(1, 2)).numpy()  # a sixteenth of the pixels will do
-        return mix_channels(image, color_matrix(*factors, _within(-self.hue, self.hue), mean)), mask
+        return mix_channels(image, color_matrix(*factors, hue=_within(-self.hue, self.hue), mean=mean)), mask
 
 
 class RandomBlur(nn.Module):

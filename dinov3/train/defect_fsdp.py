@@ -64,7 +64,8 @@ def gathered(value: Any, keep: bool) -> Any:
     """``value``, nested dicts and lists, with every sharded tensor whole and on the CPU; to be called in all
     processes. Those that don't ``keep`` it get None in place of such tensors, and hold one at a time."""
     if isinstance(value, Tensor) and is_sharded(value):
-        whole = value.full_tensor()
+        sharded: Any = value
+        whole = sharded.full_tensor()
         return whole.cpu() if keep else None
     if isinstance(value, Mapping):
         return {key: gathered(item, keep) for key, item in value.items()}
@@ -79,7 +80,7 @@ def spread_like(state: dict[str, Any], parameters: Sequence[Tensor]) -> dict[str
         return state
     from torch.distributed.tensor import distribute_tensor
 
-    def spread(value: Any, parameter: Tensor) -> Any:
+    def spread(value: Any, parameter: Any) -> Any:
         if not is_sharded(parameter) or getattr(value, "shape", None) != parameter.shape:
             return value
         mesh = parameter.device_mesh
@@ -98,7 +99,8 @@ def clip_gradient(parameters: Sequence[Tensor], limit: float) -> Tensor:
     if not sharded:
         return nn.utils.clip_grad_norm_(parameters, limit)
     plain = [parameter for parameter in parameters if not is_sharded(parameter)]
-    parts = [nn.utils.get_total_norm([p.grad for p in sharded if p.grad is not None]).full_tensor()]
+    total: Any = nn.utils.get_total_norm([p.grad for p in sharded if p.grad is not None])
+    parts = [total.full_tensor()]
     parts += [nn.utils.get_total_norm([p.grad for p in plain if p.grad is not None])] if plain else []
     norm = torch.linalg.vector_norm(torch.stack(parts))
     for kind in (sharded, plain):

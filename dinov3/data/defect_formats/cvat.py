@@ -214,9 +214,9 @@ def _read_shape(region: _Element, size: tuple[int | None, int | None], line_widt
         case "points":
             drawn = discs(label, _points(element), line_width)
         case "box":
-            drawn = _turned_box(label, *_numbers(element, "xtl", "ytl", "xbr", "ybr"), _rotation(element))
+            drawn = _turned_box(label, *_numbers(element, "xtl", "ytl", "xbr", "ybr"), degrees=_rotation(element))
         case "ellipse":
-            drawn = ellipse(label, *_numbers(element, "cx", "cy", "rx", "ry"), _rotation(element))
+            drawn = ellipse(label, *_numbers(element, "cx", "cy", "rx", "ry"), degrees=_rotation(element))
         case "mask":
             left, top, width, height = map(int, _numbers(element, "left", "top", "width", "height"))
             drawn = run_lengths(label, _runs(element), width, height, left, top)

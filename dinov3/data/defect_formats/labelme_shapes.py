@@ -12,6 +12,7 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -75,7 +76,7 @@ def read_shape(shape: object, size: tuple[int | None, int | None], line_width: i
     return drawn_on(drawn, *size)
 
 
-def cut_holes(regions: Sequence[tuple[Shape, object]]) -> tuple[Shape, ...]:
+def cut_holes(regions: Sequence[tuple[Shape, Any]]) -> tuple[Shape, ...]:
     """The shapes without those that are holes of others.
 
     X-AnyLabeling's users draw a hole as an inner outline of the same label and ``group_id`` as the outer one, marked

@@ -59,7 +59,7 @@ def find_leaks(manifest: Manifest) -> list[Leak]:
             for i in rows:
                 other = next((j for split, j in first.items() if split != splits[i]), None)
                 if other is not None and i not in told:
-                    add(kind, *sorted((i, other)), None)
+                    add(kind, min(i, other), max(i, other), None)
     return sorted(leaks.values(), key=lambda leak: (-(leak.score or 0), leak.image_a, leak.image_b))
 
 

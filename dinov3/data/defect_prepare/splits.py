@@ -26,9 +26,9 @@ def read_groups(path: Path) -> dict[tuple[str, ...], str]:
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError:
             text = data.decode("gb18030")  # what Excel saves on a Chinese system
-        lines = rows_of_table(text, skip_spaces=True)
-        _, fields = next(lines, (0, []))
-        rows = [(line, dict(zip(fields, row, strict=False))) for line, row in lines]
+        table = rows_of_table(text, skip_spaces=True)
+        _, fields = next(table, (0, []))
+        rows = [(line, dict(zip(fields, row, strict=False))) for line, row in table]
     except FileNotFoundError:
         raise DefectError(f"{path}: no such file (--group_csv)") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -46,13 +46,13 @@ class Spool:
         self._begin(done)
 
     def _restore(self, shown: Iterable[tuple[dict[str, Any], str, str]]) -> None:
-        with self._new.open("wb") as self._file:
+        with self._new.open("w+b") as self._file:
             for record, photo, marks in shown:
                 self._write(record, photo.encode(), marks.encode())
         self._new.replace(self.path)
 
     def _begin(self, done: Iterable[dict[str, Any]]) -> None:
-        self._file: BinaryIO = self._new.open("w+b")
+        self._file = self._new.open("w+b")
         with self.path.open("rb") as old:
             places = {_key(record): place for place, record in _read(old)}
             for record in done:
