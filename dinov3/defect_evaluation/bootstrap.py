@@ -7,6 +7,7 @@ no independent evidence (Davison and Hinkley 1997, section 3.8).
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -95,12 +96,11 @@ def measure(results: ImageResults, thresholds: Thresholds, parts: np.ndarray) ->
     normal, defect, region = results.histograms.transpose(1, 0, 2)[:, :, ::-1]  # each (R, bins), strictest first
     values["pixel_ap"] = binned_average_precision(normal, defect)
     values["pixel_aupro"] = np.array([area_below(pro_curve(*pair)) for pair in zip(normal, region, strict=True)])
-    units = {"image_accuracy": label >= 0, "image_recall": label > 0, "image_precision": predicted > 0}
-    units = {name: len(np.unique(parts[known][kind])) for name, kind in units.items()}
+    units = _units(parts, images, label, predicted)
     classes = results.num_classes
     confusion = np.bincount(label * classes + predicted, minlength=classes**2).reshape(classes, classes)
     return SplitMetrics(
-        {name: _estimate(value, units.get(name)) for name, value in values.items()},
+        {name: _estimate(value, units[name]) for name, value in values.items()},
         confusion,
         *_image_curves(score, label > 0),
         _pixel_pr(normal[0], defect[0]),
@@ -108,11 +108,33 @@ def measure(results: ImageResults, thresholds: Thresholds, parts: np.ndarray) ->
     )
 
 
-def _estimate(values: np.ndarray, units: int | None) -> Estimate:
-    """From the values of the split and of its resamples.
+def _units(parts: np.ndarray, images: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> dict[str, int]:
+    """How many independent parts each metric rests on: for a rate those it is the rate of; for a curve as many pairs of
+    a defective and a good part as share none; for a mask those with a defect in it.
 
-    ``units``, for a share of independent units: where all of them or none count, every resample says the same, which
-    is no certainty; the limit is then the exact one of Clopper and Pearson (1934).
+    Args:
+        parts: (N,) of all images.
+        images: (N,) their results.
+        label, predicted: (M,) classes of those with a known label.
+    """
+    of_known = parts[images["label"] >= 0]
+    count = {"known": len(np.unique(of_known))}
+    for name, kind in (("defect", label > 0), ("good", label == 0), ("rejected", predicted > 0)):
+        count[name] = len(np.unique(of_known[kind]))
+    masked = len(np.unique(parts[images["tp"] + images["fn"] > 0]))
+    pairs = min(count["defect"], count["good"])
+    either = len(np.unique(of_known[(label > 0) | (predicted > 0)]))
+    units = {"image_accuracy": count["known"], "image_recall": count["defect"], "image_precision": count["rejected"]}
+    units |= {"image_f1": either, "image_ap": pairs, "image_auroc": pairs}
+    return defaultdict(lambda: masked, units)
+
+
+def _estimate(values: np.ndarray, units: int) -> Estimate:
+    """From the values of the split and of its resamples, for a metric that rests on so many independent ``units``.
+
+    At 0 or 1, where all or none of the units count, every resample says the same, which is no certainty; the limit is
+    then the exact one of Clopper and Pearson (1934). Where resamples are all alike elsewhere, as those of one part are,
+    there is no interval.
     """
     value, rest = float(values[0]), values[1:][~np.isnan(values[1:])]
     if len(rest) == 0 or math.isnan(value):
@@ -121,6 +143,8 @@ def _estimate(values: np.ndarray, units: int | None) -> Estimate:
     if units and value in (0.0, 1.0):
         slack = 1 - 0.025 ** (1 / units)
         low, high = (1 - slack, 1.0) if value == 1 else (0.0, slack)
+    if low == high:
+        low = high = math.nan
     return Estimate(value, low, high)
 
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from dinov3.data.defect_dataset import DefectDataset, make_loader
 from dinov3.data.defect_manifest import Manifest, read_manifest
 from dinov3.data.defect_masks import defect_pixels
+from dinov3.data.defect_prepare.evidence import independent_parts
 from dinov3.data.defect_tile_dataset import WholeImages, tile_target
 from dinov3.data.defect_tiles import Tiling
 from dinov3.data.defect_transforms import Normalization, eval_transform
@@ -45,7 +46,8 @@ class View:
 
 
 def read_split(checkpoint: dict[str, Any], source: Path, data_root: Path, split: str) -> Manifest:
-    """The rows of one split of a dataset folder, for a checkpoint read from ``source``.
+    """The rows of one split of a dataset folder, for a checkpoint read from ``source``; copies and near-duplicates
+    among them, which are said, have one group with what they are copies of.
 
     Raises:
         DefectError: no such images, or other classes than the checkpoint's.
@@ -55,7 +57,10 @@ def read_split(checkpoint: dict[str, Any], source: Path, data_root: Path, split:
         raise DefectError(f"{data_root}: no images in the {split} split; organize again with --{split}_split")
     if rows.classes != checkpoint["classes"]:
         raise DefectError(f"{source}: its classes are {checkpoint['classes']}, the dataset's {rows.classes}")
-    return rows
+    evidence = independent_parts(rows)
+    if evidence.joined:
+        print(evidence)
+    return evidence.rows
 
 
 def evaluation_loader(

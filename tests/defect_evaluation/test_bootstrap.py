@@ -234,6 +234,23 @@ def test_no_miss_among_few_parts_is_no_certainty() -> None:
     assert recall.low == pytest.approx(0.025 ** (1 / 3))  # three parts show a defect: Clopper and Pearson 1934
 
 
+def test_no_interval_without_width() -> None:
+    """Resamples of one part, or of perfectly ranked ones, are all alike, which is no certainty."""
+    class_prob = torch.tensor([[0.9, 0.1, 0.0, 0.0], [0.1, 0.6, 0.2, 0.1]])
+    data = (class_prob, made_up(12)[1][:2], torch.tensor([0, 1]), *(part[:2] for part in made_up(12)[3:]))
+    for parts in (np.array(["a", "b"]), np.array(["a", "a"])):
+        found = run(data, Thresholds(0.5, 0.5), parts, weights=resample_parts(parts, 60)).estimates
+        assert found["image_auroc"].value == 1
+        for name, (value, low, high) in found.items():
+            assert low < high or math.isnan(low) or math.isnan(value), name
+    parts = np.arange(8).astype(str)
+    prob = torch.tensor([[0.9, 0.1]] * 5 + [[0.2, 0.8]] * 3)
+    masks = torch.zeros(8, 8, 8, dtype=torch.uint8)
+    eight = prob, masks.float(), torch.tensor([0] * 5 + [1] * 3), masks, torch.ones(8, dtype=torch.bool)
+    auroc = run(eight, Thresholds(0.5, 0.5), parts, weights=resample_parts(parts, 60)).estimates["image_auroc"]
+    assert auroc == (1, pytest.approx(0.025 ** (1 / 3)), 1)  # three pairs of parts that share none
+
+
 def test_results_of_each_image_and_region() -> None:
     masks = torch.zeros(2, 8, 8, dtype=torch.uint8)
     masks[1, 0, :4], masks[1, 4:6, 4:6] = 2, 1
