@@ -115,7 +115,7 @@ def run(script: str, *arguments: object) -> tuple[float, float]:
 
 def compare(rows: Manifest, results: Path) -> dict[str, float]:
     """Metrics of predictions on ``rows`` at full resolution; and how many single defects the masks touch."""
-    with (results / "predictions.csv").open(newline="", encoding="utf-8") as file:
+    with (results / "predictions.csv").open(newline="", encoding="utf-8-sig") as file:
         probability = {row["image"]: float(row["defect_probability"]) for row in csv.DictReader(file)}
     metrics = DefectMetrics(len(rows.classes))
     found, total, false = 0, 0, 0

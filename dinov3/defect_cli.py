@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from dinov3.defect_errors import DefectError
-from dinov3.defect_text import read_small
+from dinov3.defect_text import decode_text, read_small
 from dinov3.defect_yaml import LARGEST, load_yaml
 
 Config = TypeVar("Config")
@@ -254,7 +254,7 @@ def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str] | Non
 
 def _read_config(path: Path, parser: argparse.ArgumentParser) -> dict[str, object]:
     try:
-        values, problems = load_yaml(read_small(path, LARGEST).decode("utf-8-sig"))
+        values, problems = load_yaml(decode_text(read_small(path, LARGEST)))
     except FileNotFoundError:
         raise DefectError(f"{path}: no such file (--config)") from None
     except OSError as error:

@@ -1,4 +1,5 @@
-"""Reading text files that other people wrote: regular files alone, of a size that fits in memory."""
+"""Text files that other people wrote, as editors and spreadsheets write them: regular files alone, of a size that fits
+in memory."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LARGEST = 2**30  # bytes; annotations of a million images have less
+# Tables for people are written so: Excel takes a file without a byte order mark for the system's old encoding.
+SPREADSHEET = "utf-8-sig"
 LONGEST_FIELD = 1024  # characters of a table's cell; each row takes the room of the longest
 
 
@@ -29,6 +32,34 @@ def read_small(path: Path, largest: int = LARGEST) -> bytes:
         size = f"{status.st_size / 2**20:,.0f} MB; expected at most {largest / 2**20:,.0f} MB"
         raise OSError(errno.EFBIG, size, str(path))
     return path.read_bytes()
+
+
+def decode_text(data: bytes) -> str:
+    """The content of a text file: UTF-8, with or without a byte order mark, or GB 18030, which holds GBK and GB 2312:
+    what editors and spreadsheets on a Chinese Windows save.
+
+    Raises:
+        UnicodeDecodeError: neither; the error is that of UTF-8.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        try:
+            text = data.decode("gb18030")
+        except UnicodeDecodeError:
+            raise error from None
+        if "\0" in text:  # UTF-16
+            raise
+        return text
+
+
+def is_utf8(data: bytes) -> bool:
+    """Whether these bytes are text in UTF-8."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def rows_of_table(text: str, *, skip_spaces: bool = False) -> Iterator[tuple[int, list[str]]]:

@@ -56,25 +56,6 @@ def _names(folder: str, _: int) -> dict[str, list[str]]:
     return found
 
 
-def decode_text(data: bytes) -> str:
-    """A text file's content: UTF-8, with or without a byte order mark, or GB 18030, which holds GBK and GB 2312: what
-    editors and spreadsheets on a Chinese Windows save.
-
-    Raises:
-        UnicodeDecodeError: neither; the error is that of UTF-8.
-    """
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        try:
-            text = data.decode("gb18030")
-        except UnicodeDecodeError:
-            raise error from None
-        if "\0" in text:
-            raise
-        return text
-
-
 def list_images(folder: Path) -> list[Path]:
     """Every image file below ``folder``, by suffix, sorted by path; hidden files and folders are skipped.
 

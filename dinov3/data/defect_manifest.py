@@ -17,7 +17,7 @@ import numpy as np
 from dinov3.data.defect_images import FULL_RANGE, WHITE_LEVELS
 from dinov3.defect_errors import DefectError
 from dinov3.defect_replace import restore
-from dinov3.defect_text import read_small, rows_of_table
+from dinov3.defect_text import decode_text, read_small, rows_of_table
 
 COLUMNS = ("image", "mask", "label", "split", "group", "source")
 SPLITS = ("train", "val", "test")
@@ -125,7 +125,7 @@ def read_manifest(root: Path | str) -> Manifest:
             )
     path = root / "manifest.csv"
     try:
-        lines = rows_of_table(read_small(path).decode("utf-8-sig"))
+        lines = rows_of_table(decode_text(read_small(path)))
         _, header = next(lines, (0, []))
         rows = list(lines)
     except (UnicodeDecodeError, csv.Error) as error:

@@ -18,6 +18,7 @@ from dinov3.defect_evaluation.bootstrap import image_iou
 from dinov3.defect_evaluation.image_results import HIT_SHARE, ImageResults
 from dinov3.defect_evaluation.temperature import Rate
 from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds
+from dinov3.defect_text import SPREADSHEET
 
 SIDES = (8, 16, 32, 64, 128)  # pixels of the original image: where the classes of size part
 HIT_RULE = f"a true region counts as found if the mask marks at least {HIT_SHARE:.0%} of its pixels"
@@ -189,8 +190,8 @@ class Findings:
 
 
 def write_rows(path: Path, rows: Iterator[dict[str, Any]], columns: list[str]) -> None:
-    """A UTF-8 CSV file; columns that a row lacks stay empty."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    """A CSV file in UTF-8 with a byte order mark; columns that a row lacks stay empty."""
+    with path.open("w", newline="", encoding=SPREADSHEET) as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)

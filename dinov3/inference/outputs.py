@@ -21,6 +21,7 @@ import numpy as np
 from dinov3.data.defect_images import ImageReadError
 from dinov3.data.defect_masks import write_mask
 from dinov3.defect_errors import DefectError
+from dinov3.defect_text import SPREADSHEET
 from dinov3.inference.claim import files_of_others
 from dinov3.inference.prediction import Prediction
 from dinov3.inference.records import (
@@ -139,7 +140,7 @@ class OutputWriter:
         return read_records(path) if path.exists() else iter(())
 
     def _open_table(self, name: str, header: list[str]) -> tuple[TextIO, Any]:
-        file = (self.output_dir / name).open("w", newline="", encoding="utf-8")
+        file = (self.output_dir / name).open("w", newline="", encoding=SPREADSHEET)
         table = csv.DictWriter(file, header, extrasaction="ignore")
         table.writeheader()
         return file, table

@@ -17,7 +17,7 @@ from dinov3.data.defect_files import JPEG_SUFFIXES
 from dinov3.data.defect_formats.shapes import ShapeError, polygon
 from dinov3.data.defect_images import ImageReadError, open_image
 from dinov3.defect_errors import DefectError
-from dinov3.defect_text import read_small
+from dinov3.defect_text import decode_text, read_small
 from dinov3.defect_yaml import LARGEST, load_yaml
 from dinov3.inference.reasons import Cause
 from dinov3.inference.regions import Region, measure_regions
@@ -190,7 +190,7 @@ class _Reader:
 
     def _load(self) -> dict[Any, Any]:
         try:
-            content, twice = load_yaml(read_small(self.path, LARGEST).decode("utf-8-sig"))
+            content, twice = load_yaml(decode_text(read_small(self.path, LARGEST)))
         except FileNotFoundError:
             raise DefectError(f"--rules {self.path}: no such file") from None
         except OSError as error:

@@ -102,7 +102,7 @@ def test_evaluation_and_inspection_use_the_tiles_of_the_checkpoint(large, by_til
         out_dir = tmp_path / name
         arguments = ("--image_dir", large.root / "images/test", "--output_dir", out_dir, *flags)
         assert script("inference_defect_model", *base, *arguments)[0] == 0
-        with (out_dir / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        with (out_dir / "predictions.csv").open(newline="", encoding="utf-8-sig") as file:
             rows[name] = [row["defect_probability"] for row in csv.DictReader(file)]
         assert read_mask(out_dir / "masks/001.png.png").shape == SHAPE
         assert Image.open(out_dir / "visualizations/001.png.png").size == (1680, 450)

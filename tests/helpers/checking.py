@@ -77,7 +77,7 @@ def fixer(dataset: Path, script: Callable[..., tuple[int, str, str]], folder: Pa
         found, out, err = script("prepare_defect_data", "check", dataset, "--fix", "--output_dir", folder / "fixed")
         assert found == status, err
         assert content(dataset) == before
-        with (folder / "fixed/changes.csv").open(newline="", encoding="utf-8") as file:
+        with (folder / "fixed/changes.csv").open(newline="", encoding="utf-8-sig") as file:
             changes = list(csv.DictReader(file))
         for change in changes:
             assert f"fixed: {change['check']}: {change['file']}: {change['change']}" in out

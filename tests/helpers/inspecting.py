@@ -15,7 +15,7 @@ FLAGS = ("--num_workers", 0, "--device", "cpu")
 
 def rows_of(output: Path, name: str = "predictions.csv") -> dict[str, dict[str, str]]:
     """The rows of a table by image."""
-    with (output / name).open(newline="", encoding="utf-8") as file:
+    with (output / name).open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     by_image = {row["image"]: row for row in rows}
     assert len(by_image) == len(rows), "two rows for one image"

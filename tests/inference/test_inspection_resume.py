@@ -53,14 +53,14 @@ def content(output: Path) -> dict[str, object]:
         return [{key: value for key, value in row.items() if key != "milliseconds"} for row in rows]
 
     files = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
-    table = (output / "predictions.csv").read_text(encoding="utf-8").splitlines()
+    table = (output / "predictions.csv").read_text(encoding="utf-8-sig").splitlines()
     return {
         "files": files,
         "header": table[0],
         "order": [line.partition(",")[0] for line in table],
         "table": timeless(list(rows_of(output).values())),
         "json": timeless(records_of(output)),
-        "errors": (output / "errors.csv").read_text(encoding="utf-8"),
+        "errors": (output / "errors.csv").read_text(encoding="utf-8-sig"),
         "masks": {path.name: path.read_bytes() for path in (output / "masks").iterdir()},
         "run": json.loads((output / "run.json").read_text()),
     }

@@ -25,6 +25,7 @@ from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_masks import IGNORE_INDEX, MASK_MODES, defect_pixels
 from dinov3.data.defect_prepare.writer import DatasetWriter
 from dinov3.defect_errors import DefectError
+from dinov3.defect_text import SPREADSHEET
 
 CHANGES = "changes.csv"
 # Beside values of classes, others are taken for strays among indices if there are at most FEW of them, all below WHITE;
@@ -260,7 +261,7 @@ def _without_specks(mask: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _write_changes(path: Path, changes: list[Change]) -> None:
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with path.open("w", newline="", encoding=SPREADSHEET, errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow([field.name for field in fields(Change)])
         writer.writerows(map(astuple, changes))

@@ -53,6 +53,7 @@ class ImportReport:
     skipped: list[str] = field(default_factory=list)  # images that are not in the dataset
     remarks: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # the rest, by kind
     lost: list[str] = field(default_factory=list)  # annotations that mark something, and found no image
+    labels: set[str] = field(default_factory=set)  # of images that are skipped
     notes: list[str] = field(default_factory=list)  # what the reader chose, of the source as a whole
 
     def remark(self, kind: str, lines: Iterable[object]) -> None:

@@ -42,6 +42,7 @@ def _joined(entries: Sequence[SourceImage], report: ImportReport) -> SourceImage
         names = ", ".join(labels)
         if not shapes:
             report.skipped.append(f"{first.place}: called {names} in different entries: which is its class?")
+            report.labels.update(labels)
             return None
         report.remarks["images called differently in several entries; their regions tell the class"].append(
             f"{first.place}: {names}"

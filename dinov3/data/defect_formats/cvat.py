@@ -7,16 +7,13 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
-from xml.parsers import expat
 
 import numpy as np
 
 from dinov3.data.defect_formats.base import ImportOptions, ImportReport, Regions, SourceImage
-from dinov3.data.defect_formats.copies import joined_entries
+from dinov3.data.defect_formats.cvat_xml import Entry, read_entries
 from dinov3.data.defect_formats.detect import expect_some
 from dinov3.data.defect_formats.image_index import ImageFiles
 from dinov3.data.defect_formats.parsing import (
@@ -28,7 +25,6 @@ from dinov3.data.defect_formats.parsing import (
     kept_splits,
     one_label,
     shown,
-    split_of,
 )
 from dinov3.data.defect_formats.rle import run_lengths
 from dinov3.data.defect_formats.shapes import (
@@ -44,8 +40,6 @@ from dinov3.data.defect_formats.shapes import (
     polyline,
 )
 from dinov3.data.defect_formats.words import is_note
-
-_CHUNK = 2**16  # bytes read at a time
 
 
 def read_cvat(source: Path, options: ImportOptions, report: ImportReport) -> list[SourceImage]:
@@ -66,13 +60,13 @@ def read_cvat(source: Path, options: ImportOptions, report: ImportReport) -> lis
     files = annotation_files(source, ".xml")
     for file in files:
         with contextlib.suppress(AnnotationError):  # it is reported when its turn comes
-            for entry in _entries(file):
+            for entry in read_entries(file):
                 images.expect(entry.attributes.get("name"), file.parent, entry.split)
     samples: list[SourceImage] = []
     for file in files:
         before = len(samples)
         try:
-            for entry in _entries(file):
+            for entry in read_entries(file):
                 try:
                     samples.append(_read_image(entry, images, options, report))
                 except AnnotationError as error:
@@ -83,7 +77,7 @@ def read_cvat(source: Path, options: ImportOptions, report: ImportReport) -> lis
             read = f"; the {len(samples) - before} images before that are imported" if len(samples) > before else ""
             report.skipped.append(f"{file}: {error}{read}")
             report.lost += [str(file)] * (not isinstance(error, ForeignFileError))
-    samples = joined_entries(samples, report)
+    samples = joinedread_entries(samples, report)
     expect_some(samples, source, "cvat", "a file in the format 'CVAT for images 1.1', or a folder with it", report)
     unlisted = [str(path) for path in images.left()]
     if unlisted:
@@ -91,89 +85,7 @@ def read_cvat(source: Path, options: ImportOptions, report: ImportReport) -> lis
     return kept_splits(samples, report)
 
 
-class _Element(NamedTuple):
-    """A tag or region of an image."""
-
-    kind: str
-    attributes: dict[str, str]
-
-
-class _Entry(NamedTuple):
-    """An image as a file lists it."""
-
-    file: Path
-    line: int
-    attributes: dict[str, str]
-    elements: list[_Element]
-
-    @property
-    def place(self) -> str:
-        return f"{self.file}, line {self.line}"
-
-    @property
-    def split(self) -> str | None:
-        return split_of(self.attributes.get("subset", ""))
-
-
-def _entries(file: Path) -> Iterator[_Entry]:
-    """Every image of a file, one after the other; of a file that breaks off, those before that.
-
-    Raises:
-        AnnotationError: unreadable, not XML, cut off, of another format, or with a document type: that can declare
-            entities which refer to other files or grow without bounds, and CVAT never writes one.
-    """
-    parser = expat.ParserCreate()
-    depth = 0
-    current: _Entry | None = None
-    finished: list[_Entry] = []
-
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        nonlocal depth, current
-        depth += 1
-        if depth == 1 and tag != "annotations":
-            raise ForeignFileError(f"not a CVAT file, it starts with <{shown(tag)[1:-1]}>, not with <annotations>")
-        if depth == 2 and tag == "track":
-            raise AnnotationError("'CVAT for video'; export the task as 'CVAT for images 1.1'")
-        if depth == 2 and tag == "image":
-            current = _Entry(file, parser.CurrentLineNumber, attributes, [])
-        elif depth == 3 and current:
-            current.elements.append(_Element(tag, attributes))
-
-    def end(_tag: str) -> None:
-        nonlocal depth, current
-        if depth == 2 and current:
-            finished.append(current)
-            current = None
-        depth -= 1
-
-    def refuse(*_: object) -> None:
-        raise AnnotationError("it declares a document type, which CVAT never does; refused as unsafe")
-
-    parser.StartElementHandler, parser.EndElementHandler, parser.StartDoctypeDeclHandler = start, end, refuse
-    problem: AnnotationError | None = None
-    try:
-        stream = file.open("rb")
-    except OSError as error:
-        raise AnnotationError(f"cannot be read ({error.strerror})") from None
-    with stream:
-        while problem is None:
-            try:
-                chunk = stream.read(_CHUNK)
-                parser.Parse(chunk, not chunk)
-            except AnnotationError as error:
-                problem = error
-            except OSError as error:
-                problem = AnnotationError(f"cannot be read ({error.strerror})")
-            except (expat.ExpatError, ValueError, LookupError) as error:
-                problem = AnnotationError(f"not valid XML, broken or cut off ({shown(str(error))[1:-1]})")
-            yield from finished
-            finished.clear()
-            if problem is None and not chunk:
-                return
-    raise problem
-
-
-def _read_image(entry: _Entry, images: ImageFiles, options: ImportOptions, report: ImportReport) -> SourceImage:
+def _read_image(entry: Entry, images: ImageFiles, options: ImportOptions, report: ImportReport) -> SourceImage:
     attributes = entry.attributes
     path = images.find(attributes.get("name"), entry.file.parent, entry.split)
     name = images.take(path, entry.place)
@@ -203,7 +115,7 @@ def _size(text: str | None) -> int | None:
     return checked_size(int(text)) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
-def _read_shape(region: _Element, size: tuple[int | None, int | None], line_width: int) -> Shape:
+def _read_shape(region: Element, size: tuple[int | None, int | None], line_width: int) -> Shape:
     kind, element = region
     label = checked_label(element.get("label"))
     match kind:

@@ -55,7 +55,7 @@ def resolve_labels(
     """
     samples, mapping = list(samples), mapping or {}
     found = {s.label for s in samples if s.label} | {shape.label for s in samples for shape in s.shapes or ()}
-    _expect_known(found, mapping, normal)
+    _expect_known(found | report.labels, mapping, normal)
     final = {label: _final(label, mapping, normal) for label in found}
     _note_reserved(samples, final, report)
     rules = rules or MaskRules()

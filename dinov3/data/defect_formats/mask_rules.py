@@ -208,7 +208,8 @@ def _settle(seen: Iterable[_Seen], rules: MaskRules) -> tuple[MaskRules, list[st
         found = {kind: [s.path for s in seen if s.convention == kind] for kind in ("beside", "few", "alone")}
         if found["few"] or (found["beside"] and found["alone"]):
             one = (found["few"] or found["beside"])[0]
-            other = f", and {len(found['alone'])} masks hold it alone, first {found['alone'][0]}" * bool(found["alone"])
+            alone = found["alone"]
+            other = f", and {len(alone)} masks hold it alone, first {alone[0]}" if alone else ""
             questions.append(
                 f"{one}{_more(found['few'] + found['beside'])}: 255 beside class indices{other}: is it a defect or "
                 "ignored? Say --mask_ignored none or --mask_ignored 255"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dinov3.data.defect_files import list_images, one_spelling, spelled_as
+from dinov3.data.defect_files import list_images, spelled_as
 from dinov3.data.defect_formats.base import (
     MASK_WITHOUT_IMAGE,
     NORMAL,
@@ -15,7 +15,7 @@ from dinov3.data.defect_formats.base import (
 )
 from dinov3.data.defect_formats.detect import wrong_layout
 from dinov3.data.defect_formats.folders import GOOD_FOLDERS, folder_name, subfolders
-from dinov3.data.defect_formats.pairing import masks_by_stem
+from dinov3.data.defect_formats.pairing import masks_by_stem, masks_for
 from dinov3.data.defect_formats.parsing import kept_splits
 
 # Folder to split. MVTec AD has train and test; LOCO adds validation, AD 2 has test_public in place of test.
@@ -43,31 +43,33 @@ def read_mvtec(source: Path, options: ImportOptions, report: ImportReport) -> li
 
 
 def _is_category(folder: Path) -> bool:
-    return any((folder / split / good).is_dir() for split in _SPLITS for good in GOOD_FOLDERS)
+    return any(spelled_as(folder / split / good, folder) for split in _SPLITS for good in GOOD_FOLDERS)
 
 
 def _read_category(folder: Path, truth: Path, report: ImportReport) -> list[SourceImage]:
     category = folder_name(folder)
     samples = []
     taken: set[Path] = set()
-    for split_folder in (folder / name for name in _SPLITS if (folder / name).is_dir()):
-        split = _SPLITS[split_folder.name]
-        for kind in (path for path in subfolders(split_folder) if path.name != "ground_truth"):
+    for split_folder in filter(None, (spelled_as(folder / name, folder) for name in _SPLITS)):
+        split = _SPLITS[split_folder.name.lower()]
+        for kind in (path for path in subfolders(split_folder) if path.name.lower() != "ground_truth"):
             label = NORMAL if kind.name.lower() in GOOD_FOLDERS else kind.name
             places = ("ground_truth", f"ground_truth/{split_folder.name}", f"{split_folder.name}/ground_truth")
             masks = masks_by_stem([spelled_as(truth / place / kind.name, truth) for place in places])
-            for path in (path for path in list_images(kind) if path.parent == kind):
+            images = [path for path in list_images(kind) if path.parent == kind]
+            masks_of = masks_for(images, masks)
+            for path in images:
                 name = f"{category}/{path.relative_to(folder).as_posix()}"
-                own = masks.pop(one_spelling(path.stem), [])
+                own = masks_of.get(path, [])
                 taken |= {path, *own}
                 if not own and label != NORMAL:
                     report.remarks[WITHOUT_MASK].append(str(path))
                 samples.append(SourceImage(path, name, category, label, tuple(own), split=split))
         for path in list_images(split_folder):
-            if path not in taken and "ground_truth" not in path.relative_to(split_folder).parts:
+            if path not in taken and "ground_truth" not in map(str.lower, path.relative_to(split_folder).parts):
                 report.skipped.append(f"{path}: expected right in a folder of its type, {split_folder}/TYPE")
-    answers = truth / "ground_truth"
-    left = [path for path in list_images(answers) if path not in taken] if answers.is_dir() else []
+    answers = spelled_as(truth / "ground_truth", truth)
+    left = [path for path in list_images(answers) if path not in taken] if answers else []
     report.remark(MASK_WITHOUT_IMAGE, left)
     for secret in (folder / name for name in _SECRET if (folder / name).is_dir()):
         report.notes.append(f"{secret}: {len(list_images(secret))} images without a public verdict; skipped")

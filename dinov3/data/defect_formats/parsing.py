@@ -13,7 +13,7 @@ from pathlib import Path
 from dinov3.data.defect_files import list_files
 from dinov3.data.defect_formats.base import ImportReport, SourceImage
 from dinov3.data.defect_formats.shapes import ShapeError
-from dinov3.defect_text import read_small
+from dinov3.defect_text import decode_text, read_small
 
 # What splits are called in folders, files and descriptions.
 SPLIT_NAMES = {
@@ -56,13 +56,16 @@ def read_json(path: Path) -> object:
     """The content of a JSON file.
 
     Raises:
-        AnnotationError: unreadable, empty, not JSON, or not in UTF-8.
+        AnnotationError: unreadable, empty, not JSON, or neither in UTF-8 nor in GB 18030.
     """
     try:
         text = read_small(path)
         if not text.strip():
             raise AnnotationError("empty file")
-        return json.loads(text)
+        try:
+            return json.loads(text)
+        except UnicodeDecodeError:
+            return json.loads(decode_text(text))
     except OSError as error:
         raise AnnotationError(f"cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from dinov3.data.defect_files import list_images, one_spelling
+from dinov3.data.defect_files import list_images, spelled_as
 from dinov3.data.defect_formats.base import (
     MASK_WITHOUT_IMAGE,
     NORMAL,
@@ -18,10 +18,11 @@ from dinov3.data.defect_formats.base import (
 )
 from dinov3.data.defect_formats.detect import wrong_layout
 from dinov3.data.defect_formats.folders import folder_name, subfolders
-from dinov3.data.defect_formats.pairing import masks_by_stem
+from dinov3.data.defect_formats.names import plain
+from dinov3.data.defect_formats.pairing import masks_by_stem, masks_for
 from dinov3.data.defect_formats.parsing import kept_splits, shown
 from dinov3.defect_errors import DefectError
-from dinov3.defect_text import read_small, rows_of_table
+from dinov3.defect_text import decode_text, read_small, rows_of_table
 
 _MAX_TABLE = 2**26  # bytes; VisA's own have less than a million
 
@@ -39,20 +40,23 @@ def read_visa(source: Path, options: ImportOptions, report: ImportReport) -> lis
     table = source if source.is_file() else _split_table(source, report)
     base = source if source.is_dir() else source.parent.parent if source.parent.name == "split_csv" else source.parent
     root = options.images or base
-    objects = [folder for folder in [root, *subfolders(root)] if (folder / "Data" / "Images").is_dir()]
+    objects = [folder for folder in [root, *subfolders(root)] if spelled_as(folder / "Data" / "Images", folder)]
     if not objects:
         raise wrong_layout(root, "visa", "OBJECT/Data/Images/Normal, OBJECT/Data/Images/Anomaly and split_csv/")
     samples: dict[str, SourceImage] = {}
     for folder in objects:
         name = folder_name(folder)
-        masks = masks_by_stem([(base if folder == root else base / folder.name) / "Data" / "Masks" / "Anomaly"])
+        drawn = base if folder == root else base / folder.name
+        masks = masks_by_stem([spelled_as(drawn / "Data" / "Masks" / "Anomaly", drawn)])
         for kind, label in (("Normal", NORMAL), ("Anomaly", "defect")):
-            images = folder / "Data" / "Images" / kind
-            for path in list_images(images) if images.is_dir() else ():
-                own = tuple(masks.pop(one_spelling(path.stem), ())) if label != NORMAL else ()
+            images = spelled_as(folder / "Data" / "Images" / kind, folder)
+            paths = list_images(images) if images and images.is_dir() else []
+            masks_of = masks_for(paths, masks) if label != NORMAL else {}
+            for path in paths:
+                own = tuple(masks_of.get(path, ()))
                 if not own and label != NORMAL:
                     report.remarks[WITHOUT_MASK].append(str(path))
-                place = f"{name}/{path.relative_to(folder).as_posix()}"
+                place = f"{name}/Data/Images/{kind}/{path.relative_to(images).as_posix()}"
                 samples[place] = SourceImage(path, place.replace("/Data/Images/", "/", 1), name, label, own)
         report.remark(MASK_WITHOUT_IMAGE, [path for left in masks.values() for path in left])
     return _with_splits(samples, table, report) if table else list(samples.values())
@@ -71,13 +75,13 @@ def _split_table(source: Path, report: ImportReport) -> Path | None:
 
 def _with_splits(samples: dict[str, SourceImage], table: Path, report: ImportReport) -> list[SourceImage]:
     """The images that the table lists, each in its split."""
-    objects = {one_spelling(sample.source) for sample in samples.values()}
-    spelled = {one_spelling(place): place for place in samples}
+    objects = {plain(sample.source) for sample in samples.values()}
+    spelled = {plain(place): place for place in samples}
     absent: Counter[str] = Counter()
     found: dict[str, SourceImage] = {}
     for line, row in read_visa_table(table):
-        name, split = one_spelling(row["object"]), row["split"]
-        image = spelled.get(one_spelling(row["image"]), row["image"])
+        name, split = plain(row["object"]), row["split"]
+        image = row["image"] if row["image"] in samples else spelled.get(plain(row["image"]), row["image"])
         sample = samples.get(image)
         if name not in objects:
             absent[name] += 1
@@ -104,7 +108,7 @@ def read_visa_table(table: Path) -> list[tuple[int, dict[str, str]]]:
     """
     columns = ("object", "split", "label", "image")
     try:
-        lines = rows_of_table(read_small(table, _MAX_TABLE).decode("utf-8-sig"))
+        lines = rows_of_table(decode_text(read_small(table, _MAX_TABLE)))
         _, header = next(lines, (0, []))
         missing = [column for column in columns if column not in header]
         rows = [(line, dict.fromkeys(columns, "") | dict(zip(header, row, strict=False))) for line, row in lines]

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
 
-from dinov3.data.defect_files import decode_text, list_images, spelled_as
+from dinov3.data.defect_files import list_images, spelled_as
 from dinov3.data.defect_formats.base import ImportReport
 from dinov3.data.defect_formats.detect import wrong_layout
-from dinov3.data.defect_formats.names import path_parts
 from dinov3.data.defect_formats.parsing import SPLIT_NAMES, AnnotationError, checked_label, shown
 from dinov3.defect_errors import DefectError
-from dinov3.defect_text import read_small
+from dinov3.defect_text import decode_text, read_small
 from dinov3.defect_yaml import load_yaml
 
 _MAX_DESCRIPTION, _MAX_LIST = 2**20, 2**27  # bytes; a larger file is something else
@@ -170,7 +169,7 @@ class Places:
         beginning is that of another one."""
         if not isinstance(text, str) or "\0" in text or self._is_here(text):
             return None
-        parts = path_parts(text)
+        parts = PureWindowsPath(text).parts
         known = [cut for cut in self.foreign if parts[: len(cut)] == cut]
         for cut in known or (parts[:i] for i in range(1, len(parts))):
             if found := self._inside(absolute(self.bases[0].joinpath(*parts[len(cut) :]))):

@@ -11,7 +11,7 @@ import numpy as np
 
 from dinov3.data.defect_files import list_files, one_spelling
 from dinov3.data.defect_formats.base import ImportReport, Regions
-from dinov3.data.defect_formats.names import names_of, plain, stems_of
+from dinov3.data.defect_formats.names import names_of, plain, plain_stem, stems_of
 from dinov3.data.defect_formats.parsing import AnnotationError, split_of
 from dinov3.data.defect_formats.shapes import Shape, ShapeError, box, polygon
 from dinov3.data.defect_formats.yolo_description import Description, read_text
@@ -100,6 +100,7 @@ class LabelFiles:
         claimed: dict[Path, list[Path]] = defaultdict(list)
         for image in bare:
             stems = {stem for own in names_of(image) for stem in stems_of(own)}
+            stems |= {plain_stem(stem) for stem in stems}
             alike = [path for stem in stems for path in by_stem.get(stem, ()) if _may_belong(path, images[image])]
             found[image] = alike
             for path in alike:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 
 from dinov3.data.defect_files import one_spelling
 from dinov3.defect_errors import DefectError
-from dinov3.defect_text import read_small, rows_of_table
+from dinov3.defect_text import decode_text, read_small, rows_of_table
 
 
 def read_groups(path: Path) -> dict[tuple[str, ...], str]:
@@ -21,12 +21,7 @@ def read_groups(path: Path) -> dict[tuple[str, ...], str]:
         DefectError: missing, unreadable, of other columns, or one image is in two groups.
     """
     try:
-        data = read_small(path)
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = data.decode("gb18030")  # what Excel saves on a Chinese system
-        table = rows_of_table(text, skip_spaces=True)
+        table = rows_of_table(decode_text(read_small(path)), skip_spaces=True)
         _, fields = next(table, (0, []))
         rows = [(line, dict(zip(fields, row, strict=False))) for line, row in table]
     except FileNotFoundError:
