@@ -70,7 +70,8 @@ def read_source(
 
 def read_folders(bad: Path, masks: Path, good: Path, rules: MaskRules | None = None) -> Read:
     """What ``organize`` makes of folders."""
-    samples, report = scan_folders([bad], [masks], [good], classes_from_folders=False)
+    report = ImportReport()
+    samples = scan_folders([bad], [masks], [good], report)
     return _drawn(samples, report, rules or MaskRules())
 
 

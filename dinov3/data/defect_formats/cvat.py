@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from dinov3.data.defect_formats.base import ImportOptions, ImportReport, Regions, SourceImage
-from dinov3.data.defect_formats.cvat_xml import Entry, read_entries
+from dinov3.data.defect_formats.copies import joined_entries
+from dinov3.data.defect_formats.cvat_xml import Element, Entry, read_entries
 from dinov3.data.defect_formats.detect import expect_some
 from dinov3.data.defect_formats.image_index import ImageFiles
 from dinov3.data.defect_formats.parsing import (
@@ -77,7 +78,7 @@ def read_cvat(source: Path, options: ImportOptions, report: ImportReport) -> lis
             read = f"; the {len(samples) - before} images before that are imported" if len(samples) > before else ""
             report.skipped.append(f"{file}: {error}{read}")
             report.lost += [str(file)] * (not isinstance(error, ForeignFileError))
-    samples = joinedread_entries(samples, report)
+    samples = joined_entries(samples, report)
     expect_some(samples, source, "cvat", "a file in the format 'CVAT for images 1.1', or a folder with it", report)
     unlisted = [str(path) for path in images.left()]
     if unlisted:

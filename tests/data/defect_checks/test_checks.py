@@ -280,6 +280,8 @@ def test_tables_that_break_the_format_are_named(dataset):
     path.write_text(text + "images/x.png,,normal\n", encoding="utf-8")
     assert_cannot_open(dataset, "line 14: 3 fields; expected 6")
     path.write_bytes(text.replace("made", "划痕").encode("gbk"))
+    assert "划痕" in read_manifest(dataset).columns["source"]  # as a spreadsheet on a Chinese Windows saves it
+    path.write_bytes(text.encode("utf-16"))
     assert_cannot_open(dataset, "not a UTF-8 CSV file")
     path.write_text(text, encoding="utf-8-sig")  # as Excel saves it
     assert len(read_manifest(dataset)) == 12

@@ -40,7 +40,7 @@ def evaluate(script, trained: Path, root: Path, folder: Path, *more: object) -> 
 
 
 def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
 
 
