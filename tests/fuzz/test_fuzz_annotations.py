@@ -12,6 +12,7 @@ from helpers.import_layouts import write_yolo
 from helpers.organizing import content
 
 from dinov3.data.defect_formats.base import NORMAL, SourceImage
+from dinov3.data.defect_formats.names import plain, plain_stem
 from dinov3.data.defect_formats.registry import IMPORTERS
 
 WRITERS = {"coco": coco_set, "cvat": cvat_set, "labelme": labelme_set, "yolo": write_yolo}
@@ -21,12 +22,14 @@ def may_be_good(kind: str, sample: SourceImage, source: Path) -> bool:
     """Whether a spoiled source still calls an image good. No label of these sources is 'normal'."""
     if kind == "labelme":
         files = [_shapes(path) for path in source.iterdir() if path.suffix.lower() == ".json" and path.is_file()]
-        own = [shapes for name, shapes in files if name == sample.name]
+        own = [
+            shapes for name, shapes in files if isinstance(name, str) and plain_stem(name) == plain_stem(sample.name)
+        ]
         return [] in own and not any(own)
     if kind == "yolo":
-        image = Path(sample.image).relative_to(source)
-        path = source / "labels" / Path(*image.parts[1:]).with_suffix(".txt")
-        return path.is_file() and not path.read_bytes().strip(b"\xef\xbb\xbf \r\n\t")
+        stem = plain_stem(Path(sample.image).name)
+        found = [path for path in (source / "labels").rglob("*") if path.is_file() and plain(path.stem) == stem]
+        return any(not path.read_bytes().strip(b"\xef\xbb\xbf \r\n\t") for path in found)
     return False
 
 
