@@ -145,7 +145,8 @@ class EpochMeter:
 
     def _files(self, batch: Batch) -> str:
         """The images of a batch, in all processes; to be called in all of them."""
-        names = [str(self._loader.dataset.manifest.columns["image"][index]) for index in batch.index.tolist()]
+        dataset: Any = self._loader.dataset
+        names = [str(dataset.manifest.columns["image"][index]) for index in batch.index.tolist()]
         return ", ".join(name for part in gather_over_ranks(names) for name in part)
 
     def compute(self) -> dict[str, float]:

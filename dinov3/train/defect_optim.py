@@ -157,8 +157,9 @@ class SkippingOptimizer:
         if self.scaler.is_enabled():
             self.scaler.step(self.inner)  # it looks at the gradient itself
         elif all(group.get("fused") for group in self.inner.param_groups):
-            self.inner.found_inf = skipped.float()  # as torch's scaler tells it
-            self.inner.step()
+            fused: Any = self.inner
+            fused.found_inf = skipped.float()  # as torch's scaler tells it
+            fused.step()
         elif not skipped:
             self.inner.step()
         self.scaler.update()

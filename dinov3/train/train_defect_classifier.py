@@ -119,7 +119,7 @@ def fit(
     device, classes, progress = precision.device, description["classes"], world.is_main
     view = View(val_set.image_size, normalization, val_set.tiling)
     train_loader, val_loader = build_loaders(train_set, val_set, view, config, world, device)
-    sampler = train_loader.sampler
+    sampler: Any = train_loader.sampler
     weight_scheduler = DynamicWeightScheduler(warmup_epochs=config.weight_warmup_epochs)
     updates = math.ceil(len(train_loader) / config.accumulate)
     state = TrainState(
