@@ -195,11 +195,13 @@ def _are_key_points(boxes: np.ndarray, points: np.ndarray) -> bool:
     inside = (np.abs(points[..., :2] - centre) <= half + 0.02) | np.isnan(points[..., :2])
     with np.errstate(invalid="ignore"):
         low, high = np.fmin.reduce(points[..., :2], axis=1), np.fmax.reduce(points[..., :2], axis=1)
-    size = np.nan_to_num(high - low) * 0.5 + 0.01
-    corner = ((boxes[:, 2:] >= low - size) & (boxes[:, 2:] <= high + size)).all(
-        axis=1
-    )  # is 'width, height' beside them?
-    return bool(inside.all(axis=(1, 2)).mean() > 0.95 and corner.mean() < 0.5)
+    size = np.nan_to_num(high - low)
+    # Key points are spread over their box. Of an outline, the second corner (here width and height) lies beside the
+    # others, and a small one is far from filling a box of that size.
+    filled = (size / np.maximum(boxes[:, 2:], 1e-6)).mean(axis=1)
+    margin = size * 0.5 + 0.01
+    corner = ((boxes[:, 2:] >= low - margin) & (boxes[:, 2:] <= high + margin)).all(axis=1)
+    return bool(inside.all(axis=(1, 2)).mean() > 0.95 and corner.mean() < 0.5 and np.median(filled) > 0.3)
 
 
 def read_labels(path: Path, description: Description, report: ImportReport) -> Regions:
