@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -58,8 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--into RESULTS.md gpu_check.json: the two belong together")
     if args.into is not None:
         return put_into(args.into, args.report)
-    with tempfile.TemporaryDirectory(prefix="gpu_check_") as folder:
-        return run_all(parser, args, Path(folder))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the part that runs, too
+    try:
+        with tempfile.TemporaryDirectory(prefix="gpu_check_") as folder:
+            return run_all(parser, args, Path(folder))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run_all(parser: argparse.ArgumentParser, args: argparse.Namespace, folder: Path) -> int:

@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
-from helpers.gpu import training_flags
+from conftest import ROOT, write_squares
 from torch import Tensor
 
 from dinov3.data.defect_manifest import Manifest
@@ -28,6 +27,31 @@ pytest_plugins = ["helpers.gpu"]
 pytestmark = pytest.mark.gpu
 
 EXACT = ("--mixed_precision", "off")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Images of 64 pixels: 16 to train, 8 to validate, 8 to test."""
+    return write_squares(tmp_path_factory.mktemp("gpu") / "data", train=16, val=8, test=8)
+
+
+@pytest.fixture
+def train(script: Callable[..., tuple[int, str, str]], data: Manifest) -> Callable[..., str]:
+    """``train(save_dir, "--flag", ...)`` runs the training script on ``data`` in this process; what it printed."""
+
+    def run(save_dir: Path, *more: object) -> str:
+        status, out, err = script("train_defect_model", *training_flags(data, save_dir, *more))
+        assert status == 0, out + err
+        return out + err
+
+    return run
+
+
+def training_flags(data: Manifest, save_dir: Path, *more: object) -> list[object]:
+    """A small network without any chance in it but that of the data, which is the same on all devices."""
+    flags = "--weights none --image_size 64 --batch_size 4 --num_workers 0 --dropout 0 --epochs 2 --lr 1e-4".split()
+    backbone = [] if "--backbone" in more else ["--backbone", "timm:test_efficientnet"]
+    return ["--data_root", data.root, "--save_dir", save_dir, *flags, *backbone, *more]
 
 
 def losses(save_dir: Path, *names: str) -> list[float]:
@@ -78,7 +102,7 @@ def test_a_compiled_run_learns_the_same(device: torch.device, compiler, train, o
     assert losses(tmp_path) == pytest.approx(of_the_cpu(), rel=1e-3)
 
 
-@pytest.mark.parametrize(("precision", "close"), [("bf16", 2e-2), ("fp16", 5e-3), ("tf32", 5e-3), ("auto", 2e-2)])
+@pytest.mark.parametrize(("precision", "close"), [("bf16", 2e-2), ("fp16", 5e-3), ("tf32", 5e-3)])
 def test_a_run_in_low_precision_follows_the_exact_one(
     device: torch.device, train, of_the_cpu, tmp_path: Path, precision: str, close: float
 ) -> None:
@@ -153,7 +177,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def test_killed_and_resumed_it_ends_with_the_same_weights(device: torch.device, data: Manifest, tmp_path: Path) -> None:
-    more = ("--device", device, "--epochs", 4, "--save_every_minutes", 1e-6, "--ema_decay", 0.9)
+    more = ("--device", device, "--save_every_minutes", 1e-6, "--ema_decay", 0.9)
     whole = start(training_flags(data, tmp_path / "whole", *more))
     killed = start(training_flags(data, tmp_path / "killed", *more))
     last = tmp_path / "killed/last.pth"
@@ -163,7 +187,7 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(device: torch.device, 
     killed.send_signal(signal.SIGKILL)
     printed, _ = killed.communicate()
     assert killed.returncode == -signal.SIGKILL, f"it ended by itself: {printed}"
-    assert load_checkpoint(last)["epoch"] < 4
+    assert load_checkpoint(last)["epoch"] < 2
     said = finish(start(training_flags(data, tmp_path / "killed", *more, "--resume")))
     finish(whole)
     one, two = (load_checkpoint(tmp_path / name / "last.pth") for name in ("whole", "killed"))

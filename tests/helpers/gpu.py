@@ -12,14 +12,10 @@ Float32 runs with ``--mixed_precision off`` (no TF32) on both sides. How close i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 import torch
-from conftest import write_squares
-
-from dinov3.data.defect_manifest import Manifest
 
 DRY_RUN = bool(os.environ.get("GPU_CHECK_DRY_RUN"))
 
@@ -49,28 +45,3 @@ def compiler(device: torch.device) -> Iterator[None]:
     """The compiler; in a dry run what is compiled runs as it is, as the suite's other tests compile for the CPU."""
     with torch.compiler.set_stance("force_eager" if device.type == "cpu" else "default"):
         yield
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    """Images of 64 pixels: 16 to train, 8 to validate, 8 to test."""
-    return write_squares(tmp_path_factory.mktemp("gpu") / "data", train=16, val=8, test=8)
-
-
-@pytest.fixture
-def train(script: Callable[..., tuple[int, str, str]], data: Manifest) -> Callable[..., str]:
-    """``train(save_dir, "--flag", ...)`` runs the training script on ``data`` in this process; what it printed."""
-
-    def run(save_dir: Path, *more: object) -> str:
-        status, out, err = script("train_defect_model", *training_flags(data, save_dir, *more))
-        assert status == 0, out + err
-        return out + err
-
-    return run
-
-
-def training_flags(data: Manifest, save_dir: Path, *more: object) -> list[object]:
-    """A small network without any chance in it but that of the data, which is the same on all devices."""
-    flags = "--weights none --image_size 64 --batch_size 4 --num_workers 0 --dropout 0 --epochs 2 --lr 1e-4".split()
-    backbone = [] if "--backbone" in more else ["--backbone", "timm:test_efficientnet"]
-    return ["--data_root", data.root, "--save_dir", save_dir, *flags, *backbone, *more]
