@@ -6,6 +6,7 @@
 # what each stage sets itself: --epochs (STAGE1_EPOCHS, ...), --lr, --init_from, --save_dir (SAVE_DIR).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. examples/stoppable.sh
 
 DATA_ROOT="${DATA_ROOT:-data/dataset}"      # dataset folder from prepare_defect_data.py
 BACKBONE="${BACKBONE:-dinov3_vitb16}"
@@ -28,16 +29,16 @@ fi
 common=(--data_root "$DATA_ROOT" --backbone "$BACKBONE" --weights "$WEIGHTS" --image_size "$IMAGE_SIZE" --tile_size "$TILE_SIZE" --batch_size "$BATCH_SIZE" --num_workers "$NUM_WORKERS" --resume "$@")
 
 echo "Stage 1 of 3: frozen backbone, $STAGE1_EPOCHS epochs"
-"${launch[@]}" examples/train_defect_model.py "${common[@]}" --epochs "$STAGE1_EPOCHS" --freeze_backbone --lr 1e-3 --save_dir "$SAVE_DIR/stage1_frozen"
+run "${launch[@]}" examples/train_defect_model.py "${common[@]}" --epochs "$STAGE1_EPOCHS" --freeze_backbone --lr 1e-3 --save_dir "$SAVE_DIR/stage1_frozen"
 
 # Each stage starts from the last epoch of the one before: the best one on a few validation parts may be an early, lucky one.
 echo "Stage 2 of 3: fine-tuning, $STAGE2_EPOCHS epochs"
-"${launch[@]}" examples/train_defect_model.py "${common[@]}" --epochs "$STAGE2_EPOCHS" --use_dynamic_weights --lr 1e-3 --init_from "$SAVE_DIR/stage1_frozen/last.pth" --save_dir "$SAVE_DIR/stage2_finetune"
+run "${launch[@]}" examples/train_defect_model.py "${common[@]}" --epochs "$STAGE2_EPOCHS" --use_dynamic_weights --lr 1e-3 --init_from "$SAVE_DIR/stage1_frozen/last.pth" --save_dir "$SAVE_DIR/stage2_finetune"
 
 echo "Stage 3 of 3: uncertainty weighting, $STAGE3_EPOCHS epochs"
-"${launch[@]}" examples/train_defect_model.py "${common[@]}" --epochs "$STAGE3_EPOCHS" --use_uncertainty_weighting --lr 5e-5 --init_from "$SAVE_DIR/stage2_finetune/last.pth" --save_dir "$SAVE_DIR/stage3_uncertainty"
+run "${launch[@]}" examples/train_defect_model.py "${common[@]}" --epochs "$STAGE3_EPOCHS" --use_uncertainty_weighting --lr 5e-5 --init_from "$SAVE_DIR/stage2_finetune/last.pth" --save_dir "$SAVE_DIR/stage3_uncertainty"
 
 if [ -n "$TEST_IMAGES" ]; then
   echo "Inspecting $TEST_IMAGES"
-  python examples/inference_defect_model.py --checkpoint "$SAVE_DIR/stage3_uncertainty/best_accuracy.pth" --image_dir "$TEST_IMAGES" --output_dir "$SAVE_DIR/results"
+  run python examples/inference_defect_model.py --checkpoint "$SAVE_DIR/stage3_uncertainty/best_accuracy.pth" --image_dir "$TEST_IMAGES" --output_dir "$SAVE_DIR/results"
 fi

@@ -17,7 +17,7 @@ from dinov3.data.defect_manifest import Manifest
 from dinov3.defect_evaluation.bootstrap import image_iou
 from dinov3.defect_evaluation.image_results import HIT_SHARE, ImageResults
 from dinov3.defect_evaluation.temperature import Rate
-from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds
+from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds, same_side
 from dinov3.defect_text import SPREADSHEET
 
 SIDES = (8, 16, 32, 64, 128)  # pixels of the original image: where the classes of size part
@@ -158,15 +158,19 @@ class Findings:
             if is_known:
                 row |= {"verdict": VERDICTS[self.verdict[n]], "predicted_class": self.class_names[self.predicted[n]]}
                 row["outcome"] = "" if self.outcome[n] < 0 else OUTCOMES[self.outcome[n]]
-                row["defect_probability"] = f"{self.score[n]:.6f}"
+                limits = (self.thresholds.classification, self.thresholds.review)
+                row["defect_probability"] = same_side(float(self.score[n]), 6, *limits)
                 row |= {f"prob_{c}": f"{p:.6f}" for c, p in zip(self.rows.classes, self.class_prob[n], strict=True)}
             else:
                 row["outcome"] = "left out"
             if image["has_mask"]:
                 row["pixel_iou"] = "" if np.isnan(iou[n]) else f"{iou[n]:.4f}"
                 row |= {"defect_pixels": image["tp"] + image["fn"], "marked_pixels": image["tp"] + image["fp"]}
-                row |= {"regions": regions[n], "regions_found": found[n], "mask_peak": f"{image['peak']:.4f}"}
+                row |= {"regions": regions[n], "regions_found": found[n], "mask_peak": self._peak(image)}
             yield row
+
+    def _peak(self, row: np.ndarray) -> float:
+        return same_side(float(row["peak"]), 4, self.thresholds.mask)
 
     def region_rows(self, numbers: np.ndarray | None = None) -> Iterator[dict[str, Any]]:
         """One row per true defect region (of those in ``numbers``), lengths in pixels of the original image."""
@@ -183,7 +187,7 @@ class Findings:
                 "x": x, "y": y, "width": width, "height": height,
                 "area": round(float(region["area"] * across * down)),
                 "coverage": f"{region['coverage']:.4f}",
-                "mask_peak": f"{region['peak']:.4f}",
+                "mask_peak": self._peak(region),
                 "found": "yes" if self.found[m] else "no",
                 "image_verdict": VERDICTS[self.verdict[n]],
             }  # fmt: skip

@@ -31,6 +31,17 @@ def limit_text(limit: float) -> str:
     return f"{limit:.{digits}g}"
 
 
+def same_side(value: float, digits: int, *limits: float | None) -> float:
+    """``value`` rounded to ``digits`` places, or to as many more as it takes to stay below the limits that it is below,
+    and at or above the others."""
+    known = [limit for limit in limits if limit is not None]
+    for places in range(digits, 18):
+        rounded = round(value, places)
+        if all((rounded >= limit) == (value >= limit) for limit in known):
+            return rounded
+    return value
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """What decides an image and its mask.

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+from dinov3.defect_evaluation.thresholds import same_side
 from dinov3.inference.prediction import Prediction
 from dinov3.inference.regions import region_record
 
@@ -43,11 +44,11 @@ def make_record(name: str, result: Prediction, mm_per_pixel: float | None) -> Re
         "image": name,
         "verdict": result.verdict,
         "predicted_class": result.predicted_class,
-        "defect_probability": round(result.defect_probability, 6),
+        "defect_probability": same_side(result.defect_probability, 6, result.threshold, result.review_threshold),
         **{f"prob_{c}": round(p, 6) for c, p in result.probabilities.items()},
         "threshold": result.threshold,
         "review_threshold": result.review_threshold,
-        "mask_area_fraction": round(result.mask_area_fraction, 8),
+        "mask_area_fraction": result.mask_area_fraction,
         "num_regions": len(result.regions),
         "novelty": None if result.novel is None else asdict(result.novel),
         "reason": result.reason,

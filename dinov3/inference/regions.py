@@ -125,19 +125,20 @@ def _disc_diameters(flags: np.ndarray) -> np.ndarray:
 
 
 def region_record(region: Region, mm_per_pixel: float | None) -> dict[str, Any]:
-    """What ``predictions.json`` says of a region: its fields, and sizes in millimetres if the scale is known."""
+    """What ``predictions.json`` says of a region: its fields, and sizes in millimetres if the scale is known; numbers
+    as they were compared with limits, not rounded to the other side of one."""
     record = {
         "class_name": region.class_name,
         "box": list(region.box),
         "polygon": [list(point) for point in region.polygon],
         "area": region.area,
-        "length": round(region.length, 2),
-        "width": round(region.width, 2),
-        "score": round(region.score, 6),
-        "peak": round(region.peak, 6),
+        "length": float(region.length),
+        "width": float(region.width),
+        "score": float(region.score),
+        "peak": float(region.peak),
     }
     if mm_per_pixel is not None:
-        record["area_mm2"] = round(region.area * mm_per_pixel**2, 6)
-        record["length_mm"] = round(region.length * mm_per_pixel, 4)
-        record["width_mm"] = round(region.width * mm_per_pixel, 4)
+        record["area_mm2"] = region.area * mm_per_pixel**2
+        record["length_mm"] = float(region.length * mm_per_pixel)
+        record["width_mm"] = float(region.width * mm_per_pixel)
     return record

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,25 @@ def test_an_interrupted_stage_stops_the_chain(squares: Manifest, tmp_path: Path)
     assert batch.count("if %errorlevel% neq 0 exit /b %errorlevel%") == 3
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_script_alone_reaches_the_training(tmp_path: Path, number: int) -> None:
+    """The script waits until the training has saved, leaves with the signal's status, and starts no other stage."""
+    python, log = tmp_path / "bin/python", tmp_path / "log"
+    python.parent.mkdir()
+    python.write_text(
+        f"#!/bin/bash\ntrap 'sleep 0.3; echo saved >> {log}; exit 143' TERM\necho started >> {log}\n"
+        "for _ in $(seq 200); do sleep 0.05; done\n"
+    )
+    python.chmod(0o755)
+    env = os.environ | {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
+    with subprocess.Popen(["bash", ROOT / "examples/train_large_dataset.sh"], env=env) as process:
+        while not log.exists():
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.wait(5) == 128 + number
+    assert log.read_text().split() == ["started", "saved"]
+
+
 def commands(script: str) -> tuple[list[str], dict[str, str]]:
     """The python commands of a .sh or .bat script with variables as {NAME}, and the defaults of its variables."""
     text = (ROOT / "examples" / script).read_text(encoding="utf-8")
@@ -77,6 +98,7 @@ def commands(script: str) -> tuple[list[str], dict[str, str]]:
     else:
         text = text.replace('"${launch[@]}"', "$LAUNCH").replace('"${common[@]}"', "$COMMON").replace('"$@"', "$@")
         text = re.sub(r"\$(\w+)", r"{\1}", text)
+        text = re.sub(r"^( *)run (?=python|\{)", r"\1", text, flags=re.MULTILINE)
         defaults = dict(re.findall(r'^(\w+)="\$\{\w+:-(.*?)\}"', text, re.MULTILINE))
         defaults.pop("TEST_IMAGES", None)  # unset and empty are the same to a .bat
         local = {n: v for n, v in re.findall(r"^(DEMO|SAVE_DIR)=([^\"\n]*)$", text, re.MULTILINE)}

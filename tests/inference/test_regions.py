@@ -170,7 +170,8 @@ def test_a_record_has_millimetres_only_if_the_scale_is_known() -> None:
     region = only(line(0, 100, 4))
     pixels, scaled = region_record(region, None), region_record(region, 0.05)
     assert "length_mm" not in pixels and pixels["box"] == [60, 58, 100, 4]
-    assert (scaled["length_mm"], scaled["width_mm"], scaled["area_mm2"]) == (pytest.approx(5, abs=0.01), 0.2, 1.0)
+    assert [scaled[k] for k in ("length_mm", "width_mm", "area_mm2")] == pytest.approx([5, 0.2, 1], abs=0.01)
+    assert scaled["length_mm"] == region.length * 0.05  # as rules compare it, so that none contradicts the record
     assert json.loads(json.dumps(scaled)) == scaled
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds
+from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds, same_side
 from dinov3.inference.reasons import LANGUAGES, Cause, reason_text
 from dinov3.inference.regions import Region
 from dinov3.inference.rules import RuleOutcome
@@ -117,3 +118,22 @@ def test_a_verdict_that_comes_from_an_unusual_place_says_where() -> None:
     assert [cause["kind"] for cause in both] == ["probability", "novelty"]
     assert both[1] == {"kind": "novelty", "deviations": 6.1, "x": 120, "y": 88}
     assert reason_text(both, "zh") == "缺陷概率 0.93 >= 0.41，与良品不相似，位置 (120,88)"
+
+
+@given(
+    limit=st.floats(0, 1 + 1e-6),
+    steps=st.integers(-3, 3),
+    near=st.sampled_from([0.0, 1e-7, 4e-7, 1e-5]),
+    digits=st.sampled_from([4, 6]),
+)
+def test_a_rounded_number_is_on_its_own_side_of_every_limit(limit: float, steps: int, near: float, digits: int) -> None:
+    value = limit + near * steps
+    for _ in range(abs(steps)):
+        value = math.nextafter(value, math.copysign(math.inf, steps))
+    told = same_side(value, digits, limit, None, 0.5)
+    assert (told >= limit, told >= 0.5) == (value >= limit, value >= 0.5)
+    assert abs(told - value) <= 0.5 * 10**-digits
+
+
+def test_a_number_far_from_its_limits_is_short() -> None:
+    assert same_side(0.123456789, 6, 0.5, 0.2) == 0.123457 and same_side(1 / 3, 4) == 0.3333

@@ -24,7 +24,7 @@ from dinov3.inference.reasons import record_kinds, record_reasons
 from dinov3.inference.reports.inspection_page import report_page
 from dinov3.inference.reports.spool import Spool
 
-MILLION = 1_000_000  # probabilities are whole millionths here, as they are in predictions.csv
+MILLION = 1_000_000  # probabilities are whole millionths here
 BLOCK = 50  # pictures that the page unpacks at a time
 EVERYTHING = '<script type="text/plain" id="everything">'
 REGIONS = 8  # of an image, listed in its full view
@@ -152,7 +152,8 @@ class ReportWriter:
             summary.disagreements += bool(record.get("disagreement"))
             mildest, strictest = self._bounds(record)
             summary.bound += (mildest, strictest) != (0, 2)
-            summary.packed.append(millionths(record["defect_probability"]) | mildest << 20 | strictest << 22)
+            packed = placed(record["defect_probability"], self.thresholds)
+            summary.packed.append(packed | mildest << 20 | strictest << 22)
             heapq.heappush(best, (*_interest(record), -position))
             if len(best) > self.max_images:
                 heapq.heappop(best)
@@ -166,10 +167,7 @@ class ReportWriter:
         classifier raised stays raised.
         """
         given = VERDICTS.index(record["verdict"])
-        limits, p = self.thresholds, millionths(record["defect_probability"])
-        reject = millionths(limits.classification)
-        review = reject if limits.review is None else millionths(limits.review)
-        by_probability = 2 if p >= reject else 1 if p >= review else 0
+        by_probability = VERDICTS.index(self.thresholds.verdict(record["defect_probability"]))
         kinds = record_kinds(record)
         mildest = given if kinds & {"rule", "nothing_left"} or given > by_probability else 0
         strictest = given if "no_rule_fired" in kinds or given < by_probability else 2
@@ -199,7 +197,7 @@ class ReportWriter:
             "verdict": VERDICTS.index(record["verdict"]),
             "bounds": self._bounds(record),
             "class": self.classes.index(record["predicted_class"]),
-            "p": millionths(record["defect_probability"]),
+            "p": placed(record["defect_probability"], self.thresholds),
             "probabilities": [millionths(record[f"prob_{name}"]) for name in self.classes],
             "area": record["mask_area_fraction"],
             "regions": record["num_regions"],
@@ -245,6 +243,21 @@ def _parts(page: Path, name: str) -> Iterator[Any]:
 def millionths(probability: float) -> int:
     """0 to 1,000,000."""
     return round(probability * MILLION)
+
+
+def placed(probability: float, limits: Thresholds) -> int:
+    """A probability in millionths, on the same side of each limit in millionths as it is of the limit itself."""
+    value = millionths(probability)
+    for limit in (limits.classification, limits.review):
+        if limit is not None:
+            here = limit_in_millionths(limit)
+            value = max(value, here) if probability >= limit else min(value, here - 1)
+    return max(value, 0)
+
+
+def limit_in_millionths(limit: float) -> int:
+    """As ``report.js`` has it; only a limit of 0 is 0, as there is nothing below that."""
+    return max(millionths(limit), 1) if limit > 0 else 0
 
 
 def _interest(record: dict[str, Any]) -> tuple[int, float]:

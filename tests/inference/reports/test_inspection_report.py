@@ -28,6 +28,19 @@ def test_every_image_counts_and_each_verdict_follows_from_the_numbers_in_the_pag
     assert len(page.json("rows")) == len(page.pictures()) == 300
 
 
+@pytest.mark.parametrize("limit", [0.9999997, 0.4999999, 3e-7, 1 + 1e-6, 0.6])
+def test_the_page_gives_an_image_near_a_limit_the_verdict_that_it_had(tmp_path, limit: float):
+    """Without a word of rules or disagreements, as there are none."""
+    thresholds = Thresholds(limit, 0.5)
+    values = [min(max(limit + step, 0.0), 1.0) for step in (-4e-7, -1e-7, 0.0, 1e-7, 4e-7)]
+    entries = [record(f"{i}.png", v, thresholds.verdict(v)) for i, v in enumerate(values)]
+    page = write(tmp_path / "report.html", entries, thresholds=thresholds)
+    embedded, mildest, strictest = page.probabilities
+    here = max(round(limit * 1e6), 1) / 1e6  # as the script has the limit
+    assert (embedded >= here - 1e-9).tolist() == [v >= limit for v in values]
+    assert not mildest.any() and (strictest == 2).all()
+
+
 def test_names_classes_reasons_and_errors_can_hold_anything(tmp_path):
     plain = write(tmp_path / "plain.html", [record("a.png", 0.9), {"image": "b.png", "error": "broken"}])
     entries = [record(name, 0.9, decided_by=[rule(name)]) for name in HOSTILE] + [

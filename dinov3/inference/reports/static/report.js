@@ -7,7 +7,7 @@ const report = read("report");
 const rows = read("rows"); // the images that have a picture, the most suspicious first
 const VERDICTS = ["accept", "review", "reject"];
 const SIGNS = ["✓", "?", "✕"]; // verdicts are told apart without colour, too
-const MILLION = 1e6; // probabilities are compared in millionths, as the tables have them
+const MILLION = 1e6; // probabilities are compared in millionths
 const PICTURES_PRINTED = 120;
 
 const say = (key, values = {}) => t(key).replace(/\{(\w+)\}/g, (_, name) => values[name]);
@@ -30,7 +30,8 @@ const badge = (verdict) =>
 // ---- Thresholds. Of every image: probability (20 bits), mildest and strictest verdict that it can have (2 bits each).
 const bytes = Uint8Array.from(atob(byId("everything").textContent), (c) => c.charCodeAt(0));
 const everything = new Uint32Array(bytes.buffer);
-const asInspected = { review: Math.round(report.review * MILLION), reject: Math.round(report.reject * MILLION) };
+const inMillionths = (limit) => (limit > 0 ? Math.max(Math.round(limit * MILLION), 1) : 0);
+const asInspected = { review: inMillionths(report.review), reject: inMillionths(report.reject) };
 const limits = { ...asInspected };
 
 const verdictAt = (p, mildest, strictest) =>
