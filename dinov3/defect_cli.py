@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -30,61 +31,26 @@ from dinov3.defect_yaml import LARGEST, load_yaml
 Config = TypeVar("Config")
 
 
-def positive_int(text: str) -> int:
-    """argparse type: a whole number from 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}: expected a whole number from 1")
-    return value
+def _within(name: str, kind: type, accepts: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:
+    """An argparse type: a number of ``kind`` that it ``accepts``."""
+
+    def convert(text: str) -> Any:
+        value = kind(text)
+        if not accepts(value):
+            raise argparse.ArgumentTypeError(f"{value}: expected {expected}")
+        return value
+
+    convert.__name__ = name  # argparse names it when the text is no number at all
+    return convert
 
 
-def non_negative_int(text: str) -> int:
-    """argparse type: a whole number from 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value}: expected a whole number from 0")
-    return value
-
-
-def non_negative_float(text: str) -> float:
-    """argparse type: a number from 0."""
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{value}: expected a number from 0")
-    return value
-
-
-def positive_float(text: str) -> float:
-    """argparse type: a number above 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{value}: expected a number above 0")
-    return value
-
-
-def fraction(text: str) -> float:
-    """argparse type: a number from 0 to 1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{value}: expected a number from 0 to 1")
-    return value
-
-
-def open_fraction(text: str) -> float:
-    """argparse type: a number between 0 and 1, neither of them included."""
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{value}: expected a number between 0 and 1, such as 0.01")
-    return value
-
-
-def below_one(text: str) -> float:
-    """argparse type: a number from 0 to less than 1."""
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{value}: expected a number from 0 to less than 1")
-    return value
-
+positive_int = _within("positive_int", int, lambda v: v >= 1, "a whole number from 1")
+non_negative_int = _within("non_negative_int", int, lambda v: v >= 0, "a whole number from 0")
+non_negative_float = _within("non_negative_float", float, lambda v: 0 <= v < math.inf, "a number from 0")
+positive_float = _within("positive_float", float, lambda v: 0 < v < math.inf, "a number above 0")
+fraction = _within("fraction", float, lambda v: 0 <= v <= 1, "a number from 0 to 1")
+open_fraction = _within("open_fraction", float, lambda v: 0 < v < 1, "a number between 0 and 1, such as 0.01")
+below_one = _within("below_one", float, lambda v: 0 <= v < 1, "a number from 0 to less than 1")
 
 PositiveInt = Annotated[int, positive_int]
 NonNegativeInt = Annotated[int, non_negative_int]
