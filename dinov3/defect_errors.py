@@ -7,6 +7,7 @@ import io
 import sys
 from collections.abc import Callable
 
+from dinov3.defect_display import safe_terminal
 from dinov3.defect_interrupts import TerminatedError, terminable
 
 _DISK_ERRORS = {
@@ -50,12 +51,18 @@ def run_script(main: Callable[[], int | None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a Windows console may lack the characters of a file name
+    with safe_terminal():
+        status = _status_of(main)
+    sys.exit(status)
+
+
+def _status_of(main: Callable[[], int | None]) -> int | None:
     try:
         with terminable():
-            status = main()
+            return main()
     except DefectError as error:
         print(f"error: {error}", file=sys.stderr)
-        status = 1
+        return 1
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
@@ -65,15 +72,14 @@ def run_script(main: Callable[[], int | None]) -> None:
             "choose another folder",
             file=sys.stderr,
         )
-        status = 1
+        return 1
     except StoppedError as interruption:
         if str(interruption):
             print(interruption, file=sys.stderr)
-        status = interruption.status
+        return interruption.status
     except TerminatedError:
         print("terminated", file=sys.stderr)
-        status = 143
+        return 143
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        status = 130
-    sys.exit(status)
+        return 130

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LARGEST = 2**30  # bytes; annotations of a million images have less
-# Tables for people are written so: Excel takes a file without a byte order mark for the system's old encoding.
-SPREADSHEET = "utf-8-sig"
 LONGEST_FIELD = 1024  # characters of a table's cell; each row takes the room of the longest
 
 

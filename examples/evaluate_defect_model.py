@@ -27,6 +27,7 @@ from dinov3.defect_cli import (
     parse,
     precision_flag,
 )
+from dinov3.defect_display import on_a_line
 from dinov3.defect_errors import DefectError, run_script
 from dinov3.defect_evaluation.bootstrap import SplitMetrics, measure, resample_parts
 from dinov3.defect_evaluation.evaluate import View, evaluate, evaluation_loader, read_split
@@ -135,17 +136,17 @@ def print_table(metrics: SplitMetrics, findings: Findings) -> None:
     """Metrics with 95% intervals, confusion, verdicts and regions found."""
     for name, estimate in metrics.estimates.items():
         print(f"  {name:<16} {estimate}")
-    classes = findings.rows.classes
+    classes = list(map(on_a_line, findings.rows.classes))
     width = max(map(len, classes))
     print(f"  {'true':<{width}}  taken for: {', '.join(classes)}")
     for name, line in zip(classes, metrics.confusion.tolist(), strict=True):
         print(f"  {name:<{width}}  " + " ".join(f"{count:>6}" for count in line))
     print(f"  {'true':<{width}}  verdicts: {', '.join(VERDICTS)}")
-    for name, verdicts in findings.verdict_counts().items():
+    for name, verdicts in zip(classes, findings.verdict_counts().values(), strict=True):
         print(f"  {name:<{width}}  " + " ".join(f"{count:>6}" for count in verdicts.values()))
     for kind, rates in findings.hit_rates().items():
         for name, rate in rates:
-            print(f"  regions found, {name if kind == 'all' else f'{kind} {name}'}: {rate}")
+            print(f"  regions found, {on_a_line(name if kind == 'all' else f'{kind} {name}')}: {rate}")
 
 
 def flat_record(metrics: SplitMetrics) -> dict[str, object]:

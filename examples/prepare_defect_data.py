@@ -38,6 +38,7 @@ from dinov3.data.defect_prepare.leakage_sheet import draw_leaks
 from dinov3.data.defect_prepare.organize import organize
 from dinov3.data.defect_synthesis.demo import write_demo
 from dinov3.defect_cli import add_flags, from_namespace
+from dinov3.defect_display import on_a_line
 from dinov3.defect_errors import DefectError, run_script
 
 
@@ -184,7 +185,7 @@ def print_leaks(config: LeaksConfig, _command: str) -> int:
     leaks = find_leaks(manifest)
     for leak in leaks[:10]:
         how = leak.kind if leak.score is None else f"{leak.kind} {leak.score:.2f}"
-        print(f"{how}: {leak.image_a} ({leak.split_a}), {leak.image_b} ({leak.split_b})")
+        print(on_a_line(f"{how}: {leak.image_a} ({leak.split_a}), {leak.image_b} ({leak.split_b})"))
     if len(leaks) > 10:
         print(f"... and {len(leaks) - 10} more pairs" + ("" if config.json else " (--json FILE writes all of them)"))
     if config.json:
@@ -205,19 +206,20 @@ def print_report(report: ImportReport) -> None:
     kinds = {"skipped": report.skipped} if report.skipped else {}
     for kind, lines in (kinds | report.remarks).items():
         more = f" (first 3 of {len(lines)})" if len(lines) > 3 else ""
-        print("\n    ".join([f"{len(lines)} x {kind}{more}:", *lines[:3]]))
+        print("\n    ".join([f"{len(lines)} x {kind}{more}:", *map(on_a_line, lines[:3])]))
 
 
 def print_counts(manifest: Manifest) -> None:
     """A table of images per split and class."""
     print(f"{manifest.root}: {len(manifest)} images")
-    width = max(map(len, manifest.classes))
+    width = max(len(on_a_line(name)) for name in manifest.classes)
     for split, counts in manifest.counts().items():
-        print(f"  {split:<5}  " + "  ".join(f"{name:<{width}} {count:>5}" for name, count in counts.items()))
+        shown = "  ".join(f"{on_a_line(name):<{width}} {count:>5}" for name, count in counts.items())
+        print(f"  {split:<5}  {shown}")
     for line in manifest.weak_labels():
         print(f"  {line}")
     for gap in missing_class(manifest):
-        print(f"  no images of these: {', '.join(gap.examples)}")
+        print(f"  no images of these: {on_a_line(', '.join(gap.examples))}")
 
 
 def check_folder(config: CheckConfig, command: str) -> int:
@@ -242,7 +244,7 @@ def print_changes(manifest: Manifest, changes: list[Change]) -> None:
     """Each repair, up to a screenful; all are in the new dataset's list."""
     shown = 40
     for change in changes[:shown]:
-        print(f"fixed: {change.check}: {change.file}: {change.change}")
+        print(on_a_line(f"fixed: {change.check}: {change.file}: {change.change}"))
     more = f", the first {shown} above" if len(changes) > shown else ""
     print(f"{manifest.root}: {len(manifest)} images, {len(changes)} changes{more} ({manifest.root / CHANGES})")
 

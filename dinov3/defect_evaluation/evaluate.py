@@ -20,6 +20,7 @@ from dinov3.data.defect_prepare.evidence import independent_parts
 from dinov3.data.defect_tile_dataset import WholeImages, tile_target
 from dinov3.data.defect_tiles import Tiling
 from dinov3.data.defect_transforms import Normalization, eval_transform
+from dinov3.defect_display import on_a_line
 from dinov3.defect_distributed import max_over_ranks, sum_over_ranks
 from dinov3.defect_errors import DefectError
 from dinov3.defect_evaluation.image_results import ImageResults
@@ -254,5 +255,5 @@ def report_unreadable(batch: dict[str, Any]) -> int:
     errors = [batch["error"]] if isinstance(batch["error"], str) else batch["error"]
     problems = [error for error in errors if error]
     for problem in problems:
-        tqdm.write(f"skipped: {problem}")
+        tqdm.write(on_a_line(f"skipped: {problem}"))
     return len(problems)

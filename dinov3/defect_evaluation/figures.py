@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from dinov3.data.defect_drawing import CJK_FONTS, INK, LINE, SOFT_INK, hex_color
+from dinov3.defect_display import in_figure, on_a_line
 from dinov3.defect_evaluation.bootstrap import Estimate, SplitMetrics
 from dinov3.defect_evaluation.curves import AUPRO_LIMIT, Curve
 from dinov3.defect_evaluation.thresholds import limit_text
@@ -155,7 +156,7 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
         for column in range(count):
             color = "white" if share[row, column] > 0.6 else hex_color(INK)
             axes.text(column, row, str(confusion[row, column]), ha="center", va="center", color=color)
-    labels = [name if len(name) <= 16 else name[:15] + "…" for name in classes]
+    labels = [in_figure(name if len(name) <= 16 else name[:15] + "…") for name in map(on_a_line, classes)]
     turned = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if max(map(len, labels)) * count > 24 else {}
     axes.set_xticks(range(count), labels, **turned)
     axes.set_yticks(range(count), labels)

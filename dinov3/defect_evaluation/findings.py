@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,6 @@ from dinov3.defect_evaluation.bootstrap import image_iou
 from dinov3.defect_evaluation.image_results import HIT_SHARE, ImageResults
 from dinov3.defect_evaluation.temperature import Rate
 from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds, same_side
-from dinov3.defect_text import SPREADSHEET
 
 SIDES = (8, 16, 32, 64, 128)  # pixels of the original image: where the classes of size part
 HIT_RULE = f"a true region counts as found if the mask marks at least {HIT_SHARE:.0%} of its pixels"
@@ -191,14 +188,6 @@ class Findings:
                 "found": "yes" if self.found[m] else "no",
                 "image_verdict": VERDICTS[self.verdict[n]],
             }  # fmt: skip
-
-
-def write_rows(path: Path, rows: Iterator[dict[str, Any]], columns: list[str]) -> None:
-    """A CSV file in UTF-8 with a byte order mark; columns that a row lacks stay empty."""
-    with path.open("w", newline="", encoding=SPREADSHEET) as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def image_columns(classes: list[str]) -> list[str]:

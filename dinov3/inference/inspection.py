@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from dinov3.data.defect_files import list_images
 from dinov3.data.defect_images import ImageReadError
+from dinov3.defect_display import on_a_line
 from dinov3.defect_errors import DefectError, StoppedError
 from dinov3.inference.config import InspectConfig
 from dinov3.inference.outputs import Finished, OutputWriter
@@ -164,7 +165,7 @@ class Inspection:
                     if watcher.finish(path, readable=not image.record["error"]):
                         self.writer.add(image)
                         record = image.record
-                        print(f"{record['image']}: {record['error'] or record['verdict']}", flush=True)
+                        print(on_a_line(f"{record['image']}: {record['error'] or record['verdict']}"), flush=True)
                     if self.signals.received:
                         break
             self.writer.flush()

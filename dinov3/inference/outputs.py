@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import json
 import os
@@ -13,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TextIO
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -21,7 +20,7 @@ import numpy as np
 from dinov3.data.defect_images import ImageReadError
 from dinov3.data.defect_masks import write_mask
 from dinov3.defect_errors import DefectError
-from dinov3.defect_text import SPREADSHEET
+from dinov3.defect_tables import TableWriter
 from dinov3.inference.claim import files_of_others
 from dinov3.inference.prediction import Prediction
 from dinov3.inference.records import (
@@ -119,8 +118,8 @@ class OutputWriter:
     def _open(self) -> None:
         path = self.output_dir / "predictions.json"
         resume = self.resume and path.exists()
-        self._table_file, self._table = self._open_table("predictions.csv", columns(self.classes))
-        self._errors_file, self._errors = self._open_table("errors.csv", ["image", "error"])
+        self._table = TableWriter(self.output_dir / "predictions.csv", columns(self.classes))
+        self._errors = TableWriter(self.output_dir / "errors.csv", ["image", "error"])
         end = 1
         for stored in self.stored() if resume else ():
             self.done.add(stored.record["image"])
@@ -139,19 +138,13 @@ class OutputWriter:
         path = self.output_dir / "predictions.json"
         return read_records(path) if path.exists() else iter(())
 
-    def _open_table(self, name: str, header: list[str]) -> tuple[TextIO, Any]:
-        file = (self.output_dir / name).open("w", newline="", encoding=SPREADSHEET)
-        table = csv.DictWriter(file, header, extrasaction="ignore")
-        table.writeheader()
-        return file, table
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
             self.flush()
         finally:
-            for file in (self._table_file, self._errors_file, self._json):
+            for file in (self._table, self._errors, self._json):
                 file.close()
             self._observing.shutdown()  # it sees every row that was written
         if self.observer is not None:
@@ -219,14 +212,14 @@ class OutputWriter:
     def _add_rows(self, record: Record) -> None:
         self.counts["error" if record["error"] else record["verdict"]] += 1
         self.disagreements += bool(record.get("disagreement"))
-        self._table.writerow(table_row(record))
+        self._table.write(table_row(record))
         if record["error"]:
-            self._errors.writerow(record)
+            self._errors.write(record)
 
     def flush(self) -> None:
         """Let others see all rows so far."""
-        self._table_file.flush()
-        self._errors_file.flush()
+        self._table.flush()
+        self._errors.flush()
         self._json.write(END)
         self._json.flush()
         self._json.seek(-len(END), 2)  # the next record takes its place

@@ -20,6 +20,7 @@ from dinov3.data.defect_drawing import (
     font_for,
     overlay_mask,
 )
+from dinov3.defect_display import on_a_line
 
 if TYPE_CHECKING:
     from dinov3.inference.prediction import Prediction
@@ -212,6 +213,7 @@ def _wrap(draw: ImageDraw.ImageDraw, text: str, width: int, size: int, most: int
 
 
 def _shorten(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> str:
+    text = on_a_line(text[:500])  # which is more than fits
     while len(text) > 1 and draw.textlength(text, font_for(text, size)) > width:
         text = text[:-2].rstrip(" .,;:") + "…"
     return text

@@ -12,6 +12,7 @@ from dinov3.data.defect_dataset import DefectDataset, make_loader
 from dinov3.data.defect_manifest import Manifest, read_manifest
 from dinov3.data.defect_tile_dataset import DefectTileDataset
 from dinov3.data.defect_tiles import Tiling
+from dinov3.defect_display import on_a_line
 from dinov3.defect_distributed import World
 from dinov3.defect_errors import DefectError
 from dinov3.defect_evaluation.evaluate import View, evaluation_loader
@@ -143,7 +144,7 @@ def print_summary(
         print(f"  batches of {config.batch_size}, {config.accumulate} per update")
     for split, counts in data.manifest.counts().items():
         if split != "test":
-            print(f"  {split}: {', '.join(f'{n} {name}' for name, n in counts.items())}")
+            print(f"  {split}: {on_a_line(', '.join(f'{n} {name}' for name, n in counts.items()))}")
     for line in data.manifest.weak_labels():
         print(f"  {line}")
     if isinstance(data.train_set, DefectTileDataset):

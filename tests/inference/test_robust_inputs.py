@@ -24,6 +24,7 @@ import dinov3.inference.pipeline as pipeline
 from dinov3.data.defect_files import list_images
 from dinov3.data.defect_images import ImageReadError, read_for_size
 from dinov3.data.defect_masks import read_mask
+from dinov3.defect_display import spreadsheet_cell
 from dinov3.inference.pipeline import predict_files
 from dinov3.inference.predictor import DefectPredictor
 from dinov3.models.defect_checkpoint import load_checkpoint
@@ -213,7 +214,8 @@ def test_names_of_every_kind_get_results_that_do_not_collide(tmp_path: Path, ins
         except OSError as error:
             pytest.skip(f"this file system does not take the name {name!r}: {error}")
     assert inspect(folder)[0] == 0
-    assert set(rows_of(tmp_path / "out")) == set(NAMES)
+    assert set(rows_of(tmp_path / "out")) == set(map(spreadsheet_cell, NAMES))
+    assert {record["image"] for record in records_of(tmp_path / "out")} == set(NAMES)
     masks = {record["image"]: record["mask"] for record in records_of(tmp_path / "out")}
     assert len(set(masks.values())) == len(NAMES)
     for name, size in sizes.items():  # each image's own: no two have the same height

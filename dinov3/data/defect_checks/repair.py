@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import defaultdict
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -25,7 +24,7 @@ from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_masks import IGNORE_INDEX, MASK_MODES, defect_pixels
 from dinov3.data.defect_prepare.writer import DatasetWriter
 from dinov3.defect_errors import DefectError
-from dinov3.defect_text import SPREADSHEET
+from dinov3.defect_tables import write_table
 
 CHANGES = "changes.csv"
 # Beside values of classes, others are taken for strays among indices if there are at most FEW of them, all below WHITE;
@@ -84,7 +83,7 @@ def fix_dataset(
             changes += [
                 Change(stray.name, check, "not copied, as no row names it") for stray in orphans(manifest, folder)
             ]
-        _write_changes(writer.folder / CHANGES, changes)
+        write_table(writer.folder / CHANGES, map(asdict, changes), [field.name for field in fields(Change)])
         seed = json.loads((manifest.root / "dataset.json").read_text(encoding="utf-8")).get("seed", 0)
         fixed = writer.finish(classes=manifest.classes, mask_classes=manifest.mask_classes, seed=seed, command=command)
     return fixed, changes
@@ -258,10 +257,3 @@ def _without_specks(mask: np.ndarray) -> tuple[np.ndarray, int]:
     if speck[1:].all() or not speck.any():
         return mask, 0
     return np.where(speck[regions], np.uint8(0), mask), int(speck.sum())
-
-
-def _write_changes(path: Path, changes: list[Change]) -> None:
-    with path.open("w", newline="", encoding=SPREADSHEET, errors="backslashreplace") as file:
-        writer = csv.writer(file)
-        writer.writerow([field.name for field in fields(Change)])
-        writer.writerows(map(astuple, changes))

@@ -16,6 +16,7 @@ from dinov3.data.defect_formats.masks import foreground
 from dinov3.data.defect_images import ImageReadError, open_image, read_image
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_masks import IGNORE_INDEX, MASK_MODES
+from dinov3.defect_display import on_a_line
 from dinov3.defect_pages.html import stream
 
 TEMPLATE = Path(__file__).parent / "templates" / "check_sheet.html"
@@ -25,7 +26,7 @@ THUMBNAIL = 400  # pixels of the longer side; shown at half of that, for sharp s
 def print_issues(manifest: Manifest, issues: list[Issue]) -> None:
     """A line for each kind of problem, and the number of images."""
     for issue in issues:
-        print(f"{issue.severity}: {issue.check}: {issue.count} (for example {', '.join(issue.examples)})")
+        print(f"{issue.severity}: {issue.check}: {issue.count} (for example {on_a_line(', '.join(issue.examples))})")
         if issue.summary:
             print(f"    {issue.summary[0]}")
     kinds = f"{len(issues)} kind{'s' * (len(issues) > 1)} of problems"

@@ -21,7 +21,7 @@ from dinov3.data.defect_prepare.splits import grouped_split
 from dinov3.data.defect_prepare.writer import DatasetWriter
 from dinov3.defect_errors import DefectError
 from dinov3.defect_folders import FolderLock
-from dinov3.defect_text import SPREADSHEET, decode_text, is_utf8
+from dinov3.defect_text import decode_text, is_utf8
 
 
 class DatasetAppender(DatasetWriter):
@@ -52,7 +52,7 @@ class DatasetAppender(DatasetWriter):
         csv.DictWriter(lines, COLUMNS).writerows(self.rows)
         table = (self.output_dir / "manifest.csv").read_bytes()
         if not is_utf8(table):  # a spreadsheet saved it
-            table = decode_text(table).encode(SPREADSHEET)
+            table = decode_text(table).encode("utf-8-sig")
         ending = b"" if table.endswith(b"\n") else b"\n"
         self._write("manifest.csv", table + ending + lines.getvalue().encode())
         names = [row[column] for row in self.rows for column in ("image", "mask") if row[column]]

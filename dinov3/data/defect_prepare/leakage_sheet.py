@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageOps
 from dinov3.data.defect_drawing import INK, LINE, PAPER, SOFT_INK, font, font_for
 from dinov3.data.defect_images import ImageReadError, read_image
 from dinov3.data.defect_prepare.leakage import Leak
+from dinov3.defect_display import on_a_line
 
 GROUND = (244, 245, 247)
 SPLIT_COLORS = {"train": (0, 114, 178), "val": (176, 112, 0), "test": (190, 70, 0)}
@@ -35,9 +36,8 @@ def draw_leaks(leaks: Sequence[Leak], path: Path, root: Path, limit: int = 24) -
     draw = ImageDraw.Draw(sheet)
     number = f"{len(leaks)} pairs in different splits show the same" if len(leaks) > 1 else "1 pair in different splits"
     draw.text((2 * GAP, 28), number, INK, font(24), anchor="lm")
-    note = (
-        f"{root.name}: the {len(shown)} most alike in structure, whatever the exposure; 0 is any two, 1 the same file"
-    )
+    what = f"the {len(shown)} most alike in structure, whatever the exposure; 0 is any two, 1 the same file"
+    note = f"{on_a_line(root.name)}: {what}"
     draw.text((2 * GAP, 54), note, SOFT_INK, font_for(note, 15), anchor="lm")
     for i, leak in enumerate(shown):
         left, top = GAP + i % columns * (card[0] + GAP), HEADER + i // columns * (card[1] + GAP)
@@ -75,6 +75,7 @@ def _caption(draw: ImageDraw.ImageDraw, name: str, split: str, x: int, y: int) -
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, x: int, y: int, end: int, color: tuple[int, int, int]) -> None:
     """Text from ``x`` to ``end`` at most; of a longer one the end is shown, which tells files apart."""
+    text = on_a_line(text)[-500:]  # more than fits
     face, cut = font_for(text, 14), text
     while draw.textlength(cut, face) > end - x and len(cut) > 2:
         text = text[1:]

@@ -20,11 +20,11 @@ from dinov3.defect_evaluation.findings import (
     REGION_COLUMNS,
     Findings,
     image_columns,
-    write_rows,
 )
 from dinov3.defect_evaluation.image_results import HIT_SHARE
 from dinov3.defect_evaluation.thresholds import limit_text
 from dinov3.defect_pages.html import render
+from dinov3.defect_tables import write_table
 from dinov3.inference.reasons import VERDICT_NAMES
 from dinov3.inference.reports.figure_svg import figure_svg
 from dinov3.inference.reports.pair_pictures import Pair, draw_pair, draw_sheet
@@ -58,8 +58,8 @@ def write_report(folder: Path, evaluation: Evaluation, predict: Callable[[Path],
     """
     findings, metrics = evaluation.findings, evaluation.metrics
     classes = findings.rows.classes
-    write_rows(folder / "per_image.csv", findings.image_rows(), image_columns(classes))
-    write_rows(folder / "regions.csv", findings.region_rows(), REGION_COLUMNS)
+    write_table(folder / "per_image.csv", findings.image_rows(), image_columns(classes))
+    write_table(folder / "regions.csv", findings.region_rows(), REGION_COLUMNS)
     text = json.dumps(report_record(evaluation), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
     figures = metric_figures(metrics, classes, findings.thresholds.classification)

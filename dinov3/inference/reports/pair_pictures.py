@@ -14,6 +14,7 @@ from dinov3.data.defect_drawing import INK, SOFT_INK, font, font_for, overlay_ma
 from dinov3.data.defect_images import ImageReadError, read_image
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_masks import defect_pixels, read_mask
+from dinov3.defect_display import on_a_line
 
 SIDE, GAP, TEXT, HEADER = 320, 6, 52, 56  # pixels: of each picture, between the two, below them, on top of a sheet
 GROUND = (244, 245, 247)
@@ -79,7 +80,9 @@ def draw_sheet(title: str, pairs: Sequence[Pair], path: Path) -> None:
     for place, pair in enumerate(pairs):
         x, y = 24 + place % columns * (width + 24), HEADER + place // columns * (height + 16)
         sheet.paste(Image.fromarray(pair.picture), (x, y))
-        name = pair.name if len(pair.name) <= 70 else "…" + pair.name[-69:]
+        name = on_a_line(pair.name)
+        name = name if len(name) <= 70 else "…" + name[-69:]
         draw.text((x, y + SIDE + 14), name, INK, font_for(name, 15), anchor="lm")
-        draw.text((x, y + SIDE + 34), pair.note[0], SOFT_INK, font_for(pair.note[0], 14), anchor="lm")
+        note = on_a_line(pair.note[0])
+        draw.text((x, y + SIDE + 34), note, SOFT_INK, font_for(note, 14), anchor="lm")
     sheet.save(path)
