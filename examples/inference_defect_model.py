@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     inputs = find_inputs(config)
     expect_own_results(config.output_dir, not config.no_report)
     predictor = open_predictor(config)
-    with FolderLock(config.output_dir, "inference_defect_model.py"):
+    with FolderLock(config.output_dir, "inference_defect_model.py", "--output_dir"):
         return inspect(config, inputs, predictor)
 
 

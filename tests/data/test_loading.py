@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 
 from dinov3.data import defect_transforms as ops
 from dinov3.data.defect_dataset import DefectDataset, make_loader
-from dinov3.data.defect_images import ImageReadError, read_for_size, read_image
+from dinov3.data.defect_images import FULL_RANGE, ImageReadError, read_for_size, read_image
 from dinov3.data.defect_manifest import COLUMNS, SPLITS, Manifest, read_manifest
 from dinov3.data.defect_prepare.writer import DatasetWriter
 from dinov3.data.defect_transforms import eval_transform
@@ -143,7 +143,7 @@ def test_a_mask_of_the_reduced_size_is_still_the_wrong_size(photographs):
 def test_training_validation_and_inference_see_the_same_pixels(photographs):
     path = photographs.root / photographs.columns["image"][1]
     trained = DefectDataset(photographs, 160)[1]["image"]
-    predicted = _ImageFiles(160, display=False)[path]
+    predicted = _ImageFiles(160, display=False, white_level=FULL_RANGE)[path]
     assert torch.equal(trained, predicted["image"])
     assert predicted["size"] == (960, 1280)  # masks come out at full size
 

@@ -11,9 +11,10 @@ import yaml
 from conftest import ROOT
 from helpers.fuzzing import BYTE_EDITS, TREE_EDITS, edited_bytes, edited_tree, fuzz
 
-from dinov3.defect_cli import parse_with_config
+from dinov3.defect_cli import make_parser, parse_with_config
 from dinov3.defect_errors import DefectError
 from dinov3.inference.rules import Rules
+from dinov3.train.defect_config import TrainConfig
 
 RULES = ROOT / "examples" / "rules_example.yaml"
 CONFIG = ROOT / "examples" / "config_defect_detection.yaml"
@@ -33,10 +34,8 @@ def read_rules(path: Path) -> None:
 
 
 def read_config(path: Path) -> None:
-    import train_defect_model
-
     try:
-        args = parse_with_config(train_defect_model.build_parser(), ["--config", str(path), "--data_root", "x"])
+        args = parse_with_config(make_parser(TrainConfig, None), ["--config", str(path), "--data_root", "x"])
     except DefectError as error:
         assert str(path) in str(error)
     else:
