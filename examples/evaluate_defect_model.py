@@ -34,8 +34,9 @@ from dinov3.defect_evaluation.evaluate import View, evaluate, evaluation_loader,
 from dinov3.defect_evaluation.findings import Findings
 from dinov3.defect_evaluation.image_results import ImageResults
 from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds, limit_text
+from dinov3.defect_folder_kinds import expect_own_file, is_json_with
 from dinov3.inference.predictor import DefectPredictor
-from dinov3.inference.reports.evaluation import Evaluation, write_report
+from dinov3.inference.reports.evaluation import Evaluation, expect_own_report, write_report
 from dinov3.models.defect_checkpoint import load_checkpoint, restore_model
 from dinov3.models.defect_device import PrecisionName, resolve_device, resolve_precision
 
@@ -121,6 +122,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def open_outputs(config: EvaluateConfig) -> None:
     """Make what is to hold the results: an unusable path is better known before the work than after."""
+    expect_own_file(config.output, "--output", is_json_with("intervals", "confusion"))
+    if config.report_dir is not None:
+        expect_own_report(config.report_dir)
     try:
         if config.output is not None:
             config.output.parent.mkdir(parents=True, exist_ok=True)

@@ -40,6 +40,7 @@ from dinov3.data.defect_synthesis.demo import write_demo
 from dinov3.defect_cli import add_flags, from_namespace
 from dinov3.defect_display import on_a_line
 from dinov3.defect_errors import DefectError, run_script
+from dinov3.defect_folder_kinds import expect_own_file, is_json_with, is_own_page, is_own_picture
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -181,6 +182,8 @@ def write_dataset(
 
 def print_leaks(config: LeaksConfig, _command: str) -> int:
     """Look for images that show the same in different splits; 1 if there are any."""
+    expect_own_file(config.json, "--json", is_json_with("count", "leaks"))
+    expect_own_file(config.sheet, "--sheet", is_own_picture)
     manifest = read_manifest(config.dataset)
     leaks = find_leaks(manifest)
     for leak in leaks[:10]:
@@ -224,6 +227,8 @@ def print_counts(manifest: Manifest) -> None:
 
 def check_folder(config: CheckConfig, command: str) -> int:
     """Check a dataset and, if asked, write a repaired copy; 1 if there is an error in what is left."""
+    expect_own_file(config.json, "--json", is_json_with("issues"))
+    expect_own_file(config.html, "--html", is_own_page)
     manifest = read_manifest(config.dataset)
     facts = examine(manifest, config.image_size)
     issues = judge(manifest, facts, config.image_size)

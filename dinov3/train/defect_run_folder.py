@@ -18,7 +18,8 @@ def lock_run(save_dir: Path) -> FolderLock:
     """
     expect_no_dataset(save_dir, "--save_dir")
     if not (save_dir / "last.pth").exists() and not _is_ours(save_dir / CONFIG):
-        names = (CONFIG, "metrics.jsonl", "curves.png", "report.html", "tensorboard", *BEST)
+        pictures = (f"{name}.png" for name in "curves pr roc pixel_pr pro confusion worst".split())
+        names = (CONFIG, "metrics.jsonl", "report.html", "tensorboard", *BEST, *pictures)
         expect_none_of(save_dir, names, "--save_dir", "training")
     return FolderLock(save_dir, "train_defect_model.py", "--save_dir")
 

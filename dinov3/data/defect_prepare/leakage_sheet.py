@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageDraw, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from dinov3.data.defect_drawing import INK, LINE, PAPER, SOFT_INK, font, font_for
 from dinov3.data.defect_images import ImageReadError, read_image
 from dinov3.data.defect_prepare.leakage import Leak
 from dinov3.defect_display import on_a_line
+from dinov3.defect_folder_kinds import PRODUCT
 
 GROUND = (244, 245, 247)
 SPLIT_COLORS = {"train": (0, 114, 178), "val": (176, 112, 0), "test": (190, 70, 0)}
@@ -49,7 +51,9 @@ def draw_leaks(leaks: Sequence[Leak], path: Path, root: Path, limit: int = 24) -
         text = leak.kind if leak.score is None or leak.score == 1 else f"similarity {leak.score:.2f}"
         draw.text((left + card[0] - GAP, top + card[1] - 15), text, INK, font(15), anchor="rm")
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, format="PNG")
+    said = PngInfo()
+    said.add_text("Software", PRODUCT)  # by which the next run knows it
+    sheet.save(path, format="PNG", pnginfo=said)
 
 
 def _thumbnail(path: Path) -> Image.Image:

@@ -23,6 +23,7 @@ from dinov3.defect_evaluation.findings import (
 )
 from dinov3.defect_evaluation.image_results import HIT_SHARE
 from dinov3.defect_evaluation.thresholds import limit_text
+from dinov3.defect_folder_kinds import expect_no_dataset, expect_no_training, expect_none_of, is_json_with
 from dinov3.defect_pages.html import render
 from dinov3.defect_tables import write_table
 from dinov3.inference.reasons import VERDICT_NAMES
@@ -30,6 +31,8 @@ from dinov3.inference.reports.figure_svg import figure_svg
 from dinov3.inference.reports.pair_pictures import Pair, draw_pair, draw_sheet
 
 PICTURES = {"missed": 12, "overkill": 12, "worst masks": 12, "best masks": 8}  # at most
+FILES = "report.html metrics.json per_image.csv regions.csv pr.png roc.png pixel_pr.png pro.png confusion.png".split()
+FILES += ["worst.png", "best.png"]
 MOST_MISSES = 100  # in the page; regions.csv has all
 
 TEMPLATE = Path(__file__).parent / "templates" / "evaluation.html"
@@ -82,6 +85,26 @@ def write_report(folder: Path, evaluation: Evaluation, predict: Callable[[Path],
     worst = [pair for kind in ("missed", "overkill", "worst masks") for pair in pictures[kind]]
     draw_sheet("Missed, overkill and worst masks: true | predicted", worst, folder / "worst.png")
     draw_sheet("Best masks: true | predicted", pictures["best masks"], folder / "best.png")
+
+
+def expect_own_report(folder: Path) -> None:
+    """Refuse a ``--report_dir`` in which something would be lost.
+
+    Raises:
+        DefectError: it is or lies in a dataset, is that of a training, or holds files of these names that no
+            evaluation made.
+    """
+    expect_no_dataset(folder, "--report_dir")
+    expect_no_training(folder, "--report_dir")
+    made = is_json_with("metrics", "hit_rule")
+    if not ((folder / "metrics.json").is_file() and made(folder / "metrics.json")):
+        full = [name for name in FILES if not _is_empty(folder / name)]
+        expect_none_of(folder, full, "--report_dir", "evaluation")
+
+
+def _is_empty(path: Path) -> bool:
+    """An evaluation that was cut off leaves a page without anything in it."""
+    return path.is_file() and path.stat().st_size == 0
 
 
 def report_record(evaluation: Evaluation) -> dict[str, Any]:
