@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,11 @@ def _is_plain(value: Tensor) -> bool:
     return value.layout == torch.strided and not value.is_quantized and value.device.type == "cpu"
 
 
+def _is_scores(value: Any) -> bool:
+    tables = value.values() if isinstance(value, dict) else [None]
+    return all(isinstance(table, dict) and all(isinstance(item, Real) for item in table.values()) for table in tables)
+
+
 def _is(*kinds: type) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, kinds)
 
@@ -98,7 +104,8 @@ _OPTIONAL: dict[str, Check] = {  # None is as good as not there
     "epoch": (_is_int(0, math.inf), "a whole number"),
     "manifest": _TEXT,
     "progress": (_is(list), "a list"),
-    **{name: _TABLE for name in "best metrics optimizer criterion scaler guard early_stopping training_state".split()},
+    "best": (_is_scores, "a table of files, each with its numbers"),
+    **{name: _TABLE for name in "metrics optimizer criterion scaler guard early_stopping training_state".split()},
 }
 
 
@@ -122,6 +129,24 @@ def check_fields(content: Mapping[str, Any], source: Path | str) -> None:
     check_thresholds(content["thresholds"], source)
     if content.get("novelty") is not None:
         _check_novelty(content["novelty"], source)
+
+
+@contextmanager
+def restoring(source: Path | str) -> Iterator[None]:
+    """For taking over the state of a run that ``source`` holds: what was changed in it shows only then, in as many ways
+    as there are parts.
+
+    Raises:
+        DefectError: the state is damaged; the weights may still be good.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise DefectError(
+            f"{source}: its training state is damaged ({type(error).__name__}: {told}), so the run cannot go on; start "
+            "another one in a new --save_dir, with --init_from best_iou.pth if its weights are to be used"
+        ) from None
 
 
 def check_thresholds(values: Mapping[str, Any], source: Path | str) -> None:

@@ -37,7 +37,8 @@ def improved_files(best: dict[str, dict[str, Any]], metrics: dict[str, Any]) -> 
     """The best files whose metrics, compared in order, ``metrics`` exceed; NaN is less than anything."""
 
     def rank(values: dict[str, Any], names: tuple[str, ...]) -> tuple[float, ...]:
-        return tuple(-1.0 if math.isnan(values[name]) else values[name] for name in names)
+        found = [values.get(name, math.nan) for name in names]
+        return tuple(-1.0 if math.isnan(value) else value for value in found)
 
     return [file for file, names in BEST.items() if file not in best or rank(metrics, names) > rank(best[file], names)]
 

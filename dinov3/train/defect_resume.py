@@ -12,6 +12,7 @@ from dinov3.data.defect_manifest import Manifest
 from dinov3.defect_cli import with_today_names
 from dinov3.defect_errors import DefectError
 from dinov3.models.defect_checkpoint import load_checkpoint
+from dinov3.models.defect_checkpoint_fields import restoring
 from dinov3.train.defect_config import TrainConfig
 from dinov3.train.defect_guardrails import EarlyStopping
 
@@ -54,15 +55,16 @@ def find_start(config: TrainConfig, manifest: Manifest) -> Start:
                 f"{config.last}: an earlier run is in --save_dir; add --resume to go on, or choose another folder"
             )
         content = load_checkpoint(config.last)
-        _check_same(content, config.last, manifest, config, same_run=True)
-        return Start(resumed=content, complete=_what_is_complete(content, config))
+        with restoring(config.last):
+            _check_same(content, config.last, manifest, config, same_run=True)
+            return Start(resumed=content, complete=_what_is_complete(content, config))
     if config.init_from is None:
         return Start()
     content = load_checkpoint(config.init_from)
     if content.get("progress") is not None:
         raise DefectError(
-            f"--init_from {config.init_from}: that run was interrupted in epoch {content['epoch'] + 1} of "
-            f"{content['config']['epochs']}; let it go on with --resume first, or start from its best_iou.pth"
+            f"--init_from {config.init_from}: that run was interrupted in epoch {content.get('epoch', 0) + 1} of "
+            f"{content['config'].get('epochs', '?')}; let it go on with --resume first, or start from its best_iou.pth"
         )
     _check_same(content, config.init_from, manifest, config, same_run=False)
     return Start(weights=content)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from dinov3.defect_distributed import World, broadcast_buffers, gather_over_ranks
 from dinov3.defect_errors import DefectError
+from dinov3.models.defect_checkpoint_fields import restoring
 from dinov3.models.defect_classifier import MultiTaskLoss
 from dinov3.models.defect_device import Precision
 from dinov3.train.defect_config import TrainConfig
@@ -70,7 +71,8 @@ class TrainState:
         self.config, self.world, self.device = config, world, device
         self.model, self.criterion, self.ema = model, criterion, ModelEma(model, config.ema_decay)
         if resume is not None:
-            self.ema.load_state_dict(resume.get("training_state", resume), config.last)
+            with restoring(config.last):
+                self.ema.load_state_dict(resume.get("training_state", resume), config.last)
         self._in_step: InStep | None = None
         if is_to_shard(config, world, precision):
             for module in dict.fromkeys((model, self.ema.module)):  # one, or two with an average
@@ -92,7 +94,8 @@ class TrainState:
         self.epoch, self.best, self.metrics = 0, {}, {}
         self._random: dict[str, Tensor] = {}  # of torch's generators, where an epoch was interrupted
         if resume is not None:
-            self._load(resume)
+            with restoring(config.last):
+                self._load(resume)
         self.updates_per_epoch = updates_per_epoch
         updates_done = updates_per_epoch * self.epoch + math.ceil(self.meter.batches / config.accumulate)
         total = updates_per_epoch * config.epochs

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TRAIN_FLAGS
 from helpers.organizing import content
 
@@ -63,3 +64,31 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(train, tr
     status, err = train(run, "--resume", "--epochs", 1)
     assert status == 0, err
     assert (run / "last.pth").is_file() and (run / "metrics.jsonl").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("optimizer", {"state": {}, "param_groups": []}),
+        ("optimizer", {}),
+        ("criterion", {"other": 1}),
+        ("guard", {"skipped": "many"}),
+        ("early_stopping", {"best": []}),
+        ("progress", [{"batches": "three"}]),
+        ("best", {"best_iou.pth": 3}),
+        ("manifest", None),
+        ("epoch", None),
+        ("training_state", {"model": 5}),
+    ],
+)
+def test_a_damaged_state_is_one_sentence(train, trained: Path, tmp_path: Path, field: str, value: object) -> None:
+    run = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("best*"))
+    content = torch.load(run / "last.pth", weights_only=True)
+    torch.save(content | {field: value}, run / "last.pth")
+    status, err = train(run, "--resume", "--epochs", 3)
+    assert "Traceback" not in err
+    if status:
+        told = err.splitlines()[-1]
+        assert status == 1 and told.startswith("error:") and ("last.pth" in told or "--resume" in told)
+    else:  # nothing of it is needed
+        assert field in ("guard", "best", "early_stopping", "criterion")
