@@ -46,7 +46,7 @@ def originals(names: Sequence[str]) -> list[str | None]:
         if found[i] is None and place and place.start():
             tiles[stem[: place.start()]].append(i)
     for source, rows in tiles.items():
-        numbers = [tuple(map(int, _PLACE.search(stems[i]).groups())) for i in rows]  # type: ignore[union-attr]
+        numbers = [tuple(map(int, _PLACE.search(stems[i]).groups())) for i in rows]
         if _are_places(numbers, has_number=any(map(str.isdigit, source))):
             for i in rows:
                 found[i] = source
