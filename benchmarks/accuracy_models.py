@@ -79,7 +79,7 @@ VARIANTS = {
         ),
         {"guidance": "none"},
     ),
-    "moving_norms": Variant("the backbone's BatchNorms follow the batches", freeze_batch_norm=False),
+    "unfrozen_batch_norm": Variant("the backbone's BatchNorms follow the batches", freeze_batch_norm=False),
     "faster_backbone": Variant(
         "the backbone at half the heads' rate",
         (FROZEN, replace(FINETUNE, backbone_lr_scale=0.5), replace(THREE_STAGES[2], backbone_lr_scale=0.5)),
@@ -97,7 +97,7 @@ VARIANTS = {
     "one_stage": Variant("everything trains from the start, fixed weights", (Stage(1.0, weights="fixed"),)),
     "no_paste": Variant("no defects pasted onto good images", paste_defects=0.0),
     "unet": Variant("U-Net with a class head on the encoder", TWO_STAGES, peer="Unet"),
-    "unet_moving_norms": Variant(
+    "unet_unfrozen_batch_norm": Variant(
         "the same, BatchNorms follow the batches", TWO_STAGES, freeze_batch_norm=False, peer="Unet"
     ),
     "fpn": Variant("FPN with a class head on the encoder", TWO_STAGES, peer="FPN"),

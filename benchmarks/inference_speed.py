@@ -114,7 +114,7 @@ def forward_passes(args: argparse.Namespace, predictor: DefectPredictor) -> dict
     """Backbone alone, and all of the network, on as many images as the script gets; nothing is read or written."""
     size, device = predictor.image_size, predictor.device
     images = torch.randn(args.batch_size, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
-    # As it is built: the predictor's own has its norms folded.
+    # As it is built: the predictor's own has its BatchNorms fused.
     name = args.backbone or load_checkpoint(args.checkpoint)["backbone"]
     backbone = build_backbone(name, "none").to(device, memory_format=torch.channels_last).eval()
     bare = torch.compile(backbone.forward_features) if args.compile else backbone.forward_features

@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         scores = (correlate(codes, chosen) - base) / (1 - base)
         return ", ".join(f"{value:.2f}" for value in np.percentile(scores, shares))
 
-    print(f"score of twins (1%, 5%, half below): {percentiles(pairs[same & together], 1, 5, 50)}")
+    print(f"score of near-duplicates (1%, 5%, half below): {percentiles(pairs[same & together], 1, 5, 50)}")
     others = pairs[~same & ~together]
     print(f"score of {len(others)} others (half, 99.9% below; largest): {percentiles(others, 50, 99.9, 100)}")
     in_a_row = np.sort(np.array(capture_neighbors(names)), axis=1)

@@ -105,7 +105,7 @@ def main() -> None:
     args.work_dir, args.data_root = args.work_dir.resolve(), args.data_root.resolve()
     manifest = read_manifest(args.data_root)
     total = len(masked_rows(manifest, 100, 0))
-    variants = [(p, out) for p in args.percent for out in ((False, True) if 0 < p < 100 else (False,))]
+    variants = [(p, skip) for p in args.percent for skip in ((False, True) if 0 < p < 100 else (False,))]
     results = {v: [] for v in variants}
     for seed in args.seeds:
         for variant in variants:

@@ -22,7 +22,7 @@ class TableWriter:
 
     Args:
         path: of the file; what is there is replaced.
-        columns: their names; values that a row lacks stay empty, and others in it are left out.
+        columns: their names; values that a row lacks stay empty, and others in it are skipped.
     """
 
     def __init__(self, path: Path, columns: Sequence[str]):

@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "images": len(rows),
             "defect_images": int((rows.labels > 0).sum()),
             "parts": len(set(rows.parts.tolist())),
-            "left_out": int(((results.labels < 0) & ~results.images["has_mask"]).sum()),
+            "skipped": int(((results.labels < 0) & ~results.images["has_mask"]).sum()),
             **({"tile_size": view.tiling.size} if view.tiling else {}),
             "date": date.today().isoformat(),
         }

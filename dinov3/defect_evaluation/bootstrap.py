@@ -1,6 +1,6 @@
 """Every metric of a split with its confidence interval, from the results of each image.
 
-The intervals are those of a bootstrap over parts: photographs of one part are drawn or left out together, as they are
+The intervals are those of a bootstrap over parts: photographs of one part are drawn or skipped together, as they are
 no independent evidence (Davison and Hinkley 1997, section 3.8).
 """
 

@@ -159,7 +159,7 @@ class Findings:
                 row["defect_probability"] = same_side(float(self.score[n]), 6, *limits)
                 row |= {f"prob_{c}": f"{p:.6f}" for c, p in zip(self.rows.classes, self.class_prob[n], strict=True)}
             else:
-                row["outcome"] = "left out"
+                row["outcome"] = "skipped"
             if image["has_mask"]:
                 row["pixel_iou"] = "" if np.isnan(iou[n]) else f"{iou[n]:.4f}"
                 row |= {"defect_pixels": image["tp"] + image["fn"], "marked_pixels": image["tp"] + image["fp"]}

@@ -27,7 +27,7 @@ from dinov3.train.defect_optim import (
     lr_factor,
     restore_optimizer,
 )
-from dinov3.train.defect_step import TrainStep, across_processes, common_norms
+from dinov3.train.defect_step import TrainStep, across_processes, with_sync_batch_norm
 
 
 class TrainState:
@@ -76,7 +76,7 @@ class TrainState:
         self._in_step: InStep | None = None
         if is_to_shard(config, world, precision):
             for module in dict.fromkeys((model, self.ema.module)):  # one, or two with an average
-                shard(common_norms(module, device), device)
+                shard(with_sync_batch_norm(module, device), device)
             self._in_step = InStep(self.ema.module, device)
         self.step = across_processes(TrainStep(model, criterion), world, device)
         self.optimizer = SkippingOptimizer(

@@ -34,13 +34,13 @@ def across_processes(step: TrainStep, world: World, device: torch.device) -> nn.
     is sharded already averages its gradients itself, and the loss's own gradient is the same in all processes."""
     if world.size == 1 or any(map(is_sharded, step.model.parameters())):
         return step
-    synced = common_norms(step, device)
+    synced = with_sync_batch_norm(step, device)
     devices = [device.index] if device.type == "cuda" else None
     # Another network may have a head, or a mask token, that feature maps go without; looking for it takes some time.
     is_known = getattr(step.model.backbone, "name", "") in list_backbones()
     return DistributedDataParallel(synced, devices, find_unused_parameters=not is_known)
 
 
-def common_norms(module: nn.Module, device: torch.device) -> nn.Module:
+def with_sync_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
     """``module`` with the statistics of norms taken over the batches of all processes."""
     return convert_sync_batchnorm(module) if device.type == "cuda" else synchronize_batch_norm(module)

@@ -1,4 +1,4 @@
-"""The driver scripts: three stages in a row, their Windows twins, and the checks of test_model.py."""
+"""The driver scripts: three stages in a row, their Windows counterparts, and the checks of test_model.py."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def commands(script: str) -> tuple[list[str], dict[str, str]]:
 
 
 @pytest.mark.parametrize("name", ["train_large_dataset", "quick_start"])
-def test_the_windows_twin_runs_the_same_commands(name: str) -> None:
+def test_the_windows_script_runs_the_same_commands(name: str) -> None:
     shell, shell_variables = commands(f"{name}.sh")
     batch, batch_variables = commands(f"{name}.bat")
     assert len(shell) >= 3 and shell == batch
@@ -121,9 +121,9 @@ def test_quick_start_passes_the_same_settings_on_both_systems() -> None:
     line = next(line for line in shell.splitlines() if "train_large_dataset.sh" in line)
     settings = dict(re.findall(r'(\w+)="?\$?(\w+)"?', line.split(" bash ")[0]))
     batch = (ROOT / "examples/quick_start.bat").read_text()
-    twin = dict(re.findall(r'set "(\w+)=%?([\w/]+)%?"', batch))
+    other = dict(re.findall(r'set "(\w+)=%?([\w/]+)%?"', batch))
     assert settings.pop("SAVE_DIR") == "SAVE_DIR"  # set further up in both
-    assert settings and settings.items() <= twin.items()
+    assert settings and settings.items() <= other.items()
 
 
 def test_model_checks_pass_and_count_the_parameters_that_the_page_on_sizes_states(script) -> None:

@@ -136,7 +136,7 @@ BYTE_EDITS = st.lists(
 
 
 def edited_bytes(data: bytes, edits: Edits) -> bytes:
-    """A file's content with bytes flipped, set, put in, cut off, left out, doubled, or in another encoding."""
+    """A file's content with bytes flipped, set, put in, cut off, dropped, doubled, or in another encoding."""
     for kind, where, value in edits:
         at = int(where * len(data))
         match kind:

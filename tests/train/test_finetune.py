@@ -101,7 +101,7 @@ def test_the_average_by_hand() -> None:
         expected = decay * expected + (1 - decay) * weight
         assert average[0].weight.item() == pytest.approx(expected, abs=1e-4)
     assert model[0].weight.item() == 9.0
-    assert average[1].weight.data_ptr() == model[1].weight.data_ptr()  # what rests is not held twice
+    assert average[1].weight.data_ptr() == model[1].weight.data_ptr()  # frozen weights are not held twice
 
 
 @pytest.mark.parametrize("adapters", [False, True])

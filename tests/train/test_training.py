@@ -225,7 +225,7 @@ def test_a_run_is_not_gone_on_with_other_data_or_flags(
         assert status == 1 and words in err and "--save_dir" in err
 
 
-def test_a_batch_without_any_readable_image_is_left_out(tmp_path: Path, script) -> None:
+def test_a_batch_without_any_readable_image_is_skipped(tmp_path: Path, script) -> None:
     data = write_squares(tmp_path / "data", train=8, val=9)
     (data.root / "images/val/008.png").write_bytes(b"")  # alone in the last batch
     assert script("train_defect_model", *flags(data, tmp_path / "run", "--epochs", 1))[0] == 0

@@ -139,15 +139,15 @@ def survey_masks(paths: Sequence[Path], rules: MaskRules) -> MaskRules:
         return rules
     with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
         seen = [found for found in pool.imap(_look, paths, chunksize=8) if found]
-    settled, questions = _settle(seen, rules)
+    resolved, questions = _resolve(seen, rules)
     if questions:
         raise DefectError("; ".join(questions))
-    return settled
+    return resolved
 
 
 def rules_of_one(values: Values, rules: MaskRules) -> MaskRules:
     """The likeliest rules by a single mask, for a look at it that asks nobody."""
-    return _settle([_seen(Path(), values)], rules)[0]
+    return _resolve([_seen(Path(), values)], rules)[0]
 
 
 def _look(path: Path) -> _Seen | None:
@@ -190,7 +190,7 @@ def _smoothed(levels: dict[float, int], kind: str) -> dict[float, int]:
     return dict(merged)
 
 
-def _settle(seen: Iterable[_Seen], rules: MaskRules) -> tuple[MaskRules, list[str]]:
+def _resolve(seen: Iterable[_Seen], rules: MaskRules) -> tuple[MaskRules, list[str]]:
     """The rules that fit all masks best, and what has to be asked for them to be sure."""
     seen, questions = list(seen), []
     if rules.background is None:

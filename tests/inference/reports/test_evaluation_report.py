@@ -101,14 +101,14 @@ def test_a_split_that_lacks_something_has_a_report_too(names: str, trained: Path
     assert "nothing to draw" in (tmp_path / "report/report.html").read_text(encoding="utf-8")
 
 
-def test_what_cannot_be_read_is_left_out_and_the_others_keep_their_rows(trained: Path, tmp_path, script) -> None:
+def test_what_cannot_be_read_is_skipped_and_the_others_keep_their_rows(trained: Path, tmp_path, script) -> None:
     manifest = write_dataset(tmp_path / "data", "ndnd")
     (manifest.root / "images/01.png").write_bytes(b"broken")
     evaluate(script, trained, manifest.root, tmp_path / "report", "--threshold", 0)
     rows = table(tmp_path / "report/per_image.csv")
-    assert [row["outcome"] for row in rows] == ["overkill", "left out", "overkill", "right"]
+    assert [row["outcome"] for row in rows] == ["overkill", "skipped", "overkill", "right"]
     assert [row["defect_pixels"] for row in rows] == ["0", "", "0", "196"]
-    assert json.loads((tmp_path / "report/metrics.json").read_text())["left_out"] == 1
+    assert json.loads((tmp_path / "report/metrics.json").read_text())["skipped"] == 1
 
 
 def test_images_keep_their_rows_by_tiles_too(trained: Path, tmp_path: Path) -> None:
