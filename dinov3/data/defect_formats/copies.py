@@ -72,6 +72,10 @@ def without_copies(
         source = next((i for kind in ("defect", "open") for i in same if verdicts[i] == kind), None)
         if source is None:
             continue
+        kind = "files with the same content that are annotated in different ways; all are taken"
+        ways = {_annotation(samples[i]): i for i in reversed(same) if verdicts[i] == "defect"}
+        if len(ways) > 1:
+            report.remarks[kind].append(" and ".join(samples[i].place for i in sorted(ways.values())))
         for i in same:
             if verdicts[i] == "none" or (verdicts[i] == "normal" and verdicts[source] == "defect"):
                 dropped.add(i)
@@ -79,6 +83,12 @@ def without_copies(
                 kind = "copies of an image that is annotated as defective; skipped"
                 report.remarks[kind].append(f"{samples[i].place}: {what}; the same file as {samples[source].place}")
     return [sample for i, sample in enumerate(samples) if i not in dropped]
+
+
+def _annotation(sample: SourceImage) -> tuple[object, ...]:
+    """What an annotation says, for comparisons."""
+    shapes = sorted((shape.label, round(shape.area, 3)) for shape in sample.shapes or ())
+    return sample.label, tuple(shapes), *(hash(path.read_bytes()) for path in sample.masks if path.is_file())
 
 
 def _same_files(files: Sequence[tuple[int, Path]]) -> list[list[int]]:

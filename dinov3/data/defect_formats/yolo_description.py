@@ -29,6 +29,7 @@ class Description:
         path: the file.
         names: {class index: name}.
         key_points: (number, values of each: 2 or 3) of a pose set; None of another.
+        outlines: it says that its label files hold outlines (``task: segment``).
         entries: (key, split, folder or list of images, as written).
         base: what the entries are relative to, as written.
     """
@@ -36,6 +37,7 @@ class Description:
     path: Path
     names: dict[int, str]
     key_points: tuple[int, int] | None
+    outlines: bool
     entries: tuple[tuple[str, str, object], ...]
     base: object
 
@@ -55,7 +57,11 @@ def read_description(source: Path) -> Description:
         entries += [(key, split, entry) for entry in (given if isinstance(given, list) else [given])]
     if not any(data.get(key) for key in SPLIT_NAMES):
         raise DefectError(f"{path}: neither train nor val nor test; expected folders of images")
-    return Description(path, names, _key_points(path, data.get("kpt_shape")), tuple(entries), data.get("path"))
+    key_points = _key_points(path, data.get("kpt_shape"))
+    task = str(data.get("task")).casefold()
+    if task == "pose" and key_points is None:
+        raise DefectError(f"{path}: task: pose without kpt_shape; add kpt_shape: [number of key points, 2 or 3]")
+    return Description(path, names, key_points, task == "segment", tuple(entries), data.get("path"))
 
 
 def _find(source: Path) -> Path:

@@ -164,7 +164,7 @@ def expect_outlines(files: Iterable[Path], description: Description) -> None:
     Raises:
         DefectError: their lines are those of a pose set.
     """
-    if description.key_points:
+    if description.key_points or description.outlines:
         return
     lines = []
     for path in list(files)[:_SAMPLE]:
@@ -172,7 +172,7 @@ def expect_outlines(files: Iterable[Path], description: Description) -> None:
             lines += [[float(token) for token in line.split()] for line in read_text(path, MAX_LABELS).splitlines()]
         except (AnnotationError, ValueError):
             continue
-    lines = [line[1:] for line in lines if len(line) > 9]
+    lines = [line[1:] for line in lines if len(line) > 5]  # shorter ones are boxes
     if len(lines) < 3 or len(set(map(len, lines))) > 1:
         return  # outlines have any number of corners
     values = np.array(lines)
@@ -181,18 +181,26 @@ def expect_outlines(files: Iterable[Path], description: Description) -> None:
         if count % size == 0 and _are_key_points(values[:, :4], values[:, 4:].reshape(len(values), -1, size)):
             raise DefectError(
                 f"{description.path}: each line of the label files holds a box and {count // size} key points: a pose "
-                f"set, whose points are no outlines; add kpt_shape: [{count // size}, {size}] to have the boxes drawn"
+                f"set, whose points are no outlines; add kpt_shape: [{count // size}, {size}] to have the boxes drawn "
+                "(or task: segment if these are outlines)"
             )
 
 
 def _are_key_points(boxes: np.ndarray, points: np.ndarray) -> bool:
     """Whether (N, 4) are boxes around (N, K, 2 or 3) points, and not the first two corners of outlines through them."""
     if points.shape[2] == 3:
-        if not np.isin(points[..., 2], (0, 1, 2)).all():
+        seen = points[..., 2]
+        if not np.isin(seen, (0, 1, 2)).all():
             return False
+        if (seen == 2).any():
+            return True  # 'visible': no coordinate
         points = np.where(points[..., 2:] > 0, points, np.nan)
     centre, half = boxes[:, None, :2], boxes[:, None, 2:] / 2
     inside = (np.abs(points[..., :2] - centre) <= half + 0.02) | np.isnan(points[..., :2])
+    if inside.all(axis=(1, 2)).mean() <= 0.95:
+        return False
+    if points.shape[1:] in ((1, 2), (2, 2)):
+        return _are_no_corners(np.concatenate([centre, points], axis=1), boxes[:, 2:])
     with np.errstate(invalid="ignore"):
         low, high = np.fmin.reduce(points[..., :2], axis=1), np.fmax.reduce(points[..., :2], axis=1)
     size = np.nan_to_num(high - low)
@@ -201,7 +209,25 @@ def _are_key_points(boxes: np.ndarray, points: np.ndarray) -> bool:
     filled = (size / np.maximum(boxes[:, 2:], 1e-6)).mean(axis=1)
     margin = size * 0.5 + 0.01
     corner = ((boxes[:, 2:] >= low - margin) & (boxes[:, 2:] <= high + margin)).all(axis=1)
-    return bool(inside.all(axis=(1, 2)).mean() > 0.95 and corner.mean() < 0.5 and np.median(filled) > 0.3)
+    return bool(corner.mean() < 0.5 and np.median(filled) > 0.3)
+
+
+def _are_no_corners(others: np.ndarray, second: np.ndarray) -> bool:
+    """Whether (N, 2) are not the second corners of triangles or quadrilaterals of which (N, 2 or 3, 2) are the others:
+    many lie far from these, or many quadrilaterals cross themselves."""
+    low, high = others.min(axis=1), others.max(axis=1)
+    margin = (high - low).max(axis=1, keepdims=True) + 0.01
+    near = ((second >= low - margin) & (second <= high + margin)).all(axis=1)
+    if others.shape[1] == 2:
+        return bool(near.mean() < 0.65)
+    corners = np.stack([others[:, 0], second, others[:, 1], others[:, 2]], axis=1)
+    sides, following = (
+        np.roll(corners, -1, axis=1) - corners,
+        np.roll(corners, -2, axis=1) - np.roll(corners, -1, axis=1),
+    )
+    turns = sides[..., 0] * following[..., 1] - sides[..., 1] * following[..., 0]
+    crossed = (turns > 0).sum(axis=1) == 2
+    return bool(near.mean() < 0.65 or crossed.mean() > 0.25)
 
 
 def read_labels(path: Path, description: Description, report: ImportReport) -> Regions:

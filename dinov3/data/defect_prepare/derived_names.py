@@ -19,10 +19,11 @@ _CHANGES = (
 _AMOUNT = r"(?:[-_]{0,2}[np]?\d{1,3}(?:\.\d+)?(?:deg)?)?"  # 90, -15, 0.5, 3
 # A hash that Roboflow adds to each copy that it exports: PHOTO_jpg.rf.0123456789abcdef.jpg
 _ROBOFLOW = re.compile(r"\.rf\.[0-9A-Za-z]{8,}$")
-_SUFFIX = re.compile(rf"(?:[._\- ]+\(?(?:{_CHANGES}){_AMOUNT}\)?)+$", re.IGNORECASE)
+_SUFFIX = re.compile(rf"(?:(?:[._\- ]+|(?<=\d))\(?(?:{_CHANGES}){_AMOUNT}\)?)+$", re.IGNORECASE)
 _PREFIX = re.compile(rf"^(?:(?:{_CHANGES}){_AMOUNT}[._\- ]+)+(?=.*\d)", re.IGNORECASE)
 _NAMED_PLACE = re.compile(r"[._\-](?:x|r|row)[_\-]?(\d+)[._\-]?(?:y|c|col|column)[_\-]?(\d+)$", re.IGNORECASE)
 _PLACE = re.compile(r"[._\-](\d+)[_\-x](\d+)$")
+_CORNERS = re.compile(r"[._\-](\d+)_(\d+)_(\d+)_(\d+)$")  # left, top, right, bottom
 LEAST_STEP = 16  # pixels from tile to tile; smaller numbers may be anything
 
 
@@ -50,15 +51,17 @@ def originals(names: Sequence[str]) -> list[str | None]:
         if _are_places(numbers, has_number=any(map(str.isdigit, source))):
             for i in rows:
                 found[i] = source
-    # A number that comes again in another folder is another photograph, unless the folders are splits of one set.
+    # A number that comes again in another folder is another photograph, unless the folders are splits of one set, or
+    # each holds other pieces of it: tiles with a defect in one, without in another.
     places = ["/".join(p for p in PurePosixPath(name).parts[:-1] if p.lower() not in SPLIT_NAMES) for name in names]
+    repeated = _repeated(found, stems, places)
     sources = [
-        None if source is None else source if _ROBOFLOW.search(stem) else f"{place}/{source}".lstrip("/")
+        f"{place}/{source}".lstrip("/") if source in repeated and not _ROBOFLOW.search(stem) else source
         for source, stem, place in zip(found, stems, places, strict=True)
     ]
     known = set(sources)
     for i, (stem, place) in enumerate(zip(stems, places, strict=True)):  # the photograph itself belongs to its copies
-        whole_name = f"{place}/{stem}".lstrip("/")
+        whole_name = f"{place}/{stem}".lstrip("/") if stem in repeated else stem
         if sources[i] is None and whole_name in known:
             sources[i] = whole_name
     counts = Counter(sources)
@@ -72,11 +75,24 @@ def _changed(stem: str, whole: set[str]) -> str | None:
     place = _NAMED_PLACE.search(source)
     if place and place.start():
         source, is_certain = source[: place.start()], True
+    corners = _CORNERS.search(source)
+    if corners and corners.start():
+        left, top, right, bottom = map(int, corners.groups())
+        if right - left >= LEAST_STEP and bottom - top >= LEAST_STEP:
+            source, is_certain = source[: corners.start()], True
     for pattern in (_SUFFIX, _PREFIX):
         shorter = pattern.sub("", source)
         if shorter and shorter != source and (shorter in whole or re.search(r"\d", shorter)):
             source, is_certain = shorter, True
     return source if is_certain else None
+
+
+def _repeated(found: Sequence[str | None], stems: Sequence[str], places: Sequence[str]) -> set[str]:
+    """The names of photographs that, or copies of which, are in several folders under one name: one in each."""
+    folders: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for source, stem, place in zip(found, stems, places, strict=True):
+        folders[source or stem, stem].add(place)
+    return {source for (source, _), own in folders.items() if len(own) > 1}
 
 
 def _are_places(places: list[tuple[int, int]], has_number: bool) -> bool:

@@ -157,10 +157,12 @@ def test_good_copies_stay(tmp_path):
 
 
 def test_a_copy_that_is_annotated_otherwise_keeps_its_own_regions(tmp_path):
-    """Two defects are no contradiction to see: the splits keep copies together."""
+    """Two defects can both be there: the splits keep copies together, and the report names them."""
     source = labelme_set(tmp_path / "set")
     write_labelme(shutil.copy(source / "a.png", source / "e.png").with_suffix(".json"), labelme_shape("dent"))
-    assert read_source("labelme", source).labels["e.png"] == "dent"
+    found = read_source("labelme", source)
+    assert found.labels["e.png"] == "dent"
+    assert "annotated in different ways; all are taken" in found.said and f"and {source / 'e.png'}" in found.said
     (source / "e.json").write_text(json.dumps({"shapes": [], "imagePath": "e.png"}))
     found = read_source("labelme", source)
     assert "e.png" not in found.labels and "e.png: called normal; the same file" in found.said

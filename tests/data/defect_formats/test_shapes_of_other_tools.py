@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from helpers.import_annotations import (
@@ -15,7 +17,7 @@ from helpers.import_annotations import (
 )
 from helpers.reading import read_source
 
-from dinov3.data.defect_formats.shapes import ShapeError
+from dinov3.data.defect_formats.shapes import ShapeError, polyline
 from dinov3.data.defect_formats.yolo_labels import region
 from dinov3.defect_errors import DefectError
 
@@ -82,7 +84,7 @@ def pose_lines(count: int, values: int, number: int = 8) -> list[str]:
     return lines
 
 
-@pytest.mark.parametrize(("count", "values"), [(3, 2), (4, 3), (5, 2), (17, 3)])
+@pytest.mark.parametrize(("count", "values"), [(1, 2), (2, 2), (3, 2), (4, 3), (5, 2), (17, 3)])
 def test_key_points_are_no_outlines(tmp_path, count, values):
     pose_set(tmp_path / "said", pose_lines(count, values), f"kpt_shape: [{count}, {values}]")
     found = read_source("yolo", tmp_path / "said")
@@ -94,7 +96,22 @@ def test_key_points_are_no_outlines(tmp_path, count, values):
         read_source("yolo", tmp_path / "unsaid")
 
 
-@pytest.mark.parametrize("corners", [4, 5, 8])
+def test_key_points_that_are_out_of_sight_are_no_outlines(tmp_path):
+    hidden = [f"0 0.5 0.5 0.3 0.4 0 0 0 0.5{i} 0.6 2" for i in range(8)]
+    pose_set(tmp_path, hidden)
+    with pytest.raises(DefectError, match=r"add kpt_shape: \[2, 3\]"):
+        read_source("yolo", tmp_path)
+
+
+def test_a_description_may_say_its_task(tmp_path):
+    pose_set(tmp_path / "outlines", pose_lines(2, 2), "task: segment")
+    assert "key points" not in read_source("yolo", tmp_path / "outlines").said
+    pose_set(tmp_path / "pose", pose_lines(2, 2), "task: pose")
+    with pytest.raises(DefectError, match="task: pose without kpt_shape"):
+        read_source("yolo", tmp_path / "pose")
+
+
+@pytest.mark.parametrize("corners", [3, 4, 5, 8])
 @pytest.mark.parametrize("size", [0.05, 0.5])
 def test_outlines_with_the_same_number_of_corners_are_outlines(tmp_path, corners, size):
     rng = np.random.default_rng(corners)
@@ -106,6 +123,14 @@ def test_outlines_with_the_same_number_of_corners_are_outlines(tmp_path, corners
     pose_set(tmp_path, lines)
     found = read_source("yolo", tmp_path)
     assert len(found.labels) == 12 and "key points" not in found.said
+
+
+def test_a_line_of_many_points_on_a_large_picture():
+    turns = np.linspace(0, 60 * np.pi, 30_000)
+    points = 1500 + 7 * turns[:, None] * np.stack([np.cos(turns), np.sin(turns)], axis=1)
+    start = time.perf_counter()
+    assert polyline("scratch", points, 3).draw(3000, 3000).sum() > 100_000
+    assert time.perf_counter() - start < 10  # it was quadratic
 
 
 def test_a_line_that_is_not_of_its_pose_set():

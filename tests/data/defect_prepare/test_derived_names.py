@@ -31,6 +31,9 @@ from dinov3.data.defect_prepare.derived_names import originals
         ["s3_tile_1.png", "s3_tile_12.png"],
         ["s3_crop1_flip.png", "s3.png"],
         ["scratch.png", "scratch_mirror.png"],
+        ["bad/s3_0_512.png", "good/s3_0_0.png", "good/s3_512_0.png"],
+        ["s3_0_0_640_640.png", "s3_512_0_1152_640.png", "good/s3_512_512_1152_1152.png"],
+        ["part7.png", "part7Flip.png", "part7rot90.png"],
     ],
 )
 def test_copies_and_tiles_belong_to_their_photograph(names: list[str]) -> None:
@@ -49,6 +52,7 @@ def test_copies_and_tiles_belong_to_their_photograph(names: list[str]) -> None:
         ["2024_11.png", "2024_12.png"],
         ["flip_1.png", "flip_2.png"],
         ["bad/00.png", "good/00.png", "bad/00 view.png"],
+        ["lot_3_4_5_6.png", "lot_3_4_5_7.png"],
         ["a_7.png", "b_7.png"],
         ["cam0_0.png", "cam0_1.png"],
         ["crack_0_0.png", "crack_0_1.png", "crack_1_0.png", "crack_1_1.png"],  # part and photograph
@@ -56,6 +60,11 @@ def test_copies_and_tiles_belong_to_their_photograph(names: list[str]) -> None:
 )
 def test_names_of_different_parts_tell_nothing(names: list[str]) -> None:
     assert originals(names) == [None] * len(names)
+
+
+def test_numbers_that_start_anew_in_each_folder_are_different_photographs() -> None:
+    found = originals(["bad/00.png", "bad/00_flip.png", "good/00.png", "good/00_flip.png"])
+    assert found[0] == found[1] != found[2] == found[3]
 
 
 def test_copies_stay_in_one_split_and_leaks_names_those_that_do_not(tmp_path: Path, script) -> None:
