@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from accuracy import check_peers  # noqa: E402
+from accuracy import check_peers, main  # noqa: E402
 from accuracy_data import keep_masks, without_type  # noqa: E402
 from accuracy_folds import assign_folds  # noqa: E402
 from accuracy_models import VARIANTS  # noqa: E402
@@ -21,7 +22,7 @@ from accuracy_table import image_ap, mean_difference, mean_iou_defect, pixel_iou
 
 from dinov3.data.defect_manifest import read_manifest  # noqa: E402
 from dinov3.data.defect_synthesis.demo import write_demo  # noqa: E402
-from dinov3.defect_errors import DefectError  # noqa: E402
+from dinov3.defect_errors import DefectError, run_script  # noqa: E402
 
 
 def test_folds_hold_every_type_and_never_part_a_group() -> None:
@@ -57,7 +58,7 @@ def run_with_iou(iou: float) -> dict[str, np.ndarray]:
 
 
 def test_a_difference_is_only_as_sure_as_the_runs_agree() -> None:
-    """Every part fuses the same here, so the whole interval is that of training's luck."""
+    """Every part is the same here, so the whole interval is that of training's luck."""
     agree = [(fold, run_with_iou(0.5), run_with_iou(0.4)) for fold in (0, 1, 2) for _ in range(3)]
     assert mean_difference(agree, pixel_iou) == pytest.approx((0.1, 0.1, 0.1))
     differ = [(fold, run_with_iou(0.5), run_with_iou(iou)) for fold in (0, 1, 2) for iou in (0.3, 0.4, 0.5)]
@@ -70,9 +71,29 @@ def test_a_difference_is_only_as_sure_as_the_runs_agree() -> None:
     assert low == pytest.approx(0.0, abs=0.02) and high == pytest.approx(0.2, abs=0.02)
 
 
-def test_masks_can_be_kept_for_some_of_the_training_defects_alone(tmp_path: Path) -> None:
-    write_demo(tmp_path / "data", 80, seed=0)
-    whole, some = read_manifest(tmp_path / "data"), keep_masks(read_manifest(tmp_path / "data"), 25, seed=3)
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small demo dataset; don't change it."""
+    folder = tmp_path_factory.mktemp("demo") / "data"
+    write_demo(folder, 120, seed=0)
+    return folder
+
+
+@pytest.fixture
+def accuracy(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the script in this process: flags -> status, stdout, stderr."""
+
+    def run(*flags: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "benchmarks/accuracy.py"), *map(str, flags)])
+        with pytest.raises(SystemExit) as exit_info:
+            run_script(main)
+        return int(exit_info.value.code or 0), *capfd.readouterr()
+
+    return run
+
+
+def test_masks_can_be_kept_for_some_of_the_training_defects_alone(demo: Path) -> None:
+    whole, some = read_manifest(demo), keep_masks(read_manifest(demo), 25, seed=3)
     assert (some.labels == whole.labels).all()
     had, has = (manifest.columns["mask"] != "" for manifest in (whole, some))
     train = whole.columns["split"] == "train"
@@ -82,9 +103,8 @@ def test_masks_can_be_kept_for_some_of_the_training_defects_alone(tmp_path: Path
         assert has[rows].sum() == max(round(rows.sum() / 4), 1)
 
 
-def test_a_type_of_defect_can_be_tested_without_having_been_in_training(tmp_path: Path) -> None:
-    write_demo(tmp_path / "data", 80, seed=0)
-    whole = read_manifest(tmp_path / "data")
+def test_a_type_of_defect_can_be_tested_without_having_been_in_training(demo: Path) -> None:
+    whole = read_manifest(demo)
     kind = whole.columns["source"][whole.labels > 0][0]
     rows = without_type(whole, kind)
     is_test, is_kind = rows.columns["split"] == "test", rows.columns["source"] == kind
@@ -108,10 +128,9 @@ def test_a_missing_package_is_said_before_anything_trains(monkeypatch: pytest.Mo
         (("--epochs", "2"), "--epochs is 2; expected at least 3"),
     ],
 )
-def test_what_can_not_be_run_is_said_before_anything_trains(flags: tuple[str, str], message: str, tmp_path: Path):
-    command = [sys.executable, "benchmarks/accuracy.py", "--variants", "guided", "--work_dir", str(tmp_path), *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+def test_what_can_not_be_run_is_said_before_anything_trains(flags: tuple[str, str], message: str, tmp_path, accuracy):
+    status, _, error = accuracy("--variants", "guided", "--work_dir", tmp_path, *flags)
+    assert status == 1 and message in error and "Traceback" not in error
 
 
 def test_scores_are_fused_once() -> None:
@@ -120,59 +139,52 @@ def test_scores_are_fused_once() -> None:
     assert not any(fuses[name] for name in ("no_fusion", "dual_branch", "progressive", "unet", "fpn"))
 
 
-def accuracy_command(folder: Path, *more: object) -> list[str]:
-    """The script on a small demo dataset in ``folder``: one fold, three epochs."""
-    write_demo(folder / "data", 120, seed=0)
-    command = [sys.executable, "benchmarks/accuracy.py", "--data", folder / "data", "--work_dir", folder / "runs"]
-    command += ["--seeds", 0, "--folds", 2, "--only_folds", 1, "--weights", "none", "--image_size", 32, "--epochs", 3]
-    return [str(part) for part in (*command, "--num_workers", 0, "--device", "cpu", *more)]
+def flags_for(data: Path, folder: Path) -> list[object]:
+    """Flags for one fold of ``data`` and three epochs, with runs in ``folder``."""
+    flags = ["--data", data, "--work_dir", folder, "--seeds", 0, "--folds", 2, "--only_folds", 1, "--weights", "none"]
+    return [*flags, "--image_size", 32, "--epochs", 3, "--num_workers", 0, "--device", "cpu"]
 
 
-def means_of(command: list[str], folder: Path) -> dict[str, dict[str, str]]:
-    """What the script's table says of each variant."""
-    path = folder / "again.json"
-    done = subprocess.run([*command, "--json", str(path)], cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
-    return json.loads(path.read_text())["means"]
+def test_one_command_runs_the_folds_and_the_next_one_runs_nothing_again(demo: Path, tmp_path: Path, accuracy) -> None:
+    data, runs, tables = tmp_path / "data", tmp_path / "runs", tmp_path / "tables.json"
+    shutil.copytree(demo, data)
+    flags = [*flags_for(data, runs), "--backbone", "dinov3_vitt16", "--variants", "guided", "dual_branch"]
 
+    def means_of(*more: str) -> dict[str, dict[str, str]]:
+        """What the script's table says of each variant."""
+        status, _, error = accuracy(*flags, *more, "--json", tables)
+        assert status == 0, error
+        return json.loads(tables.read_text())["means"]
 
-def test_one_command_runs_the_folds_and_the_next_one_runs_nothing_again(tmp_path: Path) -> None:
-    command = accuracy_command(tmp_path, "--backbone", "dinov3_vitt16", "--variants", "guided", "dual_branch")
-    more = ["--jobs", "2", "--json", str(tmp_path / "tables.json")]
-    first = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert first.returncode == 0, first.stderr
-    means = json.loads((tmp_path / "tables.json").read_text())["means"]
-    assert means["dual_branch"]["runs"] == "1" and f"| {means['guided']['image AP']} | " in first.stdout
-    assert first.stdout.count("fold 1, seed 0") == 2 and "| dual_branch | 1 | " in first.stdout
-    assert "| mask of guided alone | 1 | " in first.stdout
-    again = subprocess.run([*command, "--flips"], cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert again.returncode == 0 and "fold 1, seed 0" not in again.stdout
-    assert "| guided without flips | 1 | " in again.stdout
-    novel = subprocess.run([*command, "--novelty"], cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert novel.returncode == 0 and "fold 1, seed 0" not in novel.stdout
-    assert "| guided without novelty | 1 | " in novel.stdout
-    (tmp_path / "data").rename(tmp_path / "away")
-    command.append("--table_only")  # which needs no data
-    chosen = means_of([*command, "--split", "val"], tmp_path)
+    status, out, error = accuracy(*flags, "--jobs", 2, "--json", tables)
+    assert status == 0, error
+    means = json.loads(tables.read_text())["means"]
+    assert means["dual_branch"]["runs"] == "1" and f"| {means['guided']['image AP']} | " in out
+    assert out.count("fold 1, seed 0") == 2 and "| dual_branch | 1 | " in out
+    assert "| mask of guided alone | 1 | " in out
+    for how in ("flips", "novelty"):
+        status, out, _ = accuracy(*flags, f"--{how}")
+        assert status == 0 and "fold 1, seed 0" not in out
+        assert f"| guided without {how} | 1 | " in out
+    data.rename(tmp_path / "away")
+    chosen = means_of("--table_only", "--split", "val")  # which needs no data
     assert chosen["guided"] != means["guided"] and chosen["dual_branch"] != means["dual_branch"]  # of other images
-    fused = means_of([*command, "--score_fusion"], tmp_path)
+    fused = means_of("--table_only", "--score_fusion")
     assert fused["guided"] == means["guided"] and fused["dual_branch"] != means["dual_branch"]
-    (tmp_path / "away").rename(tmp_path / "data")
-    command.remove("--table_only")
-    other = subprocess.run([*command, "--folds", "3"], cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert other.returncode == 1 and "its runs had another setting (folds was 2, now 3)" in other.stderr
-    path = next((tmp_path / "runs").rglob("setting.json"))
+    (tmp_path / "away").rename(data)
+    status, _, error = accuracy(*flags, "--folds", 3)
+    assert status == 1 and "its runs had another setting (folds was 2, now 3)" in error
+    path = next(runs.rglob("setting.json"))
     old = json.loads(path.read_text())
     del old["tested"]  # before runs were tested at their last epoch
     path.write_text(json.dumps(old))
-    mixed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert mixed.returncode == 1 and "tested was best epoch, now last epoch" in mixed.stderr
-    assert not list((tmp_path / "runs").rglob("*.pth")), "weights are left behind"
+    status, _, error = accuracy(*flags)
+    assert status == 1 and "tested was best epoch, now last epoch" in error
+    assert not list(runs.rglob("*.pth")), "weights are left behind"
 
 
-def test_a_peer_goes_through_the_same_training(tmp_path: Path) -> None:
+def test_a_peer_goes_through_the_same_training(demo: Path, tmp_path: Path, accuracy) -> None:
     pytest.importorskip("segmentation_models_pytorch", reason="segmentation-models-pytorch is not installed (peers)")
-    command = accuracy_command(tmp_path, "--backbone", "efficientnet_lite0", "--variants", "unet")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "| unet | 1 | " in done.stdout
+    status, out, error = accuracy(*flags_for(demo, tmp_path), "--backbone", "efficientnet_lite0", "--variants", "unet")
+    assert status == 0, error
+    assert "| unet | 1 | " in out
