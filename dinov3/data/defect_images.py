@@ -28,6 +28,7 @@ FORMATS = tuple(
 FULL_RANGE = 65535  # white of 16-bit pictures, unless the dataset says that its camera uses less
 WHITE_LEVELS = (1023, 4095, 16383, FULL_RANGE)  # of cameras with 10, 12, 14 and 16 bits
 DEEP_COLOUR = "16 bits per channel"  # in Pillow's info of a picture
+TURNED = "0 was white"  # the same; of 16-bit pictures that were turned within the full range
 MOST_SCANS = 100  # of a progressive JPEG file; encoders write about ten, and each costs a pass over all pixels
 
 PIXELS_VARIABLE = "DEFECT_MAX_PIXELS"
@@ -154,8 +155,8 @@ def _black_is_zero(image: Image.Image) -> Image.Image:
         return image
     white = 2 ** max(image.tag_v2[TiffImagePlugin.BITSPERSAMPLE]) - 1
     turned = Image.fromarray((white - np.asarray(image).astype(np.int32)).astype(np.uint16))
-    turned.info, orientation = image.info, image.getexif().get(ExifTags.Base.Orientation)
-    if orientation:
+    turned.info = image.info | {TURNED: white == FULL_RANGE}
+    if orientation := image.getexif().get(ExifTags.Base.Orientation):
         turned.getexif()[ExifTags.Base.Orientation] = orientation
     return turned
 
@@ -169,7 +170,9 @@ def to_rgb(image: Image.Image, white_level: int = FULL_RANGE) -> Image.Image:
             low, high = float(values.min()), float(values.max())
             low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
         else:
-            low, high = 0.0, float(white_level)
+            # In a file in which 0 is white, what a camera uses of the range lies at its other end.
+            low = float(FULL_RANGE - white_level) if image.info.get(TURNED) else 0.0
+            high = low + white_level
         values = (values - low) / max(high - low, 1e-12) * 255
         image = Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
@@ -221,9 +224,11 @@ def expect_within(path: Path, highest: int, white_level: int) -> None:
 
 
 def deep_values(path: Path, image: Image.Image) -> np.ndarray | None:
-    """The samples of a decoded file that stores 16 bits for each: (H, W), or (H, W, 3) RGB, upright; None of others."""
+    """The samples of a decoded file that stores 16 bits for each: (H, W), or (H, W, 3) RGB, upright; None of others.
+    They are as stored, also where 0 is white: that tells the range in use."""
     if image.mode == "I" or image.mode.startswith("I;16"):
-        return np.asarray(image)
+        values = np.asarray(image)
+        return FULL_RANGE - values if image.info.get(TURNED) else values
     if not image.info.get(DEEP_COLOUR):
         return None
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH  # Pillow keeps 8 bits of each; OpenCV turns it upright

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from dinov3.data.defect_dataset import DefectDataset
+from dinov3.data.defect_images import read_image
 from dinov3.data.defect_manifest import read_manifest
 from dinov3.data.defect_tile_dataset import WholeImages
 from dinov3.inference import DefectPredictor
@@ -37,6 +38,19 @@ def dataset(tmp_path: Path, script) -> Path:
     assert status == 0, err
     assert "values up to 4001, so 4095 is taken for white, the 12-bit range" in out
     return tmp_path / "set"
+
+
+def test_the_range_of_files_in_which_0_is_white(tmp_path: Path, script) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (8, 24, 32)).astype(np.uint16)
+    for i, one in enumerate(values):
+        path = tmp_path / ("bad" if i % 2 else "good") / f"{i}.tif"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(one).save(path, tiffinfo={262: 0})
+    flags = ("--defect_images", tmp_path / "bad", "--normal_images", tmp_path / "good", "--val_split", 0)
+    status, out, err = script("prepare_defect_data", "organize", *flags, "--output_dir", tmp_path / "set")
+    assert status == 0 and "so 4095 is taken for white" in out, err
+    pixels = read_image(tmp_path / "bad/1.tif", read_manifest(tmp_path / "set").white_level)
+    assert np.abs(pixels[..., 0] - (4095 - values[1].astype(float)) / 4095 * 255).max() <= 0.5
 
 
 def test_training_and_inspection_read_by_the_range_of_the_dataset(dataset: Path) -> None:

@@ -22,9 +22,7 @@ def may_be_good(kind: str, sample: SourceImage, source: Path) -> bool:
     """Whether a spoiled source still calls an image good. No label of these sources is 'normal'."""
     if kind == "labelme":
         files = [_shapes(path) for path in source.iterdir() if path.suffix.lower() == ".json" and path.is_file()]
-        own = [
-            shapes for name, shapes in files if isinstance(name, str) and plain_stem(name) == plain_stem(sample.name)
-        ]
+        own = [shapes for stems, shapes in files if plain_stem(sample.name) in stems]
         return [] in own and not any(own)
     if kind == "yolo":
         stem = plain_stem(Path(sample.image).name)
@@ -33,13 +31,14 @@ def may_be_good(kind: str, sample: SourceImage, source: Path) -> bool:
     return False
 
 
-def _shapes(path: Path) -> tuple[object, object]:
-    """The image that a labelme file names, and its shapes."""
+def _shapes(path: Path) -> tuple[set[str], object]:
+    """The stems of the image that a labelme file may mean, by what it says and by its own name, and its shapes."""
     try:
         found = json.loads(path.read_bytes())
-        return found.get("imagePath"), found.get("shapes")
+        name = found.get("imagePath")
+        return {plain(path.stem)} | ({plain_stem(name)} if isinstance(name, str) else set()), found.get("shapes")
     except (ValueError, AttributeError, OSError, RecursionError):
-        return None, None
+        return set(), None
 
 
 def read(kind: str, source: Path) -> None:

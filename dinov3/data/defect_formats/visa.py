@@ -81,7 +81,8 @@ def _with_splits(samples: dict[str, SourceImage], table: Path, report: ImportRep
     found: dict[str, SourceImage] = {}
     for line, row in read_visa_table(table):
         name, split = plain(row["object"]), row["split"]
-        image = row["image"] if row["image"] in samples else spelled.get(plain(row["image"]), row["image"])
+        given = row["image"] if row["image"] in samples else row["image"].replace("\\", "/")
+        image = given if given in samples else spelled.get(plain(given), row["image"])
         sample = samples.get(image)
         if name not in objects:
             absent[name] += 1

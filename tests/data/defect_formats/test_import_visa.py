@@ -54,6 +54,15 @@ def test_visa_prefers_the_split_with_defects_to_train_on(tmp_path, imported):
     assert "no defects among" not in out
 
 
+def test_visa_with_paths_of_another_system(tmp_path, imported):
+    source = write_visa(tmp_path / "VisA")
+    before, _ = imported("visa", source)
+    table = source / "split_csv/2cls_highshot.csv"
+    table.write_text(table.read_text().replace("/", "\\").replace(".JPG", ".jpg"), encoding="utf-8-sig")
+    after, _ = imported("visa", source, "--overwrite")
+    assert after.columns["image"].tolist() == before.columns["image"].tolist()
+
+
 def test_visa_with_another_split_file(tmp_path, imported):
     source = write_visa(tmp_path / "VisA")
     manifest, out = imported("visa", source / "split_csv" / "1cls.csv")
