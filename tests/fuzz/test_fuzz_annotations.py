@@ -13,6 +13,7 @@ from helpers.organizing import content
 
 from dinov3.data.defect_formats.base import NORMAL, SourceImage
 from dinov3.data.defect_formats.names import plain, plain_stem
+from dinov3.data.defect_formats.parsing import AnnotationError, read_json
 from dinov3.data.defect_formats.registry import IMPORTERS
 
 WRITERS = {"coco": coco_set, "cvat": cvat_set, "labelme": labelme_set, "yolo": write_yolo}
@@ -34,10 +35,10 @@ def may_be_good(kind: str, sample: SourceImage, source: Path) -> bool:
 def _shapes(path: Path) -> tuple[set[str], object]:
     """The stems of the image that a labelme file may mean, by what it says and by its own name, and its shapes."""
     try:
-        found = json.loads(path.read_bytes())
+        found = read_json(path)
         name = found.get("imagePath")
         return {plain(path.stem)} | ({plain_stem(name)} if isinstance(name, str) else set()), found.get("shapes")
-    except (ValueError, AttributeError, OSError, RecursionError):
+    except (AnnotationError, AttributeError):
         return set(), None
 
 
