@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from dinov3.defect_errors import NotFiniteError
-from dinov3.models.defect_checkpoint_fields import check_thresholds
+from dinov3.models.defect_field_checks import check_thresholds
 
 VERDICTS = ("accept", "review", "reject")
 

@@ -1,12 +1,11 @@
-"""What the fields of a checkpoint may hold: verdicts rest on them, so each is checked before it is believed."""
+"""What the fields of a checkpoint may hold, beside the facts about its model (``defect_field_checks``)."""
 
 from __future__ import annotations
 
 import math
-import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +13,19 @@ import torch
 from torch import Tensor
 
 from dinov3.defect_errors import DefectError
-
-LARGEST_IMAGE = 16384  # pixels a side that a network may ask for; one such image takes 3 GiB
-MOST_CLASSES = 254  # of masks: 0 is background and 255 ignored
-# What sets a limit that no image reaches: halfway from 1 to the next value that calibration takes for above it.
-UNREACHABLE = 1 + 1e-6
-
-Check = tuple[Callable[[Any], bool], str]  # whether a value is right, and what is expected
-
-
-def _is_int(low: int, high: float) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, Integral) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_number(low: float, high: float) -> Callable[[Any], bool]:
-    """NaN is in no range."""
-    return lambda value: isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_names(least: int, most: float) -> Callable[[Any], bool]:
-    def check(value: Any) -> bool:
-        named = isinstance(value, list) and all(isinstance(name, str) and name for name in value)
-        return named and least <= len(value) <= most and len(set(value)) == len(value)
-
-    return check
-
-
-def _is_triple(low: float, high: float) -> Callable[[Any], bool]:
-    number = _is_number(low, high)
-    return lambda value: isinstance(value, (list, tuple)) and len(value) == 3 and all(map(number, value))
+from dinov3.models.defect_field_checks import (
+    FACTS,
+    FLAG,
+    OPTIONAL_FACTS,
+    TABLE,
+    TEXT,
+    Check,
+    check_table,
+    check_thresholds,
+    is_a,
+    is_int,
+    is_number,
+)
 
 
 def _is_state(value: Any) -> bool:
@@ -61,51 +44,23 @@ def _is_scores(value: Any) -> bool:
     return all(isinstance(table, dict) and all(isinstance(item, Real) for item in table.values()) for table in tables)
 
 
-def _is(*kinds: type) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, kinds)
-
-
-_TEXT: Check = (lambda value: isinstance(value, str) and bool(value), "a text")
-_FLAG: Check = (_is(bool), "true or false")
-_TABLE: Check = (_is(dict), "a table")
-_LIMIT: Check = (_is_number(0, UNREACHABLE), "a number from 0 to 1")
-
 _FIELDS: dict[str, Check] = {
     "model": (_is_state, "a table of weights, each a tensor"),
-    "config": _TABLE,
-    "config.dropout": (_is_number(0, 1), "a number from 0 to 1"),
+    "config": TABLE,
+    "config.dropout": (is_number(0, 1), "a number from 0 to 1"),
     "config.decoder": (lambda value: value in ("multiscale", "light"), "multiscale or light"),
     "config.guidance": (lambda value: value in ("mask", "none"), "mask or none"),
-    "backbone": _TEXT,
-    "classes": (_is_names(2, math.inf), "a list of two or more different names"),
-    "mask_classes": (_is_names(1, MOST_CLASSES), f"a list of 1 to {MOST_CLASSES} different names"),
-    "image_size": (_is_int(1, LARGEST_IMAGE), f"a whole number of pixels from 1 to {LARGEST_IMAGE}"),
-    "normalization": _TABLE,
-    "normalization.mean": (_is_triple(-1e6, 1e6), "three numbers"),
-    "normalization.std": (_is_triple(1e-6, 1e6), "three numbers above 0"),
-    "thresholds": _TABLE,
-    "thresholds.classification": _LIMIT,
-    "thresholds.mask": _LIMIT,
 }
 _OPTIONAL: dict[str, Check] = {  # None is as good as not there
-    "config.mask_evidence": _FLAG,
-    "config.score_fusion": _FLAG,
-    "official": _FLAG,
-    "flips": _FLAG,
-    "tile_size": (_is_int(0, 2**31 - 1), "a whole number of pixels, or 0 for whole images"),
-    "tile_overlap": (_is_number(0, 0.75), "a number from 0 to 0.75"),
-    "thresholds.review": (_is_number(0, UNREACHABLE), "a number from 0 to 1"),
-    "thresholds.temperature": (lambda value: _is_number(0, 1e9)(value) and value > 0, "a number above 0"),
-    "novelty": _TABLE,
-    "calibration": _TABLE,
-    **{f"calibration.{name}": (_is_int(0, math.inf), "a whole number") for name in ("images", "defects", "parts")},
-    **{f"calibration.ece_{name}": (_is_number(0, 1), "a number from 0 to 1") for name in ("before", "after")},
-    "white_level": (_is_int(1, 65535), "a whole number from 1 to 65535"),
-    "epoch": (_is_int(0, math.inf), "a whole number"),
-    "manifest": _TEXT,
-    "progress": (_is(list), "a list"),
+    "config.mask_evidence": FLAG,
+    "config.score_fusion": FLAG,
+    "official": FLAG,
+    "novelty": TABLE,
+    "epoch": (is_int(0, math.inf), "a whole number"),
+    "manifest": TEXT,
+    "progress": (is_a(list), "a list"),
     "best": (_is_scores, "a table of files, each with its numbers"),
-    **{name: _TABLE for name in "metrics optimizer criterion scaler guard early_stopping training_state".split()},
+    **{name: TABLE for name in "metrics optimizer criterion scaler guard early_stopping training_state".split()},
 }
 
 
@@ -115,17 +70,7 @@ def check_fields(content: Mapping[str, Any], source: Path | str) -> None:
     Raises:
         DefectError: names ``source``, the field, what it holds and what is expected.
     """
-    for name, check in (_FIELDS | _OPTIONAL).items():
-        place, _, part = name.rpartition(".")
-        table = content.get(place, {}) if place else content
-        if not isinstance(table, Mapping):
-            continue  # optional, and not there
-        value = table.get(part)
-        if name in _OPTIONAL and value is None:
-            continue
-        if part not in table:
-            raise DefectError(f"{source}: incomplete, {name} missing; use another checkpoint")
-        _expect(check, value, name, source)
+    check_table(content, _FIELDS | FACTS, _OPTIONAL | OPTIONAL_FACTS, source)
     check_thresholds(content["thresholds"], source)
     if content.get("novelty") is not None:
         _check_novelty(content["novelty"], source)
@@ -149,28 +94,6 @@ def restoring(source: Path | str) -> Iterator[None]:
         ) from None
 
 
-def check_thresholds(values: Mapping[str, Any], source: Path | str) -> None:
-    """Refuse limits that would accept or reject whatever comes.
-
-    Args:
-        values: ``classification``, ``mask`` and, unless None, ``review`` and ``temperature``.
-        source: where they are from, for the message.
-
-    Raises:
-        DefectError: one is not a number in its range, or review lies above classification.
-    """
-    for name in ("classification", "mask", "review", "temperature"):
-        full, value = f"thresholds.{name}", values.get(name)
-        if value is not None or full in _FIELDS:
-            _expect((_FIELDS | _OPTIONAL)[full], value, full, source)
-    review = values.get("review")
-    if review is not None and review > values["classification"]:
-        raise DefectError(
-            f"{source}: thresholds.review is {review}, above thresholds.classification, {values['classification']}; "
-            "expected at most that; calibrate again, or use another checkpoint"
-        )
-
-
 def _check_novelty(state: Mapping[str, Any], source: Path | str) -> None:
     """A square table of as many channels as the mean has, all finite, and a deviation above 0."""
     expected = "mean (C,), whitening (C, C) and usual (2,), finite, with a deviation above 0"
@@ -191,16 +114,3 @@ def not_finite(state: Mapping[str, Tensor]) -> list[str]:
     with torch.no_grad():
         doubtful = [name for name, value in floats.items() if not torch.isfinite(value.sum())]
         return [name for name in doubtful if not torch.isfinite(floats[name]).all()]
-
-
-def _expect(check: Check, value: Any, name: str, source: Path | str) -> None:
-    is_right, expected = check
-    try:
-        right = bool(is_right(value))
-    except (TypeError, ValueError, RuntimeError):  # such as a tensor where a text should be
-        right = False
-    if not right:
-        found = reprlib.repr(value) if not isinstance(value, (Mapping, Tensor)) else f"a {type(value).__name__}"
-        raise DefectError(
-            f"{source}: {name} is {found}; expected {expected}; the file is damaged or was changed, use another"
-        )

@@ -11,7 +11,8 @@ from helpers.fuzzing import BYTE_EDITS, TREE_EDITS, edited_bytes, edited_tree, f
 
 from dinov3.defect_errors import DefectError
 from dinov3.models.defect_checkpoint import load_checkpoint, save_checkpoint
-from dinov3.models.defect_checkpoint_fields import UNREACHABLE, not_finite
+from dinov3.models.defect_checkpoint_fields import not_finite
+from dinov3.models.defect_field_checks import UNREACHABLE
 
 CONTENT = {
     "model": {"weight": torch.ones(3, 4), "count": torch.tensor(2)},

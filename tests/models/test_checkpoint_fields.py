@@ -19,7 +19,7 @@ from dinov3.inference.regions import Region
 from dinov3.inference.rules import Limit
 from dinov3.models.defect_backbone import build_backbone
 from dinov3.models.defect_checkpoint import load_checkpoint, restore_model
-from dinov3.models.defect_checkpoint_fields import UNREACHABLE
+from dinov3.models.defect_field_checks import UNREACHABLE
 from dinov3.models.defect_weights import load_weights
 
 
