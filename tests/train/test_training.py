@@ -25,14 +25,8 @@ from dinov3.train.defect_optim import lr_factor
 
 
 def flags(data: Manifest | Path, save_dir: Path, *more: object) -> list[object]:
-    return [
-        "--data_root",
-        data.root if isinstance(data, Manifest) else data,
-        "--save_dir",
-        save_dir,
-        *TRAIN_FLAGS,
-        *more,
-    ]
+    root = data.root if isinstance(data, Manifest) else data
+    return ["--data_root", root, "--save_dir", save_dir, *TRAIN_FLAGS, *more]
 
 
 def log_lines(save_dir: Path) -> list[dict]:
