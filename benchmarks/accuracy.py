@@ -3,9 +3,9 @@
 python benchmarks/accuracy.py --data tiles --variants guided dual_branch unet fpn --seeds 0 1 2
 
 Cross-validation: the parts are assigned to folds, each image is tested once per seed, and a fifth of the parts of the
-other folds is validation, which alone chooses the mask's threshold; each run is tested at its last epoch. Finished runs
-are kept in --work_dir and not run again: stop at any time and give the same command, or add a variant, a seed or a
-fold.
+other folds is validation, which alone chooses thresholds; each run is tested at its last epoch. Finished runs are kept
+as small files in --runs and not run again: stop at any time and give the same command, or add a variant, a seed or a
+fold. ``--all`` prints the tables of everything that is there.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ BEGUN = time.monotonic()  # importing takes a while, too
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from accuracy_data import NAMED, open_data, strata_and_groups  # noqa: E402
+from accuracy_data import open_data, strata_and_groups  # noqa: E402
 from accuracy_folds import assign_folds, write_fold  # noqa: E402
-from accuracy_jobs import run_share, run_side_by_side  # noqa: E402
+from accuracy_jobs import Place, run_share, run_side_by_side  # noqa: E402
 from accuracy_models import VARIANTS  # noqa: E402
+from accuracy_power import print_power  # noqa: E402
+from accuracy_runs import read_run  # noqa: E402
 from accuracy_table import Table, print_tables  # noqa: E402
 
 from dinov3.defect_cli import positive_float, positive_int  # noqa: E402
@@ -36,7 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
     """All flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    text = "tiles ($MAGNETIC_TILE_DIR), solar_cells (in $DEFECT_DATA_DIR), demo, or a dataset folder with groups"
+    text = "tiles ($MAGNETIC_TILE_DIR); solar_cells, steel_strip, circuit_boards (in $DEFECT_DATA_DIR); demo; or a "
+    text += "dataset folder with groups"
     add("--data", default="tiles", help=text)
     add(
         "--variants",
@@ -64,9 +67,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--num_workers", type=int, default=1)
     add("--mixed_precision", default="auto", choices=("auto", "bf16", "fp16", "off"))
     add("--device", default="auto")
-    add("--work_dir", type=Path, default=Path("runs/accuracy"))
-    add("--flips", action="store_true", help="tables of answers averaged over mirror images")
-    add("--novelty", action="store_true", help="tables in which what is unlike good training images counts")
+    add("--work_dir", type=Path, default=Path("runs/accuracy"), help="where datasets and weights are for a while")
+    add("--runs", type=Path, default=ROOT / "benchmarks/runs", help="where the files of finished runs are kept")
+    add("--flips", action="store_true", help="answers averaged over mirror images, too, and tables of them")
+    add("--novelty", action="store_true", help="answers in which what is unlike good training images counts, likewise")
     add(
         "--score_fusion",
         action="store_true",
@@ -74,6 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--split", choices=("test", "val"), default="test", help="of the tables; choose by val, report test")
     add("--table_only", action="store_true", help="print the tables of what has been run; needs no data")
+    add("--all", action="store_true", help="print the tables of everything in --runs")
+    add("--check", action="store_true", help="say in the tables which runs were done with today's code")
+    add("--power", action="store_true", help="print the smallest difference that one, two, ... runs a fold can show")
     add("--jobs", type=positive_int, default=1, help="processes that train side by side, each one run at a time")
     add(
         "--minutes",
@@ -95,29 +102,31 @@ def check_peers(names: Sequence[str]) -> None:
         raise DefectError(f"--variants {' '.join(peers)}: these need one package more: pip install -e '.[peers]'")
 
 
-def keep_setting(root: Path, args: argparse.Namespace, images: int) -> None:
-    """Write down what finished runs in ``root`` have in common beside its name.
-
-    Raises:
-        DefectError: those that are there had another.
-    """
+def setting_of(args: argparse.Namespace) -> dict[str, object]:
+    """What a run's file says of how it came about, beside variant, fold and seed."""
     weights = Path(args.weights)
-    setting = {
-        "data": args.data if args.data in NAMED else str(Path(args.data).resolve()),
-        "images": images,
-        "weights": str(weights.resolve()) if weights.is_file() else args.weights,
-        **{name: getattr(args, name) for name in ("folds", "batch_size", "mixed_precision")},
-        "tested": "last epoch",
+    names = ("backbone", "image_size", "epochs", "masks", "without", "folds", "batch_size", "mixed_precision")
+    return {
+        "data": Path(args.data).name,
+        "split": "random" if args.random_split else "grouped",
+        "weights": weights.name if weights.is_file() else args.weights,
+        **{name: getattr(args, name) for name in names},
     }
-    path = root / "setting.json"
-    if path.is_file():
-        other = json.loads(path.read_text(encoding="utf-8"))
-        other = {"tested": "best epoch", "images": images} | other  # before these were written down
-        changed = [f"{name} was {other[name]}, now {value}" for name, value in setting.items() if other[name] != value]
-        if changed:
-            raise DefectError(f"{root}: its runs had another setting ({'; '.join(changed)}); give another --work_dir")
-    root.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(setting, indent=2), encoding="utf-8")
+
+
+def print_all(args: argparse.Namespace) -> None:
+    """The tables of each setting in ``--runs``."""
+    for folder in sorted({path.parents[1] for path in args.runs.glob("*/*/*/fold*_seed*.json")}):
+        there = sorted(path.parent.name for path in folder.glob("*/fold*_seed*.json"))
+        names = [name for name in VARIANTS if name in there]  # in their order: the default first
+        settings = [read_run(path)["setting"] for path in folder.glob("*/fold*_seed*.json")]
+        seeds, folds = (sorted({setting[name] for setting in settings}) for name in ("seed", "fold"))
+        for how in ("", "_flips", "_novelty"):
+            if not how or next(folder.glob(f"*/*{how}.json"), None):
+                print(f"\n## {folder.parent.name}, {folder.name}{how.replace('_', ', ')}")
+                print_tables(folder, names, seeds, folds, split=args.split, how=how, check=args.check)
+        if args.power:
+            print_power(folder, names, seeds, folds, split=args.split)
 
 
 def main() -> int:
@@ -134,20 +143,24 @@ def main() -> int:
         raise DefectError("--flips and --novelty: each has its own tables; give one")
     if not args.table_only:
         check_peers(args.variants)
-    setting = f"{args.backbone}_{Path(args.weights).stem}_{args.image_size}px_{args.epochs}epochs"
-    setting += f"_{args.masks}masks" if args.masks < 100 else ""
-    setting += f"_without_{args.without}" if args.without else ""
-    root = args.work_dir / f"{Path(args.data).name}_{'random' if args.random_split else 'grouped'}" / setting
+    if args.all:
+        print_all(args)
+        return 0
+    name = f"{args.backbone}_{Path(args.weights).stem}_{args.image_size}px_{args.epochs}epochs"
+    name += f"_{args.masks}masks" if args.masks < 100 else ""
+    name += f"_without_{args.without}" if args.without else ""
+    data = f"{Path(args.data).name}_{'random' if args.random_split else 'grouped'}"
+    place = Place(args.work_dir / data / name, args.runs / data / name, setting_of(args))
     numbers = args.only_folds or range(args.folds)
     cells = [(name, fold, seed) for seed in args.seeds for fold in numbers for name in args.variants]
     status = 0
     if args.share is not None:
-        return run_share(args, root, cells)
+        return run_share(args, place, cells)
     if not args.table_only:
-        prepare(args, root, numbers)
+        prepare(args, place.data, numbers)
         if args.minutes is not None:  # what is left of them
             args.minutes = max(args.minutes - (time.monotonic() - BEGUN) / 60, 0.01)
-        status = run_side_by_side(args) if args.jobs > 1 else run_share(args, root, cells)
+        status = run_side_by_side(args) if args.jobs > 1 else run_share(args, place, cells)
     how = "_flips" if args.flips else "_novelty" if args.novelty else ""
     fused = [name for name in args.variants if args.score_fusion and not VARIANTS[name].fuses_scores]
 
@@ -155,7 +168,10 @@ def main() -> int:
         if args.json is not None:
             args.json.write_text(json.dumps(tables, indent=2), encoding="utf-8")
 
-    print_tables(root, args.variants, args.seeds, numbers, split=args.split, how=how, fused=fused, keep=keep)
+    options = {"split": args.split, "how": how, "fused": fused, "check": args.check, "keep": keep}
+    print_tables(place.runs, args.variants, args.seeds, numbers, **options)
+    if args.power:
+        print_power(place.runs, args.variants, args.seeds, numbers, split=args.split)
     return status
 
 
@@ -169,7 +185,6 @@ def prepare(args: argparse.Namespace, root: Path, numbers: Iterable[int]) -> Non
         )
     strata, groups = strata_and_groups(args, manifest)
     folds = assign_folds(strata, groups, args.folds, seed=0)
-    keep_setting(root, args, len(manifest))
     for fold in numbers:
         if not (root / f"fold{fold}/manifest.csv").is_file():
             write_fold(manifest, root / f"fold{fold}", strata, groups, folds, fold)

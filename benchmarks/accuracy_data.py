@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import sys
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from weak_labels import masked_rows
 
 from dinov3.data.defect_manifest import Manifest, read_manifest
+from dinov3.data.defect_prepare.writer import DatasetWriter
 from dinov3.data.defect_synthesis.demo import write_demo
 from dinov3.defect_errors import DefectError
 
@@ -43,12 +46,31 @@ def organize_tiles(folder: Path) -> None:
     organize(folder, source / "MT_Free" / "Imgs", types, types, source)
 
 
-def organize_solar_cells(folder: Path) -> None:
-    """The solar cells as a dataset, with the listed groups: cells look alike, so that likeness says nothing."""
-    source = Path(os.environ.get("DEFECT_DATA_DIR", "")) / "solar_cells"
+def find_source(name: str) -> Path:
+    """The folder of a set in DEFECT_DATA_DIR."""
+    source = Path(os.environ.get("DEFECT_DATA_DIR", "")) / name
     if not (source / "defect").is_dir():
-        raise DefectError("DEFECT_DATA_DIR: expected the folder that holds solar_cells; set this variable")
+        raise DefectError(f"DEFECT_DATA_DIR: expected the folder that holds {name}; set this variable")
+    return source
+
+
+def organize_listed(folder: Path) -> None:
+    """Solar cells or circuit boards as a dataset, with the listed groups: they look alike, so likeness says nothing."""
+    source = find_source(folder.name)
     organize(folder, source / "normal", [str(source / "defect")], [str(source / "masks")], source, "--no-group_similar")
+
+
+def write_steel_strip(folder: Path) -> None:
+    """The steel strip as a dataset: three types of defect and no good image, so that it measures masks alone."""
+    source = find_source("steel_strip")
+    with (source / "groups.csv").open(newline="", encoding="utf-8") as file:
+        groups = {row["image"]: row["group"] for row in csv.DictReader(file)}
+    with DatasetWriter(folder) as writer:
+        for name, group in groups.items():
+            mask = np.asarray(Image.open(source / "masks" / f"{Path(name).stem}.png").convert("L")) >= 128
+            options = {"label": "defect", "split": "train", "group": group, "source": Path(name).parent.name}
+            writer.add(source / name, name, mask.astype(np.uint8), **options)
+        writer.finish(classes=["normal", "defect"], mask_classes=["defect"], seed=0, command="accuracy.py")
 
 
 def organize(folder: Path, normal: Path, images: list[str], masks: list[str], source: Path, *more: str) -> None:
@@ -63,7 +85,9 @@ def organize(folder: Path, normal: Path, images: list[str], masks: list[str], so
 # Datasets that are made when they are first asked for.
 NAMED = {
     "tiles": organize_tiles,
-    "solar_cells": organize_solar_cells,
+    "solar_cells": organize_listed,
+    "circuit_boards": organize_listed,
+    "steel_strip": write_steel_strip,
     "demo": lambda folder: write_demo(folder, 480, seed=0),
 }
 

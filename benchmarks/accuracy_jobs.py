@@ -9,11 +9,14 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accuracy_data import keep_masks, without_type
 from accuracy_models import VARIANTS
 from accuracy_run import run
+from accuracy_runs import expect_setting, write_run
 
 from dinov3.data.defect_manifest import read_manifest
 from dinov3.defect_errors import StoppedError
@@ -21,17 +24,28 @@ from dinov3.defect_errors import StoppedError
 GRACE = 10.0  # seconds that a run which has to end gets for it
 
 
-def run_share(args: argparse.Namespace, root: Path, cells: Sequence[tuple[str, int, int]]) -> int:
-    """Do the runs (variant, fold, seed) that are missing in ``root``; as one of several processes, every ``jobs``-th of
-    ``cells``, and a run that fails there leaves the others.
+@dataclass(frozen=True)
+class Place:
+    """Where the runs of one setting are, and what they have in common beside their name."""
+
+    data: Path  # folds, and weights while a run lasts
+    runs: Path  # the files of finished runs
+    setting: dict[str, Any]
+
+
+def run_share(args: argparse.Namespace, place: Place, cells: Sequence[tuple[str, int, int]]) -> int:
+    """Do the runs (variant, fold, seed) that are missing; as one of several processes, every ``jobs``-th of ``cells``,
+    and a run that fails there leaves the others.
 
     Returns:
         1 if a run failed, else 0.
     """
     start, longest, failed = time.monotonic(), 0.0, 0
     for name, fold, seed in cells if args.share is None else cells[args.share :: args.jobs]:
-        folder = root / name / f"fold{fold}_seed{seed}"
-        if (folder / "test.npz").is_file():
+        path = place.runs / name / f"fold{fold}_seed{seed}.json"
+        setting = place.setting | {"variant": name, "fold": fold, "seed": seed}
+        if path.is_file():
+            expect_setting(path, setting)
             continue
         begun = time.monotonic()
         if args.minutes and begun - start + longest > 60 * args.minutes:
@@ -39,8 +53,10 @@ def run_share(args: argparse.Namespace, root: Path, cells: Sequence[tuple[str, i
             break
         print(f"{name}, fold {fold}, seed {seed}", flush=True)
         try:
-            data = keep_masks(read_manifest(root / f"fold{fold}"), args.masks, seed)
-            run(args, VARIANTS[name], without_type(data, args.without) if args.without else data, folder, seed)
+            data = keep_masks(read_manifest(place.data / f"fold{fold}"), args.masks, seed)
+            data = without_type(data, args.without) if args.without else data
+            for how, splits in run(args, VARIANTS[name], data, place.data / f"{name}_fold{fold}_seed{seed}", seed):
+                write_run(path.with_stem(path.stem + how), setting, time.monotonic() - begun, splits)
         except StoppedError:  # asked to end
             raise
         except Exception:

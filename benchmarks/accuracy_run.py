@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accuracy_models import Stage, Variant
+from accuracy_runs import pack
 from torch import nn
 
 from dinov3.data.defect_manifest import Manifest
@@ -27,6 +28,8 @@ from dinov3.train.defect_data import build_criterion, build_datasets, enough_mas
 from dinov3.train.defect_finetune import backbone_rates
 from dinov3.train.train_defect_classifier import fit
 
+Splits = dict[str, dict[str, Any]]  # val and test, as a run file keeps them
+
 
 def split_epochs(stages: tuple[Stage, ...], total: int) -> list[int]:
     """Epochs of each stage, at least one, adding up to ``total``; the longest stage takes up what rounding leaves."""
@@ -35,8 +38,11 @@ def split_epochs(stages: tuple[Stage, ...], total: int) -> list[int]:
     return epochs
 
 
-def run(args: argparse.Namespace, variant: Variant, data: Manifest, folder: Path, seed: int) -> None:
-    """Train one variant on one fold, and keep what it makes of every validation and test image."""
+def run(
+    args: argparse.Namespace, variant: Variant, data: Manifest, folder: Path, seed: int
+) -> Iterator[tuple[str, Splits]]:
+    """Train one variant on one fold; yields what it makes of every validation and test image: with ``_flips`` and
+    ``_novelty``, where asked for, and last its plain answers. ``folder`` is for weights, and is gone afterwards."""
     precision = resolve_precision(args.mixed_precision, resolve_device(args.device))
     torch.manual_seed(seed)
     model, normalization = variant.build(args.backbone, args.weights)
@@ -47,34 +53,28 @@ def run(args: argparse.Namespace, variant: Variant, data: Manifest, folder: Path
         save_dir = folder / f"stage{number + 1}"
         train_stage(args, variant, number, epochs, model, data, save_dir, seed, precision, normalization)
     content = load_checkpoint(save_dir / "last.pth")  # the model as it now is: what is best on few parts is partly luck
-    score_all(args, FlipAugmented(model), data, content, folder, "_flips", precision, normalization)
-    if not variant.peer:
-        score_novelty(args, model, data, content, folder, precision, normalization)
-    score_all(args, model, data, content, folder, "", precision, normalization)
-    for number in range(len(variant.stages)):
-        shutil.rmtree(folder / f"stage{number + 1}")  # some 100 MB of weights
+    if args.flips:
+        yield "_flips", score_all(args, FlipAugmented(model), data, content, precision, normalization)
+    if args.novelty and not variant.peer and add_novelty(args, model, data, precision, normalization):
+        yield "_novelty", score_all(args, model, data, content, precision, normalization)
+        model.novelty = None
+    yield "", score_all(args, model, data, content, precision, normalization)
+    shutil.rmtree(folder)  # some 100 MB of weights
 
 
-def score_novelty(
-    args: argparse.Namespace,
-    model: nn.Module,
-    data: Manifest,
-    content: dict[str, Any],
-    folder: Path,
-    precision: Precision,
-    normalization: Normalization,
-) -> None:
-    """As :func:`score_all`, with what is unlike good images; data with too few of them are said and do without."""
+def add_novelty(
+    args: argparse.Namespace, model: nn.Module, data: Manifest, precision: Precision, normalization: Normalization
+) -> bool:
+    """Let what is unlike good images count; False if the data have too few of them, which is said."""
     model.eval()
     options = {"batch_size": args.batch_size, "num_workers": args.num_workers}
     try:
         novelty = fit_novelty(model, data, args.image_size, precision=precision, normalization=normalization, **options)
     except DefectError as error:
         print(f"no answers with novelty: {error}")
-        return
+        return False
     model.novelty = novelty.to(precision.device)
-    score_all(args, model, data, content, folder, "_novelty", precision, normalization)
-    model.novelty = None
+    return True
 
 
 def score_all(
@@ -82,23 +82,20 @@ def score_all(
     model: nn.Module,
     data: Manifest,
     content: dict[str, Any],
-    folder: Path,
-    suffix: str,
     precision: Precision,
     normalization: Normalization,
-) -> None:
-    """Keep what ``model`` makes of every validation and test image; the file of the test images comes last."""
-    for name in (f"val{suffix}", f"test{suffix}"):
-        rows = data.select(name.split("_")[0])
+) -> Splits:
+    """What ``model`` makes of every validation and test image."""
+    splits = {}
+    for name in ("val", "test"):
+        rows = data.select(name)
         view = View(args.image_size, normalization)
         options = {"num_workers": args.num_workers, "device": precision.device}
         loader = evaluation_loader(rows, view, args.batch_size, **options)
         results = ImageResults(2, content["thresholds"]["mask"])
         evaluate(model, loader, results, view, batch_size=args.batch_size, precision=precision, description=name)
-        columns = {column: rows.columns[column] for column in ("image", "group", "source")}
-        unfinished = folder / f"{name}.tmp.npz"  # what is called test.npz is a finished run
-        np.savez_compressed(unfinished, **columns, images=results.images, regions=results.regions)
-        unfinished.replace(folder / f"{name}.npz")
+        splits[name] = pack(results.images, results.regions, rows.columns)
+    return splits
 
 
 def train_stage(

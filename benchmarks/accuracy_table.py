@@ -7,19 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accuracy_runs import Run, code_digest, read_run, unpack
 from torchmetrics.functional.classification import binary_average_precision
 
-from dinov3.models.defect_guidance import fuse_scores
-
 RESAMPLES = 1000
-Run = dict[str, np.ndarray]
+OVERKILL = 0.05
 Table = dict[str, dict[str, str]]  # cells by variant and column
 # A metric takes how often each image (N,) counts: once, or as often as its part is drawn.
 
 
 def image_ap(run: Run, weight: np.ndarray) -> float:
     """Average precision of the verdict's defect probability."""
-    return _ap(run, 1 - run["images"]["class_prob"][:, 0], weight)
+    return _ap(run, run["images"]["score"], weight)
 
 
 def mask_ap(run: Run, weight: np.ndarray) -> float:
@@ -29,14 +28,38 @@ def mask_ap(run: Run, weight: np.ndarray) -> float:
 
 def _ap(run: Run, score: np.ndarray, weight: np.ndarray) -> float:
     drawn = np.repeat(np.arange(len(score)), weight.astype(int))
-    scores, labels = torch.from_numpy(score[drawn]), torch.from_numpy(_bad(run)[drawn]).long()
-    return float(binary_average_precision(scores, labels, validate_args=False))
+    labels = torch.from_numpy(_bad(run)[drawn]).long()
+    if labels.all():
+        return np.nan  # nothing to tell apart
+    return float(binary_average_precision(torch.from_numpy(score[drawn]), labels, validate_args=False))
 
 
 def accuracy(run: Run, weight: np.ndarray) -> float:
-    """At defect probability 0.5."""
-    right = (run["images"]["class_prob"][:, 0] <= 0.5) == (run["images"]["label"] > 0)
+    """At the threshold with the best accuracy on validation."""
+    if _bad(run).all():
+        return np.nan
+    right = (run["images"]["score"] >= run["threshold"]) == _bad(run)
     return float(np.average(right, weights=weight))
+
+
+def misses(run: Run, weight: np.ndarray) -> float:
+    """Share of the defect images that pass where 5% of the good ones are rejected."""
+    score, bad = run["images"]["score"], _bad(run)
+    if not weight[~bad].any() or not weight[bad].any():
+        return np.nan
+    order = np.argsort(-score[~bad])
+    rejected = np.cumsum(weight[~bad][order]) / weight[~bad].sum()
+    within = rejected <= OVERKILL
+    cut = score[~bad][order][within.sum()] if not within.all() else -np.inf  # the first good image that has to pass
+    return float(np.average(score[bad] <= cut, weights=weight[bad]))
+
+
+def best_threshold(run: Run) -> float:
+    """The score from which on an image is rejected, so that most verdicts are right: between two scores."""
+    score, bad = run["images"]["score"], _bad(run)
+    cuts = np.append(np.unique(score), np.inf)
+    best = int(((score >= cuts[:, None]) == bad).sum(1).argmax())
+    return float(cuts[best] + cuts[best - 1]) / 2 if 0 < best < len(cuts) - 1 else float(cuts[best])
 
 
 def pixel_iou(run: Run, weight: np.ndarray) -> float:
@@ -63,6 +86,7 @@ METRICS: dict[str, Callable[[Run, np.ndarray], float]] = {
     "image AP": image_ap,
     "mask's AP": mask_ap,
     "accuracy": accuracy,
+    "misses at 5% overkill": misses,
     "pixel IoU": pixel_iou,
     "pixel mIoU": pixel_miou,
     "IoU per defect image": mean_iou_defect,
@@ -78,6 +102,7 @@ def print_tables(
     split: str = "test",
     how: str = "",
     fused: Sequence[str] = (),
+    check: bool = False,
     keep: Callable[[dict[str, Table]], None] = lambda tables: None,
 ) -> None:
     """Print what is there of ``variants``; the first one is what the others are compared with, and its own mask without
@@ -87,49 +112,59 @@ def print_tables(
 
     ``keep`` is called with the tables ``means`` and, as that takes a while, once more with ``differences``, too.
     """
-    cells = [(fold, seed) for seed in seeds for fold in folds]
-    runs = {name: _read(root / name, cells, split + how) for name in variants}
+    runs = read_runs(root, variants, seeds, folds, split=split, how=how)
     runs |= {name: {cell: _fused(run) for cell, run in runs[name].items()} for name in fused}
     if how:
-        runs[f"{variants[0]} without {how[1:]}"] = _read(root / variants[0], list(runs[variants[0]]), split)
+        runs[f"{variants[0]} without {how[1:]}"] = _read(root / variants[0], list(runs[variants[0]]), split, "")
     runs[f"mask of {variants[0]} alone"] = {cell: _mask_alone(run) for cell, run in runs[variants[0]].items()}
-    if how and len(runs[variants[0]]) < len(cells):
-        print(f"{variants[0]}: {len(runs[variants[0]])} of {len(cells)} runs have answers with {how[1:]}")
     runs = {name: found for name, found in runs.items() if found}
     if not runs:
         print("no finished runs")
         return
     tables = {"means": _print_means(runs)}
     keep(tables)
+    if check:
+        _print_check(runs)
     _print_types(runs)
     if variants[0] in runs and len(runs) > 1:
         keep(tables | {"differences": _print_differences(runs)})
 
 
-def _read(folder: Path, cells: list[tuple[int, int]], results: str) -> dict[tuple[int, int], Run]:
-    """These ``results`` of every finished run, by fold and seed."""
+def read_runs(
+    root: Path, variants: Sequence[str], seeds: Sequence[int], folds: Iterable[int], *, split: str, how: str = ""
+) -> dict[str, dict[tuple[int, int], Run]]:
+    """The finished runs of each variant, by fold and seed."""
+    cells = [(fold, seed) for seed in seeds for fold in folds]
+    return {name: _read(root / name, cells, split, how) for name in variants}
+
+
+def _read(folder: Path, cells: list[tuple[int, int]], split: str, how: str) -> dict[tuple[int, int], Run]:
+    """This ``split`` of every finished run, by fold and seed, with its threshold, which validation alone chooses."""
     found = {}
     for fold, seed in cells:
-        path = folder / f"fold{fold}_seed{seed}" / f"{results}.npz"
+        path = folder / f"fold{fold}_seed{seed}{how}.json"
         if path.is_file():
-            with np.load(path) as arrays:
-                found[fold, seed] = {name: arrays[name] for name in arrays.files}
+            content = read_run(path)
+            found[fold, seed] = unpack(content[split])
+            found[fold, seed]["threshold"] = best_threshold(unpack(content["val"]))
+            found[fold, seed]["code"] = content["code"]
     return found
 
 
 def _fused(run: Run) -> Run:
     """The same run, with its scores fused as the default's are."""
     images = run["images"].copy()
-    logits = torch.from_numpy(images["class_prob"].clip(1e-7)).log()
-    peak = torch.logit(torch.from_numpy(images["peak"].copy()), eps=1e-7)[:, None, None, None]
-    images["class_prob"] = fuse_scores(logits, peak).softmax(1).numpy()
+    odds = [
+        np.log(values / (1 - values)) for values in (images[name].clip(1e-7, 1 - 1e-7) for name in ("score", "peak"))
+    ]
+    images["score"] = 1 / (1 + np.exp(-(odds[0] + odds[1]) / 2))
     return run | {"images": images}
 
 
 def _mask_alone(run: Run) -> Run:
     """The same run, had the mask's strongest pixel given the verdict."""
     images = run["images"].copy()
-    images["class_prob"] = np.stack([1 - images["peak"], images["peak"]], axis=1)
+    images["score"] = images["peak"]
     return run | {"images": images}
 
 
@@ -141,10 +176,19 @@ def _print_means(runs: dict[str, dict[tuple[int, int], Run]]) -> Table:
         row = {"runs": str(len(found))}
         for column, metric in METRICS.items():
             values = [metric(run, np.ones(len(run["images"]))) for run in found.values()]
-            row[column] = f"{np.mean(values):.3f} ({np.std(values, ddof=1) if len(values) > 1 else 0:.3f})"
+            spread = np.std(values, ddof=1) if len(values) > 1 else 0
+            row[column] = f"{np.mean(values):.3f} ({spread:.3f})" if not np.isnan(values).any() else "-"
         print(f"| {name} | " + " | ".join(row.values()) + " |")
         table[name] = row
     return table
+
+
+def _print_check(runs: dict[str, dict[tuple[int, int], Run]]) -> None:
+    """Which runs were done with the code as it is now."""
+    now = code_digest()
+    print("\nRuns with today's code\n\n| variant | runs | of them today's |\n|---|---|---|")
+    for name, found in runs.items():
+        print(f"| {name} | {len(found)} | {sum(run['code'] == now for run in found.values())} |")
 
 
 def _print_differences(runs: dict[str, dict[tuple[int, int], Run]]) -> Table:
@@ -161,7 +205,7 @@ def _print_differences(runs: dict[str, dict[tuple[int, int], Run]]) -> Table:
         row = {"runs": str(len(shared))}
         for column, metric in METRICS.items():
             mean, low, high = mean_difference(pairs, metric)
-            row[column] = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+            row[column] = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" if np.isfinite(mean) else "-"
         print(f"| {name} | " + " | ".join(row.values()) + " |")
         table[name] = row
     return table
@@ -193,6 +237,13 @@ def mean_difference(
     return float(value), *np.nanpercentile(draws[1:], [2.5, 97.5]).tolist()
 
 
+def part_spread(pair: tuple[Run, Run], metric: Callable[[Run, np.ndarray], float], fold: int) -> float:
+    """Standard deviation of a paired difference, had other parts been tested."""
+    one, other = pair
+    counts = _resamples(one["group"], fold)[1:]
+    return float(np.nanstd([metric(one, w) - metric(other, w) for w in counts]))
+
+
 def _resamples(groups: np.ndarray, seed: int) -> np.ndarray:
     """(1 + R, N) how often each image counts: once, then as often as its part is drawn."""
     parts, member = np.unique(groups, return_inverse=True)
@@ -203,13 +254,13 @@ def _resamples(groups: np.ndarray, seed: int) -> np.ndarray:
 
 def _print_types(runs: dict[str, dict[tuple[int, int], Run]]) -> None:
     """Per defect type: how many images are rejected at 0.5; per size of a defect: how many are hit by the mask."""
-    print("\nRecall by defect type at threshold 0.5, and defects found by size (share of the image)\n")
+    print("\nRecall by defect type at the threshold chosen on validation; defects found by size (share of the image)\n")
     types = sorted({str(t) for found in runs.values() for run in found.values() for t in run["source"][_bad(run)]})
     sizes = {"under 0.1%": (0, 0.001), "0.1 to 1%": (0.001, 0.01), "over 1%": (0.01, 1.1)}
     print("| variant | " + " | ".join([*types, *sizes]) + " |\n|---|" + "---|" * (len(types) + len(sizes)))
     for name, found in runs.items():
         together = list(found.values())
-        rejected = np.concatenate([run["images"]["class_prob"][:, 0] <= 0.5 for run in together])
+        rejected = np.concatenate([run["images"]["score"] >= run["threshold"] for run in together])
         kinds = np.concatenate([np.where(_bad(run), run["source"], "") for run in together])
         row = [f"{rejected[kinds == kind].mean():.2f}" for kind in types]
         area = np.concatenate(

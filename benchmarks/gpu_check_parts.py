@@ -185,7 +185,8 @@ def accuracy(place: Place) -> list[Part]:
     tiny += "" if place.has(WEIGHTS) else " --weights none"
 
     def part(name: str, data: str, share: float) -> Part:
-        flags = f"--data {data} --work_dir {place.runs} {tiny if place.dry_run else real}".split()
+        flags = f"--data {data} --work_dir {place.scratch}/accuracy --runs {place.runs}".split()
+        flags += (tiny if place.dry_run else real).split()
 
         def command(seconds: float, figures: Path) -> list[str]:
             minutes = ["--minutes", f"{max(seconds - 20, 1) / 60:.2f}", "--json", str(figures)]

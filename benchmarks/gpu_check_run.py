@@ -124,14 +124,12 @@ def read_figures(path: Path) -> dict[str, Any]:
 
 
 def collect_runs(folder: Path, archive: Path) -> None:
-    """Pack the finished runs of accuracy.py, some KB each, for ``accuracy.py --table_only`` elsewhere."""
-    finished = sorted(path.parent for path in folder.rglob("test.npz"))
-    if not finished:
+    """Pack the finished runs of accuracy.py, some KB each, to be unpacked in benchmarks/runs."""
+    files = sorted(folder.rglob("fold*_seed*.json"))
+    if not files:
         return
-    files = {file for run in finished for file in run.glob("*.npz") if not file.name.endswith(".tmp.npz")}
-    files |= {run.parents[1] / "setting.json" for run in finished}
     unfinished = archive.with_name(archive.name + ".unfinished")
-    with zipfile.ZipFile(unfinished, "w") as pack:
-        for file in sorted(files):
+    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as pack:
+        for file in files:
             pack.write(file, file.relative_to(folder))
     unfinished.replace(archive)

@@ -18,7 +18,18 @@ from accuracy import check_peers, main  # noqa: E402
 from accuracy_data import keep_masks, without_type  # noqa: E402
 from accuracy_folds import assign_folds  # noqa: E402
 from accuracy_models import VARIANTS  # noqa: E402
-from accuracy_table import image_ap, mean_difference, mean_iou_defect, pixel_iou, pixel_miou  # noqa: E402
+from accuracy_power import print_power  # noqa: E402
+from accuracy_runs import write_run  # noqa: E402
+from accuracy_table import accuracy as accuracy_of  # noqa: E402
+from accuracy_table import (  # noqa: E402
+    best_threshold,
+    image_ap,
+    mean_difference,
+    mean_iou_defect,
+    misses,
+    pixel_iou,
+    pixel_miou,
+)
 
 from dinov3.data.defect_manifest import read_manifest  # noqa: E402
 from dinov3.data.defect_synthesis.demo import write_demo  # noqa: E402
@@ -36,8 +47,8 @@ def test_folds_hold_every_type_and_never_part_a_group() -> None:
 
 
 def test_metrics_of_a_run_by_hand() -> None:
-    images = np.zeros(3, [("class_prob", "f4", (2,)), ("label", "i4")] + [(n, "i8") for n in ("tp", "fp", "fn", "tn")])
-    images["class_prob"] = [(0.1, 0.9), (0.4, 0.6), (0.7, 0.3)]
+    images = np.zeros(3, [("score", "f8"), ("label", "i4")] + [(n, "i8") for n in ("tp", "fp", "fn", "tn")])
+    images["score"] = [0.9, 0.6, 0.3]
     images["label"] = [1, 0, 1]
     images["tp"], images["fp"], images["fn"], images["tn"] = [6, 0, 0], [2, 2, 0], [0, 0, 2], [2, 8, 8]
     run, once = {"images": images}, np.ones(3)
@@ -48,6 +59,17 @@ def test_metrics_of_a_run_by_hand() -> None:
     assert image_ap(run, np.array([2, 1, 0])) == pytest.approx(1)  # two of the first, none of the last
     assert image_ap(run, np.array([0, 2, 1])) == pytest.approx(1 / 3)
     assert mean_iou_defect(run, np.array([2.0, 1.0, 1.0])) == pytest.approx((2 * 6 / 8) / 3)
+
+
+def test_threshold_and_misses_by_hand() -> None:
+    images = np.zeros(6, [("score", "f8"), ("label", "i4")])
+    images["score"], images["label"] = [0.1, 0.2, 0.6, 0.4, 0.7, 0.9], [0, 0, 0, 1, 1, 1]
+    run, once = {"images": images}, np.ones(6)
+    assert best_threshold(run) in (pytest.approx(0.65), pytest.approx(0.3))  # one wrong either way
+    run["threshold"] = 0.65
+    assert accuracy_of(run, once) == pytest.approx(5 / 6)
+    assert misses(run, once) == pytest.approx(1 / 3)  # no good one may be rejected: what is at most 0.6 passes
+    assert misses(run, np.array([20, 1, 1, 1, 1, 1])) == pytest.approx(0)  # one of 22 good ones may
 
 
 def run_with_iou(iou: float) -> dict[str, np.ndarray]:
@@ -141,7 +163,22 @@ def test_scores_are_fused_once() -> None:
 
 def flags_for(data: Path, folder: Path) -> list[object]:
     """Flags for one fold of ``data`` and three epochs, with runs in ``folder``."""
-    flags = ["--data", data, "--work_dir", folder, "--seeds", 0, "--folds", 2, "--only_folds", 1, "--weights", "none"]
+    flags = [
+        "--data",
+        data,
+        "--work_dir",
+        folder / "work",
+        "--runs",
+        folder,
+        "--seeds",
+        0,
+        "--folds",
+        2,
+        "--only_folds",
+        1,
+        "--weights",
+        "none",
+    ]
     return [*flags, "--image_size", 32, "--epochs", 3, "--num_workers", 0, "--device", "cpu"]
 
 
@@ -162,25 +199,59 @@ def test_one_command_runs_the_folds_and_the_next_one_runs_nothing_again(demo: Pa
     assert means["dual_branch"]["runs"] == "1" and f"| {means['guided']['image AP']} | " in out
     assert out.count("fold 1, seed 0") == 2 and "| dual_branch | 1 | " in out
     assert "| mask of guided alone | 1 | " in out
-    for how in ("flips", "novelty"):
-        status, out, _ = accuracy(*flags, f"--{how}")
-        assert status == 0 and "fold 1, seed 0" not in out
-        assert f"| guided without {how} | 1 | " in out
+    kept = sorted(runs.rglob("fold1_seed0.json"))
+    assert [path.parent.name for path in kept] == ["dual_branch", "guided"] and kept[0].stat().st_size < 20_000
+    status, out, _ = accuracy(*flags, "--check", "--power")
+    assert status == 0 and "fold 1, seed 0" not in out and "| guided | 1 | 1 |" in out
     data.rename(tmp_path / "away")
     chosen = means_of("--table_only", "--split", "val")  # which needs no data
     assert chosen["guided"] != means["guided"] and chosen["dual_branch"] != means["dual_branch"]  # of other images
     fused = means_of("--table_only", "--score_fusion")
     assert fused["guided"] == means["guided"] and fused["dual_branch"] != means["dual_branch"]
+    status, out, _ = accuracy("--all", "--runs", runs)
+    assert status == 0 and f"| {means['guided']['image AP']} | " in out and "## data_grouped" in out
     (tmp_path / "away").rename(data)
     status, _, error = accuracy(*flags, "--folds", 3)
-    assert status == 1 and "its runs had another setting (folds was 2, now 3)" in error
-    path = next(runs.rglob("setting.json"))
-    old = json.loads(path.read_text())
-    del old["tested"]  # before runs were tested at their last epoch
-    path.write_text(json.dumps(old))
-    status, _, error = accuracy(*flags)
-    assert status == 1 and "tested was best epoch, now last epoch" in error
-    assert not list(runs.rglob("*.pth")), "weights are left behind"
+    assert status == 1 and "it had another setting (folds was 2, now 3)" in error
+    old = kept[1].read_text()
+    kept[1].write_text(old.replace(json.loads(old)["code"], "0" * 12))
+    _, out, _ = accuracy(*flags, "--table_only", "--check")
+    assert "| guided | 1 | 0 |" in out and "| dual_branch | 1 | 1 |" in out  # one was run with other code
+    kept[1].write_text(old[: len(old) // 2])
+    status, _, error = accuracy(*flags, "--table_only")
+    assert status == 1 and "fold1_seed0.json: no run of accuracy.py" in error and "Traceback" not in error
+    assert not list(tmp_path.rglob("*.pth")), "weights are left behind"
+
+
+@pytest.mark.parametrize("how", ["flips", "novelty"])
+def test_answers_that_come_about_otherwise_are_kept_beside_the_plain_ones(
+    demo: Path, tmp_path: Path, accuracy, how: str
+):
+    flags = [*flags_for(demo, tmp_path), "--backbone", "dinov3_vitt16", "--variants", "guided", f"--{how}"]
+    status, out, error = accuracy(*flags)
+    assert status == 0, error
+    assert f"| guided without {how} | 1 | " in out
+    assert {path.name for path in tmp_path.rglob("fold*.json")} == {"fold1_seed0.json", f"fold1_seed0_{how}.json"}
+
+
+def test_power_follows_from_the_spread_of_parts_and_runs(tmp_path: Path, capsys) -> None:
+    """Forty parts that differ, two runs that agree: more runs show no smaller difference."""
+    rng = np.random.default_rng(0)
+    fixed = {"kinds": ["pit"], "kind": [0] * 40, "part": list(range(40)), "label": [1] * 40, "size": [[10, 10]]}
+    fixed |= {"score": [0.5] * 40, "peak": [0.5] * 40, "fp": [0] * 40, "tn": [0] * 40}
+    fixed["regions"] = {"image": [], "area": [], "coverage": []}
+    for variant in ("guided", "unet"):
+        found = rng.integers(0, 100, 40)
+        packed = fixed | {"tp": found.tolist(), "fn": (100 - found).tolist()}
+        for seed in (0, 1):
+            write_run(tmp_path / variant / f"fold0_seed{seed}.json", {}, 1, {"val": packed, "test": packed})
+    print_power(tmp_path, ["guided", "unet"], [0, 1], [0])
+    rows = {line.split(" | ")[0]: line.strip("| ").split(" | ")[1:] for line in capsys.readouterr().out.splitlines()}
+    parts, luck, *shown = map(float, rows["| pixel IoU"])
+    # found has a standard deviation of 0.29; the mean difference of 40 parts one of 0.29 * sqrt(2 / 40)
+    assert luck == 0 and parts == pytest.approx(0.065, abs=0.015)
+    assert shown[0] == shown[-1] == pytest.approx(2.8 * parts, abs=0.002)
+    assert set(rows["| image AP"]) == {"-"}  # nothing to tell apart
 
 
 def test_a_peer_goes_through_the_same_training(demo: Path, tmp_path: Path, accuracy) -> None:
