@@ -89,7 +89,12 @@ def heads(figures: Figures, form: str) -> list[Row]:
     rows = []
     for batch in ("1", "16"):
         found = figures.at("batches", batch)
-        patterns = {"multiscale decoder": "multiscale", "score fusion": "no fusion", "novelty": "novelty"}
+        patterns = {
+            "multiscale decoder": "multiscale",
+            "full decoder": "full",
+            "score fusion": "no fusion",
+            "novelty": "novelty",
+        }
         cells = {pattern: found.at(name, "added").format("{:+.1%}") for pattern, name in patterns.items()}
         cells |= {"light": found.at("light", "added").format("{:+.1%}")}
         cells |= {"^backbone$": found.at("backbone", "milliseconds").format("{:.3g} ms")}

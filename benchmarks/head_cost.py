@@ -55,7 +55,13 @@ def build_modules(args: argparse.Namespace, device: torch.device) -> dict[str, n
     """The bare backbone, and models on it."""
     backbone = build_backbone(args.backbone, "none").to(device, memory_format=torch.channels_last).eval()
     modules: dict[str, nn.Module] = {"backbone": Bare(backbone)}
-    heads = {"multiscale": {}, "no fusion": {"score_fusion": False}, "novelty": {}, "light": {"decoder": "light"}}
+    heads = {
+        "multiscale": {},
+        "no fusion": {"score_fusion": False},
+        "novelty": {},
+        "full": {"decoder": "full"},
+        "light": {"decoder": "light"},
+    }
     images = torch.zeros(1, 3, args.image_size, args.image_size, device=device)
     for name, options in heads.items():
         model = AttentionGuidedDefectClassifier(backbone, backbone.embed_dim, **options).to(device).eval()

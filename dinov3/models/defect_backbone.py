@@ -16,7 +16,7 @@ from dinov3.defect_errors import DefectError
 from dinov3.models.defect_default_weights import LITE0, build_from_hub, load_lite0
 from dinov3.models.defect_weights import load_weights
 
-STRIDES = (4, 8, 16, 32)  # of a pyramid of feature maps, finest first
+STRIDES = (4, 8, 16, 32)  # that a pyramid of feature maps must have, finest first
 
 # timm's ``qkvb`` networks have Meta's q and v biases; the 7B network has none.
 _TIMM_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -117,7 +117,8 @@ class ViTBackbone(_Backbone):
 
 
 class ConvNetBackbone(_Backbone):
-    """A ConvNet of timm: a pyramid of four maps, the deepest one being what the network pools at its end.
+    """A ConvNet of timm: a pyramid of maps at strides 4 to 32, and 2 where it has one; the deepest one is what the
+    network pools at its end.
 
     Attributes:
         network: timm's module.
@@ -134,10 +135,10 @@ class ConvNetBackbone(_Backbone):
         stages = {info["reduction"]: (i, info["num_chs"]) for i, info in enumerate(network.feature_info)}
         if tuple(sorted(stages))[-4:] != STRIDES or not hasattr(network, "forward_intermediates"):
             raise DefectError(f"{name} has no feature maps at strides 4, 8, 16 and 32: choose a plain ViT or a ConvNet")
-        self._stages = [stages[stride][0] for stride in STRIDES]
-        self.strides = list(STRIDES)
-        self.embed_dims = [stages[stride][1] for stride in STRIDES[:-1]] + [network.num_features]
-        self.patch_size, self.embed_dim, self.n_blocks = STRIDES[-1], network.num_features, len(STRIDES)
+        self.strides = [stride for stride in sorted(stages) if stride >= 2]
+        self._stages = [stages[stride][0] for stride in self.strides]
+        self.embed_dims = [stages[stride][1] for stride in self.strides[:-1]] + [network.num_features]
+        self.patch_size, self.embed_dim, self.n_blocks = STRIDES[-1], network.num_features, len(self.strides)
 
     def get_intermediate_layers(
         self,

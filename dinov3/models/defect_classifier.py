@@ -36,7 +36,7 @@ class AttentionGuidedDefectClassifier(nn.Module):
         num_classes: K; class 0 is normal.
         seg_channels: S; 1 for 'any defect', else one channel per defect type.
         dropout: in the classification head, 0 to 1.
-        decoder: ``multiscale`` (mask at stride 4) or ``light`` (one value per patch).
+        decoder: ``multiscale`` (mask at stride 4), ``full`` (at full resolution) or ``light`` (one value per patch).
         guidance: ``mask`` pools features where the predicted mask is, ``none`` pools them evenly (the plain
             dual branch: same parameters, no link from mask to class).
         score_fusion: in eval mode, the defect logit is the mean of the classifier's and the mask's maximum
@@ -143,7 +143,7 @@ class AttentionGuidedDefectClassifier(nn.Module):
         Returns:
             ``classification`` (B, K): class logits.
             ``segmentation`` (B, S, H, W): mask logits at input size.
-            ``seg_prob`` (B, S, h, w): mask probabilities on the decoder's grid (of the padded input).
+            ``seg_prob`` (B, S, h, w): mask probabilities on the grid of the decoder's features (of the padded input).
             ``attention_map`` (B, 1, h, w), only if asked for: the pooling weights, which add up to 1 per image.
             ``novelty`` (B, 1, H, W), only of a model that has learned what good parts look like, in eval mode: how
             unlike them each place is, in standard deviations (:class:`~dinov3.models.defect_novelty.Novelty`).
@@ -152,10 +152,15 @@ class AttentionGuidedDefectClassifier(nn.Module):
         padded, token, maps = self.encode(images)
         mask_logits, features = self.decoder(padded, maps)
         seg_prob = mask_logits.float().sigmoid()
+        if mask_logits.shape[-2:] != features.shape[-2:]:  # each place looks as defective as its worst pixel
+            seg_prob = F.max_pool2d(seg_prob, 4, ceil_mode=True)
         attention = pooling_weights(seg_prob) if self.guidance == "mask" else uniform_weights(seg_prob)
         pooled = (features.float() * attention).sum(dim=(2, 3))  # (B, C)
         logits = self.classifier(torch.cat([self.token_norm(token), self.pooled_norm(pooled)], dim=1))
-        segmentation = F.interpolate(mask_logits, padded.shape[-2:], mode="bilinear")[..., :height, :width]
+        segmentation = mask_logits
+        if mask_logits.shape[-2:] != padded.shape[-2:]:
+            segmentation = F.interpolate(mask_logits, padded.shape[-2:], mode="bilinear")
+        segmentation = segmentation[..., :height, :width]
         if (
             self.score_fusion and not self.training
         ):  # fused in training, a good mask would leave the head nothing to learn

@@ -1,6 +1,6 @@
-"""Mask decoders: they turn a backbone's feature maps into one mask map and one feature map of the same size.
+"""Mask decoders: they turn a backbone's feature maps into a mask map and a feature map.
 
-Shapes: B batch, S mask channels, C decoder channels, H x W the (padded) input, h x w the decoder's grid.
+Shapes: B batch, S mask channels, C decoder channels, H x W the (padded) input, h x w the grid of the feature map.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-DecoderName = Literal["multiscale", "light"]
+DecoderName = Literal["multiscale", "full", "light"]
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class FeatureLevel:
 def feature_levels(backbone: nn.Module, embed_dim: int, decoder: DecoderName) -> list[FeatureLevel]:
     """The maps to take from ``backbone``, shallow to deep.
 
-    A pyramid (``embed_dims`` present, as in DINOv3's ConvNeXt) gives all its stages; a ViT gives four evenly
-    spaced blocks, the last one included, as DINOv3's dense heads do; any other module gives its patch tokens.
-    The light decoder reads the deepest map alone.
+    A pyramid (``embed_dims`` present, as in DINOv3's ConvNeXt) gives all its stages, those above stride 4 to the full
+    decoder alone; a ViT gives four evenly spaced blocks, the last one included, as DINOv3's dense heads do; any other
+    module gives its patch tokens. The light decoder reads the deepest map alone.
     """
     patch = getattr(backbone, "patch_size", None)
     if not hasattr(backbone, "get_intermediate_layers"):
@@ -42,11 +42,15 @@ def feature_levels(backbone: nn.Module, embed_dim: int, decoder: DecoderName) ->
         depth = getattr(backbone, "n_blocks", None) or len(backbone.blocks)
         indices = sorted({max(depth * k // 4 - 1, 0) for k in (1, 2, 3, 4)})
         levels = [FeatureLevel(i, embed_dim, patch) for i in indices]
-    return levels if decoder == "multiscale" else levels[-1:]
+    if decoder == "light":
+        return levels[-1:]
+    return [level for level in levels if level.stride >= (2 if decoder == "full" else 4)]
 
 
-def conv_norm_act(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution, BatchNorm, GELU.
+def conv_norm_act(
+    in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, act: type[nn.Module] = nn.GELU
+) -> nn.Sequential:
+    """Convolution, BatchNorm, activation.
 
     BatchNorm because its statistics are the dataset's when it predicts: a norm over one image alone (GroupNorm, or
     LayerNorm per position) blows up the noise of a clean surface and levels out a defect that covers much of the image.
@@ -54,7 +58,7 @@ def conv_norm_act(in_channels: int, out_channels: int, kernel: int = 3, stride: 
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(out_channels),
-        nn.GELU(),
+        act(),
     )
 
 
@@ -64,6 +68,70 @@ def mask_head(channels: int, seg_channels: int) -> nn.Conv2d:
     head = nn.Conv2d(channels, seg_channels, 1)
     nn.init.constant_(head.bias, -4.6)
     return head
+
+
+class FullDecoder(nn.Module):
+    """Mask at full resolution, so that a crack of two pixels keeps its outline.
+
+    Maps are joined from coarse to fine and decoded by two convolutions at each stride, as in U-Net (Ronneberger et al.
+    2015, arXiv 1505.04597), down to the image itself. At stride 2 it reads the backbone's map, where a ConvNet has one,
+    and a convolution of the image; what a ViT's patches have averaged away comes from there. The class is pooled from
+    the features at stride 4.
+    """
+
+    WIDTHS = {1: 16, 2: 32, 4: 64, 8: 96, 16: 128}  # channels up to this stride; beyond, 192
+
+    def __init__(self, levels: list[FeatureLevel], seg_channels: int):
+        super().__init__()
+        self.channels = self.WIDTHS[4]
+        stem_channels = self.WIDTHS[1]
+        self.stem = conv_norm_act(3, stem_channels, stride=2, act=nn.ReLU)
+        self.level_strides = [level.stride for level in levels]
+        by_stride = {8: 0, 4: 0, 2: stem_channels, 1: 3}
+        for level in levels:
+            by_stride[level.stride] = by_stride.get(level.stride, 0) + level.channels
+        self.strides = sorted(by_stride, reverse=True)
+        self.lateral, self.blocks = nn.ModuleDict(), nn.ModuleDict()
+        coarser = 0
+        for stride in self.strides:
+            width, given = self.width(stride), by_stride[stride]
+            if given > width:
+                self.lateral[str(stride)] = conv_norm_act(given, width, kernel=1, act=nn.ReLU)
+                given = width
+            self.blocks[str(stride)] = nn.Sequential(
+                conv_norm_act(coarser + given, width, act=nn.ReLU), conv_norm_act(width, width, act=nn.ReLU)
+            )
+            coarser = width
+        self.head = nn.Conv2d(self.WIDTHS[1], seg_channels, 3, padding=1)
+
+    @classmethod
+    def width(cls, stride: int) -> int:
+        """Channels at ``stride``."""
+        return next((width for limit, width in cls.WIDTHS.items() if stride <= limit), 192)
+
+    def forward(self, images: Tensor, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Decode.
+
+        Args:
+            images: (B, 3, H, W), padded to the backbone's multiple.
+            maps: one (B, c, h', w') per feature level, shallow to deep.
+
+        Returns:
+            mask logits (B, S, H, W) and features (B, C, h, w), h = ceil(H / 4), w = ceil(W / 4).
+        """
+        height, width = images.shape[-2:]
+        x, features = images.new_zeros(0), images.new_zeros(0)
+        for stride in self.strides:
+            parts = [m for m, s in zip(maps, self.level_strides, strict=True) if s == stride]
+            parts += [self.stem(images)] if stride == 2 else [images] if stride == 1 else []
+            size = parts[0].shape[-2:] if parts else (-(-height // stride), -(-width // stride))
+            if str(stride) in self.lateral:
+                parts = [self.lateral[str(stride)](torch.cat(parts, dim=1))]
+            if stride != self.strides[0]:
+                parts.insert(0, F.interpolate(x, size, mode="nearest"))
+            x = self.blocks[str(stride)](torch.cat(parts, dim=1))
+            features = x if stride == 4 else features
+        return self.head(x), features
 
 
 class LightDecoder(nn.Module):
@@ -76,7 +144,7 @@ class LightDecoder(nn.Module):
         self.head = mask_head(channels, seg_channels)
 
     def forward(self, images: Tensor, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """See :class:`MultiscaleDecoder`; h x w is the deepest map's size."""
+        """As :meth:`FullDecoder.forward`; both are (h, w), the deepest map's size."""
         features = self.project(maps[-1])
         return self.head(features), features
 
@@ -112,15 +180,7 @@ class MultiscaleDecoder(nn.Module):
         self.head = mask_head(channels, seg_channels)
 
     def forward(self, images: Tensor, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Decode.
-
-        Args:
-            images: (B, 3, H, W), padded to the backbone's multiple.
-            maps: one (B, c, h', w') per feature level, shallow to deep.
-
-        Returns:
-            mask logits (B, S, h, w) and features (B, C, h, w), h = ceil(H / 4), w = ceil(W / 4).
-        """
+        """As :meth:`FullDecoder.forward`, but for the mask logits: (B, S, h, w), too."""
         height, width = images.shape[-2:]
         x = None
         for stride in self.strides:
@@ -140,7 +200,7 @@ class MultiscaleDecoder(nn.Module):
 
 def build_decoder(name: DecoderName, levels: list[FeatureLevel], seg_channels: int) -> nn.Module:
     """The decoder called ``name``; ``decoder.channels`` is its feature width."""
-    decoders = {"multiscale": MultiscaleDecoder, "light": LightDecoder}
+    decoders = {"multiscale": MultiscaleDecoder, "full": FullDecoder, "light": LightDecoder}
     if name not in decoders:
         raise ValueError(f"decoder is {name!r}; expected one of {', '.join(decoders)}")
     return decoders[name](levels, seg_channels)

@@ -55,8 +55,9 @@ def test_convnet_interface_is_a_pyramid_that_ends_in_what_the_network_pools(name
     backbone = build(name)
     images = torch.randn(2, 3, 64, 96)
     features = backbone.forward_features(images)
-    maps = backbone.get_intermediate_layers(images, n=4, reshape=True, return_class_token=True)
-    assert (backbone.patch_size, backbone.n_blocks, backbone.strides) == (32, 4, [4, 8, 16, 32])
+    strides = [2, 4, 8, 16, 32] if name in ("efficientnet_lite0", "timm:resnet18") else [4, 8, 16, 32]
+    maps = backbone.get_intermediate_layers(images, n=len(strides), reshape=True, return_class_token=True)
+    assert (backbone.patch_size, backbone.n_blocks, backbone.strides) == (32, len(strides), strides)
     assert [tuple(m.shape) for m, _ in maps] == [
         (2, width, 64 // stride, 96 // stride)
         for width, stride in zip(backbone.embed_dims, backbone.strides, strict=True)
@@ -71,7 +72,7 @@ def test_convnet_interface_is_a_pyramid_that_ends_in_what_the_network_pools(name
 
 
 def test_lite0_ends_in_its_1280_features():
-    assert build("efficientnet_lite0").embed_dims == [24, 40, 112, 1280]
+    assert build("efficientnet_lite0").embed_dims == [16, 24, 40, 112, 1280]
 
 
 @pytest.mark.parametrize("name", ["dinov3_vitt16", "timm:resnet18"])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dinov3.models.defect_backbone import build_backbone
-from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
+from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
 from dinov3.models.defect_guidance import fuse_scores, pooling_weights
 
 
@@ -32,7 +32,7 @@ def make(name: str = "dinov3_vitt16", **options: object) -> AttentionGuidedDefec
 
 
 @pytest.mark.parametrize("name", ["dinov3_vitt16", "dinov3_convnext_tiny", "efficientnet_lite0"])
-@pytest.mark.parametrize("decoder", ["multiscale", "light"])
+@pytest.mark.parametrize("decoder", ["multiscale", "full", "light"])
 def test_outputs_have_the_promised_shapes_at_any_size(name: str, decoder: str) -> None:
     model = make(name, num_classes=4, seg_channels=3, decoder=decoder).eval()
     for height, width in ((64, 64), (70, 45)):
@@ -49,6 +49,43 @@ def test_the_default_decoder_is_finer_than_a_patch() -> None:
     image = torch.randn(1, 3, 64, 64)
     assert make()(image)["seg_prob"].shape[-2:] == (16, 16)
     assert make(decoder="light")(image)["seg_prob"].shape[-2:] == (4, 4)
+
+
+def thin_lines(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise with a bright diagonal line one pixel wide, and its mask."""
+    generator = torch.Generator().manual_seed(seed)
+    images, masks = 0.1 * torch.randn(8, 3, 64, 64, generator=generator), torch.zeros(8, 64, 64, dtype=torch.long)
+    steps = torch.arange(40)
+    for number in range(8):
+        y, x = torch.randint(0, 24, (2,), generator=generator).tolist()
+        masks[number, y + steps, x + steps] = 1
+    return images + 2 * masks[:, None], masks
+
+
+def test_the_full_decoder_outlines_what_a_quarter_of_the_resolution_loses() -> None:
+    found = {}
+    for decoder in ("full", "multiscale"):
+        model, criterion = make("efficientnet_lite0", decoder=decoder), MultiTaskLoss()
+        model.freeze_backbone()
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 3e-3)
+        images, masks = thin_lines(0)
+        for _ in range(40):
+            optimizer.zero_grad()
+            criterion(model(images), torch.ones(8, dtype=torch.long), masks)["total_loss"].backward()
+            optimizer.step()
+        images, masks = thin_lines(1)
+        with torch.inference_mode():
+            marked = model.eval()(images)["segmentation"][:, 0] > 0
+        found[decoder] = ((marked & (masks > 0)).sum() / (marked | (masks > 0)).sum()).item()
+    assert found["full"] > 0.5 > 2 * found["multiscale"], found
+
+
+def test_pooling_sees_the_worst_pixel_of_each_place() -> None:
+    model = make(decoder="full").eval()
+    with torch.inference_mode():
+        out = model(torch.randn(1, 3, 64, 64), return_attention=True)
+    prob = out["segmentation"].sigmoid()
+    assert torch.equal(out["seg_prob"], torch.nn.functional.max_pool2d(prob, 4)) and out["seg_prob"].shape[-1] == 16
 
 
 def test_patch_14_pads_inside_and_crops_the_mask() -> None:
@@ -71,7 +108,7 @@ def test_wrong_width_or_choice_names_the_right_one() -> None:
         AttentionGuidedDefectClassifier(build_backbone("dinov3_vitt16", "none"), embed_dim=768)
     with pytest.raises(ValueError, match="'mask' or 'none'"):
         make(guidance="both")
-    with pytest.raises(ValueError, match="multiscale, light"):
+    with pytest.raises(ValueError, match="multiscale, full, light"):
         make(decoder="fancy")
 
 
