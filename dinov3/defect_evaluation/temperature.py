@@ -95,6 +95,7 @@ class Calibration:
             "defects": self.miss.images,
             "parts": len(np.unique(self.groups)),
             "target": str(self.target),
+            "target_values": {name: value for name, value in vars(self.target).items() if value is not None},
             "promise": "; ".join(map(str, self.limits.promises)),
             "promise_possible": all(promise.is_possible for promise in self.limits.promises),
             "fitted_temperature": self.fitted_temperature,
