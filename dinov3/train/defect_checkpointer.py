@@ -117,9 +117,9 @@ class Checkpointer:
         if stop:
             self._leave(stop, f"in epoch {state.epoch + 1}, after {state.meter.batches} batches")
 
-    def stoppable(self, loader: DataLoader, state: TrainState) -> StoppableLoader:
-        """``loader``, for a validation that a signal may end: the epoch's training is kept, and validation is done
-        again after a resume."""
+    def batches_until_signal(self, loader: DataLoader, state: TrainState) -> StoppableLoader:
+        """The batches of a validation's ``loader``. A signal ends them with StoppedError in all processes, after the
+        state was saved: the epoch's training is kept, and validation is done again after a resume."""
 
         def leave_if_asked() -> None:
             state.finish_evaluation()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from dinov3.data.defect_dataset import DefectDataset, make_loader
+from dinov3.data.defect_dataset import DefectDataset, EpochSampler, make_loader
 from dinov3.data.defect_manifest import Manifest, read_manifest
-from dinov3.data.defect_tile_dataset import DefectTileDataset
+from dinov3.data.defect_tile_dataset import DefectTileDataset, TileSampler
 from dinov3.data.defect_tiles import Tiling
 from dinov3.defect_display import on_a_line
 from dinov3.defect_distributed import World
@@ -98,6 +99,13 @@ def build_loaders(
         world_size=world.size,
     )
     return train_loader, val_loader
+
+
+def start_at(train_loader: DataLoader, epoch: int, batches: int) -> None:
+    """Let the next pass over the training loader be that of ``epoch`` (from 0), without its first ``batches``, which
+    were done before an interruption."""
+    sampler = cast(EpochSampler | TileSampler, train_loader.sampler)
+    sampler.epoch, sampler.skip = epoch, batches * (train_loader.batch_size or 1)
 
 
 def enough_masks(rows: Manifest) -> bool:

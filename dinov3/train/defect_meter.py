@@ -77,7 +77,7 @@ class EpochMeter:
         self.batches, self.skipped, self.spikes, self.seconds = 0, 0, 0, 0.0
         self.totals: dict[str, Tensor] = {}
         self.counts = torch.zeros(len(COUNTS), dtype=torch.long)
-        self.shown = ""
+        self._loss_text = ""
 
     def start(self, epoch: int, loader: DataLoader) -> None:
         """Before the first batch of ``epoch`` (from 0), or of what is left of it; ``loader`` names files."""
@@ -107,9 +107,14 @@ class EpochMeter:
         if not self.asynchronous:
             self.flush()
         self.seconds = time.perf_counter() - self._began
+
+    def loss_text(self) -> str:
+        """The epoch's mean loss so far, to show after each update; a new one every few batches, so that the host does
+        not wait for the device."""
         if self.totals and self.batches // SHOWN_EVERY > (self.batches - len(self._unread)) // SHOWN_EVERY:
             loss = self._shown_loss.exchange(self.totals["train_total_loss"] / self.counts[0])
-            self.shown = self.shown if loss is None else f"loss={loss:.3f}"
+            self._loss_text = self._loss_text if loss is None else f"loss={loss:.3f}"
+        return self._loss_text
 
     def flush(self) -> None:
         """Count what :meth:`end_update` still holds back; to be called in all processes.

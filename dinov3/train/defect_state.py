@@ -71,7 +71,7 @@ class TrainState:
         self.config, self.world, self.device = config, world, device
         self.model, self.criterion, self.ema = model, criterion, ModelEma(model, config.ema_decay)
         if resume is not None:
-            with restoring(config.last):
+            with restoring(config.last):  # before sharding, as checkpoints hold whole weights
                 self.ema.load_state_dict(resume.get("training_state", resume), config.last)
         self._in_step: InStep | None = None
         if is_to_shard(config, world, precision):
@@ -94,8 +94,8 @@ class TrainState:
         self.epoch, self.best, self.metrics = 0, {}, {}
         self._random: dict[str, Tensor] = {}  # of torch's generators, where an epoch was interrupted
         if resume is not None:
-            with restoring(config.last):
-                self._load(resume)
+            with restoring(config.last):  # after sharding, as the optimizer's moments are spread like the weights
+                self._load_all_but_weights(resume)
         self.updates_per_epoch = updates_per_epoch
         updates_done = updates_per_epoch * self.epoch + math.ceil(self.meter.batches / config.accumulate)
         total = updates_per_epoch * config.epochs
@@ -108,8 +108,15 @@ class TrainState:
         restore_random_states(self._random, self.device)
         self._random = {}
 
-    def learning_rates(self) -> dict[str, float]:
-        """The rate of each parameter group at the start of this epoch."""
+    def count_update(self, skipped: Tensor) -> None:
+        """After each update, even one that was ``skipped`` (a bool scalar on the device): the learning rate moves on,
+        and the average takes in the weights unless it was."""
+        self.lr_scheduler.step()
+        updates = self.lr_scheduler.last_epoch  # torch's name for how often the scheduler stepped: now with this update
+        self.ema.update(updates, skipped)
+
+    def rates_at_epoch_start(self) -> dict[str, float]:
+        """The rate of each parameter group at the first update of the epoch that trains, or has just trained."""
         share = lr_factor(self.updates_per_epoch * self.epoch, self.updates_per_epoch * self.config.epochs)
         return {group["name"]: group["initial_lr"] * share for group in self.optimizer.inner.param_groups}
 
@@ -160,7 +167,7 @@ class TrainState:
         place = {"epoch": self.epoch, "progress": progress, "metrics": self.metrics, "best": self.best}
         return gathered(parts, keep=self.world.is_main) | place
 
-    def _load(self, content: dict[str, Any]) -> None:
+    def _load_all_but_weights(self, content: dict[str, Any]) -> None:
         """All of :meth:`state_dict` but the weights."""
         restore_optimizer(self.optimizer.inner, content["optimizer"])
         if self.optimizer.scaler.is_enabled() and content["scaler"]:

@@ -29,6 +29,13 @@ class TrainStep(nn.Module):
         return self.criterion(self.model(images), labels, masks, has_mask, **self.options)
 
 
+def average_gradients(step: nn.Module, wanted: bool) -> None:
+    """Whether the next pass through ``step``, forward and backward, averages the gradients over all processes, as only
+    the last batch of an update has to; the others add to this process's own. This is what ``no_sync`` of
+    DistributedDataParallel sets; in one process, and for a sharded model, it changes nothing."""
+    step.require_backward_grad_sync = wanted
+
+
 def across_processes(step: TrainStep, world: World, device: torch.device) -> nn.Module:
     """``step``, for several processes so that all learn from the whole batch, norm statistics included; one whose model
     is sharded already averages its gradients itself, and the loss's own gradient is the same in all processes."""

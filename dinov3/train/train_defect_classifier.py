@@ -23,11 +23,12 @@ from dinov3.models.defect_classifier import (
 from dinov3.models.defect_device import Precision
 from dinov3.train.defect_checkpointer import Checkpointer
 from dinov3.train.defect_config import TrainConfig
-from dinov3.train.defect_data import build_loaders
+from dinov3.train.defect_data import build_loaders, start_at
 from dinov3.train.defect_optim import summarize_rates
 from dinov3.train.defect_run_log import RunLog, image_scores, peak_memory
 from dinov3.train.defect_run_pictures import example_page
 from dinov3.train.defect_state import TrainState
+from dinov3.train.defect_step import average_gradients
 
 
 def train_one_epoch(
@@ -65,16 +66,17 @@ def train_one_epoch(
         for number in range(1, size + 1):
             batch = next(batches)
             inputs = to_device(batch, precision.device, normalization)
-            step.require_backward_grad_sync = number == size  # DistributedDataParallel averages once an update
+            average_gradients(step, number == size)  # over the processes: once an update, with its last batch
             with precision.autocast():
                 losses = step(*inputs)
             optimizer.backward(losses["total_loss"] / size)
             meter.add(batch, losses)
-        grad_norm, skipped = optimizer.step()  # clips; an update that is not finite is skipped on the device
-        state.lr_scheduler.step()
-        state.ema.update(state.lr_scheduler.last_epoch, skipped)
-        meter.end_update(grad_norm)  # on CUDA, reads the numbers of the update before
-        bar.set_postfix_str(meter.shown, refresh=False)
+        # Clips. An update that is not finite is skipped on the device, and the host does not wait to know: the average
+        # takes in ``skipped`` there, and the meter finds out by itself from losses and norm, on CUDA an update later.
+        grad_norm, skipped = optimizer.step()
+        state.count_update(skipped)  # moves the learning rate and the average on
+        meter.end_update(grad_norm)  # raises if too many were skipped
+        bar.set_postfix_str(meter.loss_text(), refresh=False)
         checkpointer.after_update(state)
     bar.close()
     return meter.compute()
@@ -119,7 +121,6 @@ def fit(
     device, classes, progress = precision.device, description["classes"], world.is_main
     view = View(val_set.image_size, normalization, val_set.tiling)
     train_loader, val_loader = build_loaders(train_set, val_set, view, config, world, device)
-    sampler: Any = train_loader.sampler
     weight_scheduler = DynamicWeightScheduler(warmup_epochs=config.weight_warmup_epochs)
     updates = math.ceil(len(train_loader) / config.accumulate)
     state = TrainState(
@@ -129,10 +130,9 @@ def fit(
         log = RunLog(config.save_dir, state.epoch, classes) if world.is_main else None
         while not state.is_over:
             state.begin_epoch()
-            sampler.epoch, sampler.skip = state.epoch, state.meter.batches * config.batch_size
+            start_at(train_loader, state.epoch, state.meter.batches)
             if config.use_dynamic_weights:
                 criterion.alpha, criterion.beta = weight_scheduler.get_weights(state.epoch)
-            rates = state.learning_rates()
             result = train_one_epoch(
                 state,
                 train_loader,
@@ -143,9 +143,10 @@ def fit(
             )
             state.synchronize_buffers()
             metrics = DefectMetrics(len(classes))
+            rates = state.rates_at_epoch_start()
             result |= summarize_rates(rates) | evaluate(
                 state.ema.module,
-                checkpointer.stoppable(val_loader, state),
+                checkpointer.batches_until_signal(val_loader, state),  # which saves the state and raises StoppedError
                 metrics,
                 view,
                 batch_size=config.batch_size,
