@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from dinov3.defect_evaluation.calibration_texts import promise_text
 
 
 @dataclass(frozen=True)
@@ -50,24 +53,19 @@ class Promise:
         return self.asked if self.is_possible else lowest_rate(self.parts, self.confidence)
 
     def __str__(self) -> str:
-        kind = "defect" if self.rate_name == "miss rate" else "normal"
-        evidence = f"{self.images} {kind} images"
-        if self.parts < self.images:
-            evidence += f" of {self.parts} parts"
-        text = f"{self.rate_name} at most {self.rate:.2%} {self._certainty()}, from {evidence}"
-        if self.is_possible:
-            return f"{text}; it takes {self.needed}"
-        unit = "parts" if self.parts < self.images else "images"
-        short = f"{self.asked:.2%} cannot be promised: it takes {self.needed} {kind} {unit}, and there are {self.parts}"
-        return f"{short}. The best that can be: {text}"
+        return promise_text(self.record())
 
-    def _certainty(self) -> str:
-        if self.confidence is not None:
-            return f"with {self.confidence:.0%} confidence"
-        if self.parts < self.images:
-            return "on average over calibration sets"
-        tail = binomial_cdf(self.parts, self.rate)[allowed_losses(self.parts, self.rate, None)]
-        return f"on average over calibration sets (kept in {1 - tail:.0%} of them)"
+    @property
+    def kept(self) -> float | None:
+        """Share of calibration sets that keep to an average; None with a confidence, and if parts have several
+        images."""
+        if self.confidence is not None or self.parts < self.images:
+            return None
+        return 1 - float(binomial_cdf(self.parts, self.rate)[allowed_losses(self.parts, self.rate, None)])
+
+    def record(self) -> dict[str, Any]:
+        """Plain values, as :mod:`~dinov3.defect_evaluation.calibration_texts` lists them."""
+        return {**vars(self), "rate": self.rate, "kept": self.kept, "needed": self.needed}
 
 
 def parts_needed(rate: float, confidence: float | None) -> int:

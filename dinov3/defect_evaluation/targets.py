@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from dinov3.defect_cli import NonNegativeFloat, OpenFraction, flag
 from dinov3.defect_errors import DefectError
+from dinov3.defect_evaluation.calibration_texts import target_text
 from dinov3.defect_evaluation.risk_control import Promise, controlled_limit
 
 
@@ -68,11 +69,11 @@ class Target:
             raise DefectError("--confidence belongs to --max_miss_rate and --max_overkill; drop it or give one of them")
 
     def __str__(self) -> str:
-        if self.cost_miss is not None:
-            return f"lowest cost, {self.cost_miss:g} per miss and {self.cost_overkill:g} per overkill"
-        rates = {"miss rate": self.max_miss_rate, "overkill": self.max_overkill}
-        texts = [f"{name} at most {rate:.2%}" for name, rate in rates.items() if rate is not None]
-        return ", ".join(texts) or "best F1"
+        return target_text(self.record())
+
+    def record(self) -> dict[str, Any]:
+        """What was given, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
     def limits(self, scores: np.ndarray, defective: np.ndarray, groups: np.ndarray) -> Limits:
         """The limits that reach it on these images; they lie halfway between the scores that they part.

@@ -89,14 +89,15 @@ class Calibration:
         return values if self.limits.review is None else values | {"review": self.limits.review}
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint tells of its calibration: numbers and texts."""
+        """What a checkpoint tells of its calibration: numbers, and the texts that earlier versions read."""
         return {
             "images": len(self.defective),
             "defects": self.miss.images,
             "parts": len(np.unique(self.groups)),
             "target": str(self.target),
-            "target_values": {name: value for name, value in vars(self.target).items() if value is not None},
+            "target_values": self.target.record(),
             "promise": "; ".join(map(str, self.limits.promises)),
+            "promises": [promise.record() for promise in self.limits.promises],
             "promise_possible": all(promise.is_possible for promise in self.limits.promises),
             "fitted_temperature": self.fitted_temperature,
             "ece_before": self.ece_before,

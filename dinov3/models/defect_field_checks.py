@@ -48,6 +48,25 @@ def _is_triple(low: float, high: float) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, (list, tuple)) and len(value) == 3 and all(map(number, value))
 
 
+def _is_target(value: Any) -> bool:
+    if not isinstance(value, dict) or ("cost_miss" in value) != ("cost_overkill" in value):
+        return False
+    return all(name == "target" or is_number(0, math.inf)(item) for name, item in value.items())
+
+
+def _is_promises(value: Any) -> bool:
+    """Whether these are promises as :mod:`dinov3.defect_evaluation.calibration_texts` lists them."""
+    share, count = is_number(0, 1), is_int(0, math.inf)
+    return isinstance(value, list) and all(
+        isinstance(promise, dict)
+        and promise.get("rate_name") in ("miss rate", "overkill")
+        and all(share(promise.get(name)) for name in ("asked", "rate"))
+        and all(count(promise.get(name)) for name in ("images", "parts", "needed"))
+        and all(name in promise and (promise[name] is None or share(promise[name])) for name in ("confidence", "kept"))
+        for promise in value
+    )
+
+
 TEXT: Check = (lambda value: isinstance(value, str) and bool(value), "a text")
 FLAG: Check = (is_a(bool), "true or false")
 TABLE: Check = (is_a(dict), "a table")
@@ -72,6 +91,8 @@ OPTIONAL_FACTS: dict[str, Check] = {  # None is as good as not there
     "thresholds.review": (is_number(0, UNREACHABLE), "a number from 0 to 1"),
     "thresholds.temperature": (lambda value: is_number(0, 1e9)(value) and value > 0, "a number above 0"),
     "calibration": TABLE,
+    "calibration.target_values": (_is_target, "a table of rates or costs"),
+    "calibration.promises": (_is_promises, "a list of promises"),
     **{f"calibration.{name}": (is_int(0, math.inf), "a whole number") for name in ("images", "defects", "parts")},
     **{f"calibration.ece_{name}": (is_number(0, 1), "a number from 0 to 1") for name in ("before", "after")},
     "white_level": (is_int(1, 65535), "a whole number from 1 to 65535"),

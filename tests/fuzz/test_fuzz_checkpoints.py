@@ -23,7 +23,14 @@ CONTENT = {
     "image_size": 32,
     "normalization": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
     "thresholds": {"classification": 0.5, "mask": 0.5, "review": 0.25, "temperature": 1.5},
-    "calibration": {"images": 10, "defects": 5, "parts": 5, "ece_before": 0.25, "ece_after": 0.125},
+    "calibration": {
+        "images": 10,
+        "defects": 5,
+        "parts": 5,
+        "ece_before": 0.25,
+        "ece_after": 0.125,
+        "target_values": {"cost_miss": 5, "cost_overkill": 1},
+    },
 }
 
 

@@ -76,6 +76,8 @@ WRONG = [
     ("thresholds.temperature", math.inf),
     ("calibration", "best"),
     ("calibration", {"images": "many"}),
+    ("calibration", {"target_values": {"max_miss_rate": "low"}}),
+    ("calibration", {"promises": [{"rate_name": "miss rate"}]}),
     ("novelty", {"mean": torch.zeros(3)}),
     ("novelty", {"mean": torch.zeros(2), "whitening": torch.eye(2), "usual": torch.tensor([0.0, 0.0])}),
     ("novelty", {"mean": torch.zeros(2), "whitening": torch.eye(2) * math.nan, "usual": torch.tensor([0.0, 1.0])}),

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dinov3.defect_evaluation.bootstrap import Estimate, SplitMetrics
+from dinov3.defect_evaluation.calibration_texts import calibration_texts
 from dinov3.defect_evaluation.figures import chinese_texts, metric_figures, save_figure, thin
 from dinov3.defect_evaluation.findings import (
     HIT_RULE,
@@ -173,7 +174,7 @@ def common_values(
         "metrics": {name: _estimate_texts(estimate) for name, estimate in metrics.estimates.items()},
         "thresholds": findings.thresholds,
         "limit_text": limit_text,
-        "calibration": calibration,
+        "calibration_texts": calibration_texts(calibration),
         "verdict_names": VERDICT_NAMES,
         "verdict_counts": findings.verdict_counts(),
         "outcomes": dict(zip(OUTCOMES, outcomes.tolist(), strict=True)),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dinov3.data.defect_drawing import class_color, hex_color
+from dinov3.defect_evaluation.calibration_texts import calibration_texts
 from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds, limit_text
 from dinov3.defect_pages.html import stream
 from dinov3.inference.reasons import VERDICT_NAMES
@@ -104,6 +105,7 @@ def report_page(
         checkpoint=checkpoint,
         source=source,
         calibration=calibration,
+        calibration_texts=calibration_texts(calibration),
         classes=classes,
         thresholds=thresholds,
         limit_text=limit_text,

@@ -12,6 +12,7 @@ from helpers.report_page import HOSTILE, Page, picture, record, rule, write, wri
 from PIL import Image
 
 from dinov3.defect_errors import DefectError
+from dinov3.defect_evaluation.risk_control import Promise
 from dinov3.defect_evaluation.thresholds import Thresholds
 from dinov3.inference.reports.spool import SIDE
 
@@ -139,6 +140,15 @@ def test_what_calibration_promised_is_on_the_page(tmp_path):
     facts = {"images": 211, "defects": 57, "target": "miss rate 1%", "promise": "at most 1% missed", "ece_before": 0.04}
     page = write(tmp_path / "a.html", [record("a.png", 0.5)], calibration=facts | {"ece_after": 0.0123})
     for text in ("miss rate 1%", "at most 1% missed", "211", "57 with a defect", "0.040 → 0.012"):
+        assert text in page.text
+    promises = [Promise("miss rate", 0.05, None, 40, 20), Promise("overkill", 0.01, 0.95, 100, 100)]
+    facts |= {"target_values": {"max_miss_rate": 0.05}, "promises": [promise.record() for promise in promises]}
+    page = write(tmp_path / "c.html", [record("a.png", 0.5)], calibration=facts)
+    for text in (
+        "漏检率不超过 5.00%（对校准集取平均），依据 40 张缺陷图像（来自 20 个工件）；至少需要 19 个",
+        "无法保证 1.00%：需要 299 张正常图像，而只有 100 张。目前最多能保证：过杀率不超过 2.95%（置信度 95%）",
+        *map(str, promises),
+    ):
         assert text in page.text
     assert "No promise comes with this inspection" in write(tmp_path / "b.html", [record("a.png", 0.5)]).text
 
