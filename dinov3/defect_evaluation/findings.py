@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
 from dinov3.data.defect_images import ImageReadError, open_file
 from dinov3.data.defect_manifest import Manifest
@@ -42,7 +43,7 @@ class Findings:
     @cached_property
     def class_prob(self) -> np.ndarray:
         """(N, K) calibrated class probabilities."""
-        return self.thresholds.calibrated(self.images["class_prob"])
+        return self.thresholds.calibrated(torch.from_numpy(self.images["class_prob"].copy())).numpy()
 
     @cached_property
     def score(self) -> np.ndarray:

@@ -1,1 +1,0 @@
-"""What the scripts in ``examples/`` and the console commands run: flags, and the order of the work."""
