@@ -1,1 +1,0 @@
-"""From a checkpoint to a file for the line: export, its gate, quantisation."""
