@@ -141,7 +141,7 @@ def main() -> int:
         raise DefectError(f"--epochs is {args.epochs}; expected at least {stages}, one for each stage")
     if args.flips and args.novelty:
         raise DefectError("--flips and --novelty: each has its own tables; give one")
-    if not args.table_only:
+    if not args.table_only and not args.all:
         check_peers(args.variants)
     if args.all:
         print_all(args)
