@@ -13,7 +13,6 @@ import hashlib
 import json
 import platform
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -119,14 +118,9 @@ def expect_setting(path: Path, setting: dict[str, Any]) -> None:
 
 def code_digest() -> str:
     """Of all code of this repository that a run executes, without comments and docstrings."""
-    import accuracy_run  # noqa: F401 - with it, all that trains and evaluates is loaded
-
     digest = hashlib.sha256()
-    files = {
-        Path(module.__file__).resolve() for module in list(sys.modules.values()) if getattr(module, "__file__", None)
-    }
-    for file in sorted(files):
-        if file.is_relative_to(ROOT / "dinov3") and _decides(file):
+    for file in sorted((ROOT / "dinov3").rglob("*.py")):
+        if _decides(file):
             digest.update(file.relative_to(ROOT).as_posix().encode())
             digest.update(_statements(file).encode())
     digest.update(_statements(ROOT / "benchmarks/accuracy_models.py").encode())
