@@ -253,7 +253,8 @@ def _resamples(groups: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _print_types(runs: dict[str, dict[tuple[int, int], Run]]) -> None:
-    """Per defect type: how many images are rejected at 0.5; per size of a defect: how many are hit by the mask."""
+    """Per defect type: the share of images rejected; per size of a defect: the share hit by the mask. Data without good
+    images have no threshold."""
     print("\nRecall by defect type at the threshold chosen on validation; defects found by size (share of the image)\n")
     types = sorted({str(t) for found in runs.values() for run in found.values() for t in run["source"][_bad(run)]})
     sizes = {"under 0.1%": (0, 0.001), "0.1 to 1%": (0.001, 0.01), "over 1%": (0.01, 1.1)}
@@ -262,13 +263,18 @@ def _print_types(runs: dict[str, dict[tuple[int, int], Run]]) -> None:
         together = list(found.values())
         rejected = np.concatenate([run["images"]["score"] >= run["threshold"] for run in together])
         kinds = np.concatenate([np.where(_bad(run), run["source"], "") for run in together])
-        row = [f"{rejected[kinds == kind].mean():.2f}" for kind in types]
+        has_verdict = not all(_bad(run).all() for run in together)
+        row = [_share(rejected[kinds == kind]) if has_verdict else "-" for kind in types]
         area = np.concatenate(
             [run["regions"]["area"] / run["images"]["size"][run["regions"]["image"]].prod(1) for run in together]
         )
         hit = np.concatenate([run["regions"]["coverage"] >= 0.1 for run in together])
-        row += [f"{hit[(area >= low) & (area < high)].mean():.2f}" for low, high in sizes.values()]
+        row += [_share(hit[(area >= low) & (area < high)]) for low, high in sizes.values()]
         print(f"| {name} | " + " | ".join(row) + " |")
+
+
+def _share(hits: np.ndarray) -> str:
+    return f"{hits.mean():.2f}" if hits.size else "-"
 
 
 def _bad(run: Run) -> np.ndarray:
