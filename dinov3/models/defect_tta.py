@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -27,17 +25,17 @@ class FlipAugmented(nn.Module):
         else is of the image as it is."""
         options = {"return_attention": True} if return_attention else {}
         outputs = self.model(torch.cat([images.flip(axes) for axes in FLIPS]), **options)
-        parts = {name: values.chunk(len(FLIPS)) for name, values in outputs.items()}
-        class_prob = torch.stack([logits.float().softmax(1) for logits in parts["classification"]]).mean(0)
+        parts = {name: values.unflatten(0, (len(FLIPS), -1)) for name, values in outputs.items()}
+        class_prob = parts["classification"].float().softmax(2).mean(0)
         answers = {name: values[0] for name, values in parts.items()}
         answers["classification"] = class_prob.clamp_min(1e-12).log()
-        mask_prob = _mean([logits.float().sigmoid() for logits in parts["segmentation"]])
+        mask_prob = _mean(parts["segmentation"].float().sigmoid())
         answers["segmentation"] = torch.logit(mask_prob, eps=1e-6)
         if "novelty" in parts:
             answers["novelty"] = _mean(parts["novelty"])
         return answers
 
 
-def _mean(maps: Sequence[Tensor]) -> Tensor:
-    """Of the maps of mirrored images, each mirrored back."""
+def _mean(maps: Tensor) -> Tensor:
+    """Of the maps (4, B, ...) of mirrored images, each mirrored back."""
     return torch.stack([values.flip(axes) for values, axes in zip(maps, FLIPS, strict=True)]).mean(0)

@@ -1,0 +1,1 @@
+"""From a checkpoint to a file for the line: export, its gate, quantisation."""
