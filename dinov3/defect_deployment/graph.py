@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from dinov3.defect_errors import DefectError
+from dinov3.models.defect_engines.base import INPUT, OUTPUTS
 
 OPSET = 20  # taken by onnxruntime from 1.17 and OpenVINO from 2024.1 on
-INPUT = "images"
-OUTPUTS = ("class_prob", "mask_prob", "attention", "novelty")
 # A graph that branches, loops or asks which values are not zero depends on what it was traced with.
 FORBIDDEN = ("If", "Loop", "Scan", "NonZero")
 DOMAINS = ("", "ai.onnx")
@@ -67,7 +66,7 @@ def export_graph(network: SelfContained, image_size: tuple[int, int], name: str)
                 (images,),
                 input_names=[INPUT],
                 output_names=wanted,
-                dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+                dynamic_shapes={INPUT: {0: torch.export.Dim("batch", min=1)}},
                 opset_version=OPSET,
                 dynamo=True,
                 optimize=True,
