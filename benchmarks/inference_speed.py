@@ -25,18 +25,21 @@ from chip import count_flop, matrix_rate, write_json
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
-from inference_defect_model import Inspection  # noqa: E402
 from inference_defect_model import build_parser as script_parser  # noqa: E402
 
 from dinov3.data.defect_files import list_images  # noqa: E402
 from dinov3.defect_errors import run_script  # noqa: E402
+from dinov3.defect_interrupts import StopSignals  # noqa: E402
+from dinov3.inference.inspection import Inspection  # noqa: E402
 from dinov3.inference.outputs import OutputWriter  # noqa: E402
 from dinov3.inference.predictor import DefectPredictor  # noqa: E402
 from dinov3.models.defect_backbone import build_backbone  # noqa: E402
 from dinov3.models.defect_checkpoint import load_checkpoint  # noqa: E402
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier  # noqa: E402
+from dinov3.models.defect_engines import open_engine  # noqa: E402
+from dinov3.models.defect_engines.torch_engine import TorchEngine  # noqa: E402
+from dinov3.models.defect_facts import ModelFacts  # noqa: E402
 from dinov3.models.defect_fuse_bn import fuse_batch_norms  # noqa: E402
-from dinov3.train.defect_signals import StopSignals  # noqa: E402
 
 AIM_CUDA, AIM_CPU = 0.90, 0.85
 
@@ -94,11 +97,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def open_model(args: argparse.Namespace) -> DefectPredictor:
     """From the checkpoint, or a new one."""
-    options = {"device": args.device, "mixed_precision": args.mixed_precision, "compile": args.compile}
+    options = {"device": args.device, "precision": args.mixed_precision, "compile": args.compile}
     if args.checkpoint:
-        return DefectPredictor.from_checkpoint(args.checkpoint, **options)
+        return DefectPredictor(open_engine(args.checkpoint, **options))
     backbone = build_backbone(args.backbone, "none")
     content = {
+        "backbone": args.backbone,
         "classes": ["normal", "defect"],
         "mask_classes": ["defect"],
         "image_size": args.image_size,
@@ -107,13 +111,14 @@ def open_model(args: argparse.Namespace) -> DefectPredictor:
     }
     model = AttentionGuidedDefectClassifier(backbone, backbone.embed_dim).eval()
     fuse_batch_norms(model, args.image_size)
-    return DefectPredictor(model, content, **options)
+    return DefectPredictor(TorchEngine(model, ModelFacts.of_checkpoint(content), **options))
 
 
 def forward_passes(args: argparse.Namespace, predictor: DefectPredictor) -> dict[str, Callable[[], None]]:
     """Backbone alone, and all of the network, on as many images as the script gets; nothing is read or written."""
-    size, device = predictor.image_size, predictor.device
-    images = torch.randn(args.batch_size, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    device = predictor.engine.device
+    images = torch.randn(args.batch_size, 3, *predictor.image_size, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
     # As it is built: the predictor's own has its BatchNorms fused.
     name = args.backbone or load_checkpoint(args.checkpoint)["backbone"]
     backbone = build_backbone(name, "none").to(device, memory_format=torch.channels_last).eval()
@@ -122,7 +127,7 @@ def forward_passes(args: argparse.Namespace, predictor: DefectPredictor) -> dict
     def repeat(call: Callable[[torch.Tensor], object]) -> Callable[[], None]:
         @torch.inference_mode()
         def run() -> None:
-            with predictor.precision.autocast():
+            with predictor.engine.precision.autocast():
                 for start in range(0, args.images, args.batch_size):
                     call(images[: args.images - start])
             if device.type == "cuda":
@@ -130,7 +135,7 @@ def forward_passes(args: argparse.Namespace, predictor: DefectPredictor) -> dict
 
         return run
 
-    return {"backbone": repeat(bare), "network": repeat(lambda x: predictor.model(x, return_attention=True))}
+    return {"backbone": repeat(bare), "network": repeat(lambda x: predictor.engine.model(x, return_attention=True))}
 
 
 def script(
@@ -161,7 +166,7 @@ def figures_of(
 ) -> dict[str, dict[str, float]]:
     """Images per second, the ratios to the backbone's and the network's, and CPU time per image; of the forward passes
     their operations, too, and the share of the chip's rate that they reach."""
-    figures, limit = {}, matrix_rate(predictor.precision)
+    figures, limit = {}, matrix_rate(predictor.engine.precision)
     for name, values in times.items():
         rate = args.images / statistics.median(values)
         found = {"images_per_second": rate, "cpu_ms": statistics.median(work[name]) / args.images * 1000}
@@ -177,12 +182,12 @@ def figures_of(
 
 def print_table(args: argparse.Namespace, predictor: DefectPredictor, figures: dict[str, dict[str, float]]) -> None:
     """What was measured, and in which setting."""
-    cuda = predictor.device.type == "cuda"
-    machine = torch.cuda.get_device_name(predictor.device) if cuda else f"{platform.machine()} CPU"
+    cuda = predictor.engine.device.type == "cuda"
+    machine = torch.cuda.get_device_name(predictor.engine.device) if cuda else f"{platform.machine()} CPU"
     print(
-        f"{args.checkpoint or args.backbone}, {predictor.image_size} px, batch {args.batch_size}, {machine}, "
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.num_workers} loading processes, "
-        f"{predictor.precision.dtype or torch.float32}{', compiled' if args.compile else ''}"
+        f"{args.checkpoint or args.backbone}, {predictor.image_size[0]} px, batch {args.batch_size}, {machine}, "
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.num_workers} loading threads, "
+        f"{predictor.engine.precision.dtype or torch.float32}{', compiled' if args.compile else ''}"
     )
     for name, found in figures.items():
         print(

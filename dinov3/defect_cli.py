@@ -29,6 +29,7 @@ from dinov3.defect_text import decode_text, read_small
 from dinov3.defect_yaml import LARGEST, load_yaml
 
 Config = TypeVar("Config")
+PrecisionName = Literal["auto", "bf16", "fp16", "tf32", "off"]
 
 
 def _within(name: str, kind: type, accepts: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:
@@ -102,9 +103,19 @@ def device_flag() -> Any:
 
 
 def precision_flag() -> Any:
-    """``mixed_precision: PrecisionName``, for ``resolve_precision``."""
+    """``mixed_precision: PrecisionName``, for ``resolve_precision`` and ``open_engine``."""
     text = "auto: bf16 or fp16 on CUDA, off elsewhere; tf32: float32 in CUDA's fast rounding; off: exact float32"
-    return flag("auto", text, const="auto")
+    return flag("auto", text, const="auto", aliases=("precision",))
+
+
+def engine_flag() -> Any:
+    """``engine: EngineName | None``, for ``open_engine``."""
+    return flag(None, "what runs the model (default: torch for .pth, onnx, which is onnxruntime, for .onnx)")
+
+
+def threads_flag() -> Any:
+    """``threads: PositiveInt | None``, for ``open_engine``."""
+    return flag(None, "CPU threads of the network (default: as the engine likes)")
 
 
 def make_parser(config_type: type, description: str | None, *, epilog: str | None = None) -> argparse.ArgumentParser:

@@ -23,6 +23,8 @@ _DISK_ERRORS = {
     errno.ENOTDIR,
     errno.ENOENT,
 }
+# What inspection of exported models does without, and the extra of setup.py that brings it.
+_EXTRAS = {"matplotlib": "evaluate", "usearch": "evaluate", "torch": "train", "torchvision": "train", "timm": "train"}
 
 
 class DefectError(Exception):
@@ -62,6 +64,15 @@ def _status_of(main: Callable[[], int | None]) -> int | None:
             return main()
     except DefectError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        print(
+            f"error: this needs {error.name}, which is not installed here: pip install "
+            f"'dinov3-defect-detection[{_EXTRAS[error.name]}]'",
+            file=sys.stderr,
+        )
         return 1
     except OSError as error:
         if error.errno not in _DISK_ERRORS:

@@ -1,84 +1,10 @@
-"""Inspect images with a trained model: verdicts, masks and pictures.
-
-python examples/inference_defect_model.py --checkpoint checkpoints/stage3_uncertainty/best_accuracy.pth \
-    --image_dir data/test_images --output_dir results
-"""
-
-from __future__ import annotations
-
-import argparse
-from collections.abc import Sequence
+"""The command ``defect-inspect``, from a checkout of the repository: see ``dinov3/defect_commands/inspect.py``."""
 
 import _bootstrap  # noqa: F401  puts the repository first on sys.path
-import cv2
 
-from dinov3.defect_cli import make_parser, parse
-from dinov3.defect_errors import run_script
-from dinov3.defect_evaluation.thresholds import limit_text
-from dinov3.defect_folders import FolderLock
-from dinov3.inference.claim import expect_own_results
-from dinov3.inference.config import InspectConfig
-from dinov3.inference.inspection import Inputs, Inspection, find_inputs, open_predictor, open_writer
-from dinov3.inference.outputs import OutputWriter
-from dinov3.inference.predictor import DefectPredictor
-from dinov3.train.defect_signals import StopSignals
+from dinov3.defect_commands.inspect import build_parser, console, main
 
-EXIT_STATUS = (
-    "exit status: 0 all inspected (or --watch ended), 3 some files could not be read, 2 wrong usage, "
-    "1 any other problem, 130 or 143 stopped by Ctrl-C or SIGTERM"
-)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """All flags."""
-    return make_parser(InspectConfig, __doc__, epilog=EXIT_STATUS)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Inspect, and say what came out."""
-    parser = build_parser()
-    config = parse(InspectConfig, parser, argv)
-    if config.watch and config.image:
-        parser.error("--watch needs --image_dir, not --image")
-    inputs = find_inputs(config)
-    expect_own_results(config.output_dir, not config.no_report)
-    predictor = open_predictor(config)
-    with FolderLock(config.output_dir, "inference_defect_model.py", "--output_dir"):
-        return inspect(config, inputs, predictor)
-
-
-def inspect(config: InspectConfig, inputs: Inputs, predictor: DefectPredictor) -> int:
-    """Inspect the files, or what comes into the folder."""
-    writer = open_writer(config, predictor)
-    cv2.setNumThreads(1)  # images are finished side by side
-    with StopSignals() as signals, writer:
-        inspection = Inspection(config, inputs.root, predictor, writer, signals)
-        inspection.run_watching() if config.watch else inspection.run(inputs.paths)
-    print_summary(writer, predictor, config)
-    return 3 if writer.counts["error"] and not config.watch else 0
-
-
-def print_summary(writer: OutputWriter, predictor: DefectPredictor, config: InspectConfig) -> None:
-    """What came out, by which limits, and where it is."""
-    counts, limits = writer.counts, predictor.thresholds
-    print(
-        f"{sum(counts.values())} images: {counts['accept']} accept, {counts['review']} review, "
-        f"{counts['reject']} reject, {counts['error']} not readable; "
-        f"mask and classifier disagree on {writer.disagreements}"
-    )
-    review = f", review from {limit_text(limits.review)}" if limits.review is not None else ""
-    print(f"thresholds: reject from {limit_text(limits.classification)}{review}, mask from {limit_text(limits.mask)}")
-    if predictor.calibration:
-        facts = predictor.calibration
-        print("calibration: " + "; ".join(str(facts[key]) for key in ("target", "promise") if facts.get(key)))
-    print(
-        f"results in {config.output_dir}: predictions.csv, predictions.json, masks/"
-        + ("" if config.no_visualize else ", visualizations/")
-        + ("" if config.no_report else ", report.html")
-    )
-    if counts["error"]:
-        print(f"the files that could not be read are in {config.output_dir / 'errors.csv'}")
-
+__all__ = ["build_parser", "main"]
 
 if __name__ == "__main__":
-    run_script(main)
+    console()

@@ -3,7 +3,7 @@
 # Run again, it does nothing unless the dependencies changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-extras="offline${1:+,$1}"
+extras="train,export,offline${1:+,$1}"
 PYTHON="${PYTHON:-python3}"
 if ! "$PYTHON" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'; then
   echo "error: $("$PYTHON" --version 2>&1) found; expected Python 3.10 to 3.13. Set PYTHON=/path/to/python3.11" >&2

@@ -11,7 +11,7 @@ echo error: 'py' finds no Python 3.10 to 3.13; install one from python.org 1>&2
 exit /b 1
 :install
 echo Installing into .venv: some minutes
-.venv\Scripts\python -m pip install --disable-pip-version-check -q --progress-bar on -e ".[offline]" || exit /b 1
+.venv\Scripts\python -m pip install --disable-pip-version-check -q --progress-bar on -e ".[train,offline]" || exit /b 1
 type nul > ".venv\installed-offline"
 :installed
 set "PATH=%CD%\.venv\Scripts;%PATH%"

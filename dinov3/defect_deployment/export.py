@@ -20,7 +20,7 @@ from dinov3.defect_deployment.quantize import Reduction, quantize
 from dinov3.defect_deployment.scoring import calibrated_facts, evenly, score, training_batches
 from dinov3.defect_deployment.stored_target import target_for
 from dinov3.defect_errors import DefectError
-from dinov3.defect_evaluation.evaluate import read_split
+from dinov3.defect_evaluation.scoring import read_split
 from dinov3.defect_evaluation.targets import Target
 from dinov3.defect_text import decode_text, read_small
 from dinov3.defect_yaml import LARGEST, load_yaml
@@ -136,7 +136,7 @@ class Export:
         return root
 
     def _rows(self, split: str) -> Manifest:
-        return read_split(self.content, self.config.checkpoint, self._data_root(), split)
+        return read_split(ModelFacts.of_checkpoint(self.content), self.config.checkpoint, self._data_root(), split)
 
     def _gate_images(self) -> list[Path]:
         if self.config.images is not None:

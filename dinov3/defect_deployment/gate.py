@@ -12,16 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
 
 from dinov3.data.defect_dataset import as_tensor
 from dinov3.data.defect_images import read_for_size
+from dinov3.data.defect_resize import resize_image
 from dinov3.data.defect_tiles import Tiling, cut_tile
 from dinov3.data.defect_transforms import eval_transform
 from dinov3.defect_deployment.graph import expect_plain
 from dinov3.defect_errors import DefectError
 from dinov3.defect_evaluation.thresholds import Thresholds
-from dinov3.inference.preprocess import resize_image
 from dinov3.models.defect_engines import Engine, EngineOutput
 from dinov3.models.defect_facts import ModelFacts
 
@@ -146,7 +145,7 @@ def differing_facts(expected: ModelFacts, found: ModelFacts) -> list[str]:
 
 def calibrated_prob(class_prob: np.ndarray, facts: ModelFacts) -> np.ndarray:
     """(B, K) class probabilities at a model's temperature, from those at 1."""
-    return np.asarray(thresholds_of(facts).calibrated(torch.from_numpy(class_prob)))
+    return thresholds_of(facts).calibrated(class_prob)
 
 
 def thresholds_of(facts: ModelFacts) -> Thresholds:
@@ -194,8 +193,7 @@ def training_pixels(image: np.ndarray, facts: ModelFacts) -> np.ndarray:
 
 def inspection_pixels(image: np.ndarray, facts: ModelFacts) -> np.ndarray:
     """(H, W, 3) uint8, resized as in inspection."""
-    resized = resize_image(eval_transform(facts.image_size[0]), image)
-    return np.ascontiguousarray(resized.permute(1, 2, 0))
+    return resize_image(image, facts.image_size)
 
 
 def _batches(crops: Iterable[_Crop]) -> Iterator[list[_Crop]]:

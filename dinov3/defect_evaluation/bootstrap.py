@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from dinov3.defect_evaluation.curves import Curve, area_below, binned_average_precision, pro_curve, share
 from dinov3.defect_evaluation.image_results import ImageResults
@@ -81,7 +80,7 @@ def measure(results: ImageResults, thresholds: Thresholds, parts: np.ndarray) ->
         parts: (N,) names of the physical parts.
     """
     images = results.images
-    class_prob = thresholds.calibrated(torch.from_numpy(images["class_prob"].copy())).numpy()
+    class_prob = thresholds.calibrated(images["class_prob"])
     known = images["label"] >= 0
     # As inspection compares it: a limit halfway between two neighbours in float32 is neither's there.
     score, label = (1 - class_prob[known, 0]).astype(np.float64), images["label"][known].astype(np.int64)

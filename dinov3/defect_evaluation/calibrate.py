@@ -1,27 +1,23 @@
-"""Calibrating a checkpoint: a pass over the validation images, and where its results go."""
+"""Calibrating a model: a pass over the validation images, and where its results go."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from dinov3.data.defect_manifest import Manifest
-from dinov3.defect_errors import DefectError
-from dinov3.defect_evaluation.evaluate import View, evaluate, evaluation_loader, read_split
 from dinov3.defect_evaluation.image_results import ImageResults
-from dinov3.defect_evaluation.reliability_diagram import draw_reliability
+from dinov3.defect_evaluation.scoring import read_split, score
 from dinov3.defect_evaluation.targets import Target
 from dinov3.defect_evaluation.temperature import Calibration, calibrate
 from dinov3.defect_evaluation.thresholds import limit_text
 from dinov3.defect_interrupts import signals_held
-from dinov3.models.defect_checkpoint import REMEDY, load_checkpoint, restore_model, save_checkpoint
-from dinov3.models.defect_device import Precision
+from dinov3.models.defect_engines import Engine
 
 
 @dataclass(frozen=True)
@@ -52,88 +48,48 @@ class ScoredImages:
 
 
 def score_validation(
-    content: dict[str, Any],
-    source: Path,
-    data_root: Path,
-    *,
-    precision: Precision,
-    batch_size: int,
-    num_workers: int,
-    dinov3_repo: Path | None = None,
+    engine: Engine, source: Path, data_root: Path, *, batch_size: int, num_workers: int
 ) -> ScoredImages:
-    """Run a checkpoint over the val split of a dataset folder, in one process.
-
-    Args:
-        content, source: the checkpoint, and its path for messages.
+    """Run a model, read from ``source``, over the val split of a dataset folder.
 
     Raises:
-        DefectError: no such images, or other classes than the checkpoint's.
+        DefectError: no such images, or other classes than the model's.
     """
-    rows, device = read_split(content, source, data_root, "val"), precision.device
-    model = restore_model(content, source, dinov3_repo).to(device, memory_format=torch.channels_last)
-    results, view = ImageResults(len(rows.classes), content["thresholds"]["mask"]), View.of(content)
-    loader = evaluation_loader(rows, view, batch_size, num_workers=num_workers, device=device)
-    evaluate(model, loader, results, view, batch_size=batch_size, precision=precision, description="calibrate")
+    rows = read_split(engine.facts, source, data_root, "val")
+    results = ImageResults(len(rows.classes), engine.facts.thresholds["mask"])
+    score(engine, rows, results, batch_size=batch_size, num_workers=num_workers, description="calibrate")
     return ScoredImages(results, rows)
 
 
-def store_calibration(path: Path, content: dict[str, Any], calibration: Calibration, remedy: str = REMEDY) -> None:
-    """Write thresholds and calibration into the checkpoint at ``path``, whose content is ``content``, in one step;
-    nothing else in it changes. Beside it, go NAME.calibration.json and NAME.reliability.png.
+def store_calibration(
+    path: Path, facts: Mapping[str, Any], calibration: Calibration, save: Callable[[dict[str, Any]], None]
+) -> None:
+    """Write thresholds and calibration into the model at ``path`` in one step. Beside it, go NAME.calibration.json and
+    NAME.reliability.png.
 
     Args:
-        remedy: what to do if that cannot be done.
+        facts: the model's, with its ``thresholds``; ``save`` is called with what replaces its ``thresholds`` and
+            ``calibration``, and writes the file.
 
     Raises:
-        DefectError: the checkpoint cannot be written; the files beside it then are as they were, too.
+        DefectError: the model cannot be written; the files beside it then are as they were, too.
     """
-    facts, thresholds = calibration.facts(), calibration.thresholds(content["thresholds"])
-    text = json.dumps({"checkpoint": path.name, "thresholds": thresholds, **facts}, indent=2, ensure_ascii=False)
+    from dinov3.defect_evaluation.reliability_diagram import draw_reliability  # with matplotlib
+
+    record_facts, thresholds = calibration.facts(), calibration.thresholds(facts["thresholds"])
+    text = json.dumps({"checkpoint": path.name, "thresholds": thresholds, **record_facts}, indent=2, ensure_ascii=False)
     record, picture = path.with_suffix(".calibration.json"), path.with_suffix(".reliability.png")
     new = [file.with_name(f".{file.name}.unfinished") for file in (record, picture)]
     try:
         new[0].write_text(text + "\n", encoding="utf-8")
         draw_reliability(calibration, new[1])
-        with signals_held():  # what the files say must be what the checkpoint does
-            save_checkpoint(path, content | {"thresholds": thresholds, "calibration": facts}, remedy)
+        with signals_held():  # what the files say must be what the model does
+            save({"thresholds": thresholds, "calibration": record_facts})
             for made, place in zip(new, (record, picture), strict=True):
                 made.replace(place)
     finally:
         for file in new:
             file.unlink(missing_ok=True)
-
-
-def calibrate_for_best_f1(paths: Iterable[Path], data_root: Path, **options: Any) -> dict[Path, ScoredImages]:
-    """Calibrate the best files of a run that ended, for the best F1; those that are calibrated already stay.
-
-    For one process, outside of any group of processes. A validation set that does not allow it is said, and the files
-    stay as they are.
-
-    Args:
-        paths: of the files; those that do not exist are skipped.
-        options: those of :func:`score_validation`.
-
-    Returns:
-        The passes that were made, by path.
-    """
-    by_epoch: dict[int, ScoredImages] = {}  # the best files are often of the same
-    passes = {}
-    for path in paths:
-        content = load_checkpoint(path) if path.is_file() else {"calibration": {}}
-        if "calibration" in content:
-            continue
-        epoch = content["epoch"]
-        try:
-            if epoch not in by_epoch:
-                by_epoch[epoch] = score_validation(content, path, data_root, **options)
-            passes[path] = by_epoch[epoch]
-            calibration = passes[path].calibration(Target())
-        except DefectError as error:
-            print(f"{path}: not calibrated; {error}")
-            continue
-        store_calibration(path, content, calibration)
-        print(f"{path}: {summary(calibration)}")
-    return passes
 
 
 def summary(calibration: Calibration) -> str:

@@ -1,12 +1,14 @@
-"""Metrics of a model over the images of a split, which it sees whole or, if they are large, tile by tile."""
+"""Metrics and losses of a model in training over the images of a split, which it sees whole or, if they are large, tile
+by tile."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -14,20 +16,18 @@ from torchvision import tv_tensors
 from tqdm import tqdm
 
 from dinov3.data.defect_dataset import DefectDataset, make_loader
-from dinov3.data.defect_manifest import Manifest, read_manifest
+from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_masks import defect_pixels
-from dinov3.data.defect_prepare.evidence import independent_parts
 from dinov3.data.defect_tile_dataset import WholeImages, tile_target
 from dinov3.data.defect_tiles import Tiling
 from dinov3.data.defect_transforms import Normalization, eval_transform
 from dinov3.defect_display import on_a_line
 from dinov3.defect_distributed import max_over_ranks, sum_over_ranks
-from dinov3.defect_errors import DefectError
-from dinov3.defect_evaluation.image_results import ImageResults
 from dinov3.defect_evaluation.metrics import DefectMetrics, probabilities
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
 from dinov3.models.defect_device import Precision
-from dinov3.models.defect_sliding_window import Watcher, slide_window
+from dinov3.models.defect_engines.base import Done, EngineOutput, Started
+from dinov3.models.defect_sliding_window import slide_window
 
 LOSSES = ("total_loss", "cls_loss", "seg_loss")
 
@@ -44,24 +44,6 @@ class View:
     def of(cls, checkpoint: dict[str, Any]) -> View:
         """As in training."""
         return cls(checkpoint["image_size"], Normalization(**checkpoint["normalization"]), Tiling.of(checkpoint))
-
-
-def read_split(checkpoint: dict[str, Any], source: Path, data_root: Path, split: str) -> Manifest:
-    """The rows of one split of a dataset folder, for a checkpoint read from ``source``; copies and near-duplicates
-    among them, which are said, have one group with what they are copies of.
-
-    Raises:
-        DefectError: no such images, or other classes than the checkpoint's.
-    """
-    rows = read_manifest(data_root).select(split)
-    if len(rows) == 0:
-        raise DefectError(f"{data_root}: no images in the {split} split; organize again with --{split}_split")
-    if rows.classes != checkpoint["classes"]:
-        raise DefectError(f"{source}: its classes are {checkpoint['classes']}, the dataset's {rows.classes}")
-    evidence = independent_parts(rows)
-    if evidence.joined:
-        print(evidence)
-    return evidence.rows
 
 
 def evaluation_loader(
@@ -92,7 +74,7 @@ def evaluation_loader(
 def evaluate(
     model: AttentionGuidedDefectClassifier,
     loader: Iterable[dict[str, Any]],
-    metrics: DefectMetrics | ImageResults,
+    metrics: DefectMetrics,
     view: View,
     *,
     batch_size: int,
@@ -204,32 +186,38 @@ class TiledPass:
         }
         if item["error"]:
             return Seen(torch.full((1, 1), torch.nan), torch.zeros(facts["masks"].shape), **facts)
-        output = slide_window(
-            self.model,
-            item["image"].numpy(),
-            self.view.tiling,
-            self.view.image_size,
-            batch_size=self.batch_size,
-            precision=self.precision,
-            normalization=self.view.normalization,
-            watch=None if self.criterion is None else self.watch(item),
+        size = (self.view.image_size,) * 2
+        look = partial(self.look, item, bool(defect_pixels(item["mask"]).any()))
+        output = slide_window(look, item["image"].numpy(), self.view.tiling, size, batch_size=self.batch_size)
+        return Seen(torch.from_numpy(output.class_prob)[None], torch.from_numpy(output.mask_prob)[None], **facts)
+
+    def look(
+        self, item: dict[str, Any], is_located: bool, tiles: np.ndarray, corners: list[tuple[int, int]]
+    ) -> Started:
+        """The model's answers for tiles (B, S, S, 3) uint8 of an image; their losses are added."""
+        images = torch.from_numpy(tiles).to(self.precision.device).permute(0, 3, 1, 2)
+        with self.precision.autocast():
+            outputs = self.model(self.view.normalization(images), return_attention=True)
+        if self.criterion is not None:
+            self.add_losses(item, is_located, outputs, corners)
+        answers = (
+            outputs["classification"].float().softmax(1),
+            outputs["segmentation"].float().sigmoid(),
+            outputs["attention_map"].float(),
         )
-        return Seen(output.class_prob[None], output.mask_prob[None], **facts)
+        return Done(EngineOutput(*(values.cpu().numpy() for values in answers)), 0.0)
 
-    def watch(self, item: dict[str, Any]) -> Watcher:
-        """What to call with the outputs and corners of each batch of tiles of this image."""
+    def add_losses(
+        self, item: dict[str, Any], is_located: bool, outputs: dict[str, Tensor], corners: list[tuple[int, int]]
+    ) -> None:
+        """Add the losses of the tiles at these corners of an image."""
         mask, label, has_mask = item["mask"].numpy(), item["label"], item["has_mask"]
-        is_located = bool(defect_pixels(mask).any())
-
-        def add(outputs: dict[str, Tensor], corners: list[tuple[int, int]]) -> None:
-            targets = [tile_target(mask, label, is_located, *corner, self.view.tiling.size) for corner in corners]
-            masks = torch.stack([self.resize(tv_tensors.Mask(target.mask)) for target in targets])
-            labels = torch.tensor([target.label for target in targets], device=self.precision.device)
-            known = torch.full_like(labels, has_mask, dtype=torch.bool)
-            sums = self.criterion.sums(outputs, labels, masks.to(self.precision.device), known)
-            self.sums = sums if self.sums is None else self.sums + sums
-
-        return add
+        targets = [tile_target(mask, label, is_located, *corner, self.view.tiling.size) for corner in corners]
+        masks = torch.stack([self.resize(tv_tensors.Mask(target.mask)) for target in targets])
+        labels = torch.tensor([target.label for target in targets], device=self.precision.device)
+        known = torch.full_like(labels, has_mask, dtype=torch.bool)
+        sums = self.criterion.sums(outputs, labels, masks.to(self.precision.device), known)
+        self.sums = sums if self.sums is None else self.sums + sums
 
     def losses(self) -> dict[str, float]:
         """Over the tiles of all processes."""

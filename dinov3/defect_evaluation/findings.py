@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
 from dinov3.data.defect_images import ImageReadError, open_file
 from dinov3.data.defect_manifest import Manifest
@@ -43,7 +42,7 @@ class Findings:
     @cached_property
     def class_prob(self) -> np.ndarray:
         """(N, K) calibrated class probabilities."""
-        return self.thresholds.calibrated(torch.from_numpy(self.images["class_prob"].copy())).numpy()
+        return self.thresholds.calibrated(self.images["class_prob"])
 
     @cached_property
     def score(self) -> np.ndarray:

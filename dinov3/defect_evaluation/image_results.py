@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
 from dinov3.data.defect_masks import IGNORE_INDEX, defect_pixels
-from dinov3.defect_evaluation.metrics import pieces
 from dinov3.defect_evaluation.thresholds import expect_finite
 
 HIT_SHARE = 0.1  # of a true defect region's pixels that the mask must mark for it to count as found
+PIECE = 1 << 20  # pixels whose histogram is made at a time
 BLOCK = 64  # images whose histograms are added at once
 LOG_ODDS = 16.0  # where the histograms end: probabilities of 1e-7 and 1 - 1e-7, where float32 ends too
 
@@ -96,54 +94,51 @@ class ImageResults:
         """(N,) class indices, -1 unknown."""
         return self.images["label"]
 
-    def to(self, device: torch.device) -> ImageResults:
-        """Nothing to move: what is kept is NumPy's."""
-        return self
+    def add(self, class_prob: np.ndarray, mask_prob: np.ndarray, label: int, mask: np.ndarray, has_mask: bool) -> None:
+        """Add the next image.
 
-    @torch.no_grad()
-    def update(self, class_prob: Tensor, mask_prob: Tensor, labels: Tensor, masks: Tensor, has_mask: Tensor) -> None:
-        """Add a batch: class probabilities (B, K), each pixel's defect probability (B, H, W), labels (B,), masks
-        (B, H, W) of class indices, has_mask (B,)."""
-        for values in zip(class_prob.cpu().numpy(), mask_prob, labels.tolist(), masks, has_mask.tolist(), strict=True):
-            self._add(*values)
-
-    def compute(self) -> dict[str, float]:
-        """Nothing: metrics need thresholds, which may only come from these results."""
-        return {}
-
-    def _add(self, class_prob: np.ndarray, mask_prob: Tensor, label: int, mask: Tensor, has_mask: bool) -> None:
+        Args:
+            class_prob: (K,) probabilities at temperature 1.
+            mask_prob: (H, W) float32, each pixel's defect probability.
+            label: class index; -1 of a file that could not be read, whose answers do not count.
+            mask: (H, W) uint8 class indices.
+            has_mask: whether ``mask`` is known.
+        """
         if label >= 0:  # an unreadable file has none, and no answer
             expect_finite(class_prob, mask_prob)
         image = np.zeros((), self._image_type)
         image["class_prob"], image["label"], image["has_mask"] = class_prob, label, has_mask
-        image["size"], image["peak"] = tuple(mask.shape), mask_prob.max().item()
+        image["size"], image["peak"] = tuple(mask.shape), mask_prob.max()
         if has_mask:
             marked, known = mask_prob >= self.mask_threshold, mask != IGNORE_INDEX
             defect = defect_pixels(mask)
             counts = [defect & marked, known & ~defect & marked, defect & ~marked, known & ~defect & ~marked]
-            tp, fp, fn, tn = torch.stack([pixels.sum() for pixels in counts]).tolist()
+            tp, fp, fn, tn = map(np.count_nonzero, counts)
             image["tp"], image["fp"], image["fn"], image["tn"] = tp, fp, fn, tn
             self._add_pixels(mask_prob, mask, defect, known, tp + fn > 0)
         self._images += image.tobytes()
 
-    def _add_pixels(self, mask_prob: Tensor, mask: Tensor, defect: Tensor, known: Tensor, has_defect: bool) -> None:
+    def _add_pixels(
+        self, mask_prob: np.ndarray, mask: np.ndarray, defect: np.ndarray, known: np.ndarray, has_defect: bool
+    ) -> None:
         """The image's histograms and, if any, its defect regions."""
-        total = torch.zeros(3 * self.bins, dtype=torch.long, device=mask_prob.device)
-        for prob, is_defect, is_known in zip(*map(pieces, (mask_prob, defect, known)), strict=True):
-            kind = torch.where(is_known, is_defect.long(), 2)
-            total += torch.bincount(kind * self.bins + self._bin(prob), minlength=len(total))
-        histogram = total.double().cpu().numpy().reshape(3, self.bins)
+        total = np.zeros(3 * self.bins)
+        rows = max(PIECE // mask.shape[1], 1)
+        for start in range(0, len(mask), rows):
+            part = slice(start, start + rows)
+            kind = np.where(known[part], defect[part].astype(np.int32), 2)
+            total += np.bincount((kind * self.bins + self._bin(mask_prob[part])).ravel(), minlength=len(total))
+        histogram = total.reshape(3, self.bins)
         histogram[2] = self._add_regions(mask_prob, mask, defect) if has_defect else 0.0
         self._waiting.append((len(self), histogram))
         if len(self._waiting) == BLOCK:
             self._add_waiting()
 
-    def _add_regions(self, mask_prob: Tensor, mask: Tensor, defect: Tensor) -> np.ndarray:
+    def _add_regions(self, mask_prob: np.ndarray, mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
         """Note each defect region; (bins,) histogram of their pixels, each region adding up to 1."""
-        inside = defect.cpu().numpy()
         count, numbers, stats, _ = cv2.connectedComponentsWithStats(inside.view(np.uint8))
-        number, value, prob = numbers[inside], mask[defect].cpu().numpy(), mask_prob[defect]
-        score, prob = self._bin(prob).cpu().numpy(), prob.float().cpu().numpy()
+        number, value, prob = numbers[inside], mask[inside], mask_prob[inside]
+        score = self._bin(prob)
         area = stats[:, cv2.CC_STAT_AREA].astype(np.int64)
         area[0] = 1  # the background, which has no pixel here
         regions = np.zeros(count, REGION)
@@ -156,9 +151,10 @@ class ImageResults:
         self._regions += regions[1:].tobytes()
         return np.bincount(score, 1 / area[number], self.bins)
 
-    def _bin(self, probability: Tensor) -> Tensor:
-        place = (torch.logit(probability.float(), eps=1e-7) / LOG_ODDS + 1) * (self.bins / 2)
-        return place.long().clamp_(0, self.bins - 1)
+    def _bin(self, probability: np.ndarray) -> np.ndarray:
+        inside = probability.clip(1e-7, 1 - 1e-7)
+        place = (np.log(inside / (1 - inside)) / LOG_ODDS + 1) * (self.bins / 2)
+        return place.astype(np.int32).clip(0, self.bins - 1)
 
     def _add_waiting(self) -> None:
         if self._waiting:

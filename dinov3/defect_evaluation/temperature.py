@@ -8,8 +8,6 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-import torch
-from torchmetrics.functional.classification import binary_calibration_error
 
 from dinov3.defect_errors import DefectError
 from dinov3.defect_evaluation.targets import Limits, Target
@@ -206,11 +204,13 @@ def log_likelihood(class_prob: np.ndarray, labels: np.ndarray, temperature: floa
 
 def defect_scores(class_prob: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """(N,) defect probabilities at a temperature, from (N, K) class probabilities; computed as predictions are."""
-    prob = torch.from_numpy(np.asarray(class_prob, np.float32))
-    return (1 - Thresholds(0.5, 0.5, temperature=temperature).calibrated(prob)[:, 0]).clamp(0, 1).double().numpy()
+    prob = np.asarray(class_prob, np.float32)
+    return (1 - Thresholds(0.5, 0.5, temperature=temperature).calibrated(prob)[:, 0]).clip(0, 1).astype(np.float64)
 
 
 def calibration_error(scores: np.ndarray, defective: np.ndarray) -> float:
     """Expected calibration error: the distance between mean defect probability and share of defects in 15 equal bins,
     weighted by their images."""
-    return float(binary_calibration_error(torch.from_numpy(scores), torch.from_numpy(defective).long(), ECE_BINS))
+    bins = np.ceil(scores * ECE_BINS).clip(1, ECE_BINS).astype(int)
+    gaps = np.bincount(bins, scores) - np.bincount(bins, defective)
+    return float(np.abs(gaps).sum() / len(scores))

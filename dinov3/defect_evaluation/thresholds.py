@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from dinov3.defect_errors import NotFiniteError
 from dinov3.models.defect_field_checks import check_thresholds
@@ -15,7 +14,7 @@ from dinov3.models.defect_field_checks import check_thresholds
 VERDICTS = ("accept", "review", "reject")
 
 
-def expect_finite(class_prob: Tensor | np.ndarray, mask_prob: Tensor | np.ndarray) -> None:
+def expect_finite(class_prob: np.ndarray, mask_prob: np.ndarray) -> None:
     """No limit tells NaN from a good image; it shows in the maximum of the probabilities.
 
     Raises:
@@ -78,11 +77,13 @@ class Thresholds:
             stored.get("temperature", 1.0),
         )
 
-    def calibrated(self, class_prob: Tensor) -> Tensor:
-        """(..., K) class probabilities at this temperature, from those at temperature 1."""
+    def calibrated(self, class_prob: np.ndarray) -> np.ndarray:
+        """(..., K) class probabilities at this temperature, from those at temperature 1; in their own precision."""
         if self.temperature == 1.0:
             return class_prob
-        return (class_prob.clamp_min(1e-12).log() / self.temperature).softmax(-1)
+        logits = np.log(np.maximum(class_prob, 1e-12)) / self.temperature
+        odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return odds / odds.sum(axis=-1, keepdims=True)
 
     def verdict(self, defect_probability: float) -> str:
         """``accept``, ``review`` or ``reject``; NaN, which is below no limit, is rejected."""

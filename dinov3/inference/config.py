@@ -10,19 +10,22 @@ from dinov3.defect_cli import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    PrecisionName,
     device_flag,
+    engine_flag,
     flag,
     precision_flag,
+    threads_flag,
 )
 from dinov3.inference.verdict import OnDisagreement
-from dinov3.models.defect_device import PrecisionName
+from dinov3.models.defect_engines import EngineName
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
     """The flags of ``inference_defect_model.py``."""
 
-    checkpoint: Path = flag(help=".pth file from train_defect_model.py")
+    checkpoint: Path = flag(help=".pth file from train_defect_model.py, or .onnx from export_defect_model.py")
     image: Path | None = flag(None, "one image file", either="input")
     image_dir: Path | None = flag(None, "folder of images, searched with its subfolders", either="input")
     output_dir: Path = flag(Path("results"), "where the results go")
@@ -44,7 +47,9 @@ class InspectConfig:
     tile_overlap: Fraction | None = flag(None, "share of a tile's side that neighbours share (default: as trained)")
     no_visualize: bool = flag(False, "no pictures: faster")
     no_report: bool = flag(False, "no report.html")
-    num_workers: NonNegativeInt = flag(2, "processes that read images")
+    num_workers: NonNegativeInt = flag(2, "threads that read images")
     compile: bool = flag(False, "compile the network first: worth it for thousands of images")
     mixed_precision: PrecisionName = precision_flag()
+    engine: EngineName | None = engine_flag()
+    threads: PositiveInt | None = threads_flag()
     device: str = device_flag()

@@ -14,6 +14,7 @@ from dinov3.data.defect_files import list_images
 from dinov3.data.defect_images import ImageReadError
 from dinov3.defect_display import on_a_line
 from dinov3.defect_errors import DefectError, StoppedError
+from dinov3.defect_interrupts import StopSignals
 from dinov3.inference.config import InspectConfig
 from dinov3.inference.outputs import Finished, OutputWriter
 from dinov3.inference.pipeline import predict_files
@@ -22,7 +23,6 @@ from dinov3.inference.predictor import DefectPredictor
 from dinov3.inference.reports.inspection import ReportWriter
 from dinov3.inference.resume import check_same_run, describe_run, start_run
 from dinov3.inference.watch import FolderWatcher, watch
-from dinov3.train.defect_signals import StopSignals
 
 
 class Inputs(NamedTuple):
@@ -85,6 +85,8 @@ def open_predictor(config: InspectConfig) -> DefectPredictor:
         min_region_area=config.min_region_area,
         on_disagreement=config.on_disagreement,
         compile=config.compile,
+        engine=config.engine,
+        threads=config.threads,
     )
 
 
@@ -139,7 +141,7 @@ class Inspection:
             batches = (paths[start : start + size] for start in range(0, total, size))
             paths = [p for batch in batches if any(self._name(p) not in done for p in batch) for p in batch]
             print(f"{len(done)} images were inspected before; going on")
-        with closing(self._results(paths, self.config.num_workers)) as results:
+        with closing(self._results(paths)) as results:
             progress = tqdm(results, total=total, initial=total - len(paths), desc="inspect", unit="image")
             for _, image in progress:
                 if image.record["image"] not in done:
@@ -158,9 +160,7 @@ class Inspection:
         watcher = FolderWatcher(self.root, done=self.writer.done, skip=self.config.output_dir)
         print(f"watching {self.root}; Ctrl-C ends", flush=True)
         for ready in watch(watcher, lambda: bool(self.signals.received)):
-            # Starting processes takes longer than reading a few files.
-            workers = self.config.num_workers if len(ready) > 4 * self.config.batch_size else 0
-            with closing(self._results(ready, workers)) as results:
+            with closing(self._results(ready)) as results:
                 for path, image in results:
                     if watcher.finish(path, readable=not image.record["error"]):
                         self.writer.add(image)
@@ -170,7 +170,7 @@ class Inspection:
                         break
             self.writer.flush()
 
-    def _results(self, paths: list[Path], num_workers: int) -> Iterator[tuple[Path, Finished]]:
+    def _results(self, paths: list[Path]) -> Iterator[tuple[Path, Finished]]:
         def write(path: Path, result: Prediction | ImageReadError, display: np.ndarray | None) -> tuple[Path, Finished]:
             return path, self.writer.write_images(self._name(path), result, display)
 
@@ -179,7 +179,7 @@ class Inspection:
             paths,
             write,
             batch_size=self.config.batch_size,
-            num_workers=num_workers,
+            num_workers=self.config.num_workers,
             display=self.writer.needs_display,
         )
 

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from dinov3.data.defect_dataset import start_worker, usable_workers
 from dinov3.data.defect_images import ImageReadError, read_for_size
-from dinov3.data.defect_transforms import eval_transform
+from dinov3.data.defect_read_ahead import read_ahead
+from dinov3.data.defect_resize import resize_image
 from dinov3.defect_errors import NotFiniteError
 from dinov3.inference.prediction import Prediction
 from dinov3.inference.predictor import DefectPredictor
-from dinov3.inference.preprocess import resize_image
 
 DISPLAY_SIZE = 640  # longest side, in pixels, of the copy kept for pictures
 PIXELS_IN_FLIGHT = 200_000_000  # of original images whose masks are being made or wait to be taken
@@ -45,28 +41,22 @@ def predict_files(
 ) -> Iterator[T]:
     """Predict image files and yield ``then(path, result, display)`` for each, in the order of ``paths``.
 
-    Files are read and resized in ``num_workers`` processes. This thread only feeds the network; masks, regions and
-    ``then`` are the work of ``threads``. How much is under way at a time does not depend on the number of files. By
+    Files are read and resized by ``num_workers`` threads. This one only feeds the network; masks, regions and ``then``
+    are the work of ``threads``. How much is under way at a time does not depend on the number of files. By
     tiles, images come one by one and ``batch_size`` counts tiles.
 
     Args:
         display: make the small copies.
         threads: as many as there are cores, and 8 at most, if not given.
     """
-    workers = usable_workers(num_workers)
-    loader = DataLoader(
-        _ImageFiles(predictor.decode_size, display, predictor.white_level),
-        batch_sampler=_Chunks(paths, 1 if predictor.tiling is not None else batch_size),
-        num_workers=workers,
-        collate_fn=partial(FileBatch.of, stack=predictor.tiling is None),
-        worker_init_fn=start_worker,
-        pin_memory=predictor.device.type == "cuda" and predictor.tiling is None,
-    )
+    tiles = predictor.tiling is not None
+    reader = _FileReader(None if tiles else predictor.image_size, display, predictor.white_level)
+    files = read_ahead(paths, reader, num_workers, 1 if tiles else 2 * batch_size)
     waiting: deque[tuple[int, Future[T]]] = deque()
     pixels = 0
     pool = ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 8), thread_name_prefix="finish")
     try:
-        for batch in loader:
+        for batch in _chunks(files, 1 if tiles else batch_size):
             for size, job in _jobs(predictor, batch, batch_size, then):
                 waiting.append((size, pool.submit(job)))
                 pixels += size
@@ -79,38 +69,39 @@ def predict_files(
             yield waiting.popleft()[1].result()
     finally:
         pool.shutdown(cancel_futures=True)
+        files.close()
 
 
 def _jobs(
-    predictor: DefectPredictor, batch: FileBatch, batch_size: int, then: Then[T]
+    predictor: DefectPredictor, batch: list[_File], batch_size: int, then: Then[T]
 ) -> Iterator[tuple[int, Callable[[], T]]]:
     """Feed a batch to the network; for each file the pixels of its original, and what is left to do."""
-    output = None
-    if predictor.tiling is None and batch.images:
-        output = predictor.run_network(_padded(batch.images[0], batch_size if predictor.compiled else 0))
-    displays = batch.displays()
-    place = 0
-    for path, error, size in zip(batch.paths, batch.errors, batch.sizes, strict=True):
-        shown = next(displays)
-        if error is not None:
-            yield 0, _Job(then, path, shown, None, ImageReadError(error))
-        elif output is not None:
-            yield size[0] * size[1], _Job(then, path, shown, predictor.finish, output, place, size)
+    started, place = None, 0
+    images = [file.image for file in batch if file.image is not None]
+    if predictor.tiling is None and images:
+        started = predictor.engine.start(np.stack(images))
+    for file in batch:
+        pixels = file.size[0] * file.size[1]
+        if file.image is None:
+            yield 0, _Job(then, file.path, file.display, None, ImageReadError(file.error))
+        elif started is not None:
+            yield pixels, _Job(then, file.path, file.display, predictor.finish, started, place, file.size)
             place += 1
         else:
             try:
-                tiles = predictor.run_tiles(batch.images[0].numpy(), batch_size)
+                tiles = predictor.run_tiles(file.image, batch_size)
             except (MemoryError, RuntimeError) as error:
                 if not _is_of_this_image(error):
                     raise
-                yield 0, _Job(then, path, shown, None, _beyond(path, error))
+                yield 0, _Job(then, file.path, file.display, None, _beyond(file.path, error))
                 continue
-            yield size[0] * size[1], _Job(then, path, shown, predictor.finish_tiles, tiles)
+            yield pixels, _Job(then, file.path, file.display, predictor.finish_tiles, tiles)
 
 
 def _is_of_this_image(error: Exception) -> bool:
     """Whether it asks for more memory than there is; a device that fails, or is too small for a batch, ends the run."""
-    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+    text = str(error)
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in text or "Failed to allocate memory" in text
 
 
 def _beyond(path: Path, error: Exception) -> ImageReadError:
@@ -136,89 +127,40 @@ class _Job:
         return self.then(self.path, result, self.display)
 
 
-def _padded(images: Tensor, batch_size: int) -> Tensor:
-    """A batch that misses files filled up to ``batch_size``: a compiled network is compiled anew for every size."""
-    missing = batch_size - len(images)
-    return images if missing <= 0 else torch.cat([images, images[-1:].expand(missing, -1, -1, -1)])
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """``items``, ``size`` at a time."""
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
 
 
-class _Chunks:
-    """``paths`` in order, ``size`` at a time; for the loader, so that its processes hold no list of all files."""
+@dataclass(frozen=True)
+class _File:
+    """A file as it was read."""
 
-    def __init__(self, paths: Sequence[Path], size: int):
-        self.paths, self.size = paths, size
-
-    def __len__(self) -> int:
-        return -(-len(self.paths) // self.size)
-
-    def __iter__(self) -> Iterator[list[Path]]:
-        for start in range(0, len(self.paths), self.size):
-            yield list(self.paths[start : start + self.size])
+    path: Path
+    image: np.ndarray | None = None  # (h, w, 3) uint8; None: it could not be read
+    error: str = ""  # why
+    size: tuple[int, int] = (0, 0)  # (height, width) of the original
+    display: np.ndarray | None = None  # (h, w, 3) uint8, the small copy
 
 
-@dataclass
-class FileBatch:
-    """Files as they were read. Arrays of all images share one tensor each: every tensor that crosses from one process
-    to another costs a system call or ten."""
+class _FileReader:
+    """Reads files and resizes them to ``size`` (height, width) unless None; what is wrong with one is its ``error``."""
 
-    paths: list[Path]
-    errors: list[str | None]
-    sizes: list[tuple[int, int]]  # (height, width) of the originals, (0, 0) where unreadable
-    images: list[Tensor]  # one or, if none could be read, no (B, 3, S, S) uint8; by tiles, the one (H, W, 3) image
-    display_sizes: list[tuple[int, int]] = field(default_factory=list)
-    display_pixels: Tensor | None = None  # (n, 3) uint8, one copy after the other
+    def __init__(self, size: tuple[int, int] | None, display: bool, white_level: int):
+        self.size, self.display, self.white_level = size, display, white_level
 
-    @classmethod
-    def of(cls, items: list[dict[str, Any]], stack: bool) -> FileBatch:
-        """The loader's way to make a batch; ``stack``: the images are of one size."""
-        images = [item["image"] for item in items if item["error"] is None]
-        if images and stack:
-            images = [torch.stack(images)]
-        displays = [item["display"] for item in items]
-        batch = cls([i["path"] for i in items], [i["error"] for i in items], [i["size"] for i in items], images)
-        if any(display is not None for display in displays):
-            batch.display_sizes = [(0, 0) if d is None else d.shape[:2] for d in displays]
-            flat = [d.reshape(-1, 3) for d in displays if d is not None]
-            batch.display_pixels = torch.from_numpy(np.concatenate(flat))
-        return batch
-
-    def pin_memory(self) -> FileBatch:
-        """The loader calls this."""
-        self.images = [image.pin_memory() for image in self.images]
-        return self
-
-    def displays(self) -> Iterator[np.ndarray | None]:
-        """(h, w, 3) uint8 for each file, or None."""
-        if self.display_pixels is None:
-            yield from [None] * len(self.paths)
-            return
-        pixels, start = self.display_pixels.numpy(), 0
-        for height, width in self.display_sizes:
-            end = start + height * width
-            yield pixels[start:end].reshape(height, width, 3) if end > start else None
-            start = end
-
-
-class _ImageFiles(Dataset):
-    """A path in, a dict out: ``image`` resized to (3, S, S) if there is an ``image_size``, else (H, W, 3); an
-    unreadable file comes with its ``error``."""
-
-    def __init__(self, image_size: int | None, display: bool, white_level: int):
-        self.image_size, self.display, self.white_level = image_size, display, white_level
-        self.resize = None if image_size is None else eval_transform(image_size)
-
-    def __getitem__(self, path: Path) -> dict[str, Any]:
-        item: dict[str, Any] = {"path": path, "error": None, "display": None, "size": (0, 0)}
+    def __call__(self, path: Path) -> _File:
         try:
-            array, size = read_for_size(path, self.image_size, self.white_level)
-            if self.display:
-                item["display"] = shrink(array)
-            image = torch.from_numpy(array.copy()) if self.resize is None else resize_image(self.resize, array)
+            pixels, size = read_for_size(path, None if self.size is None else max(self.size), self.white_level)
+            display = shrink(pixels) if self.display else None
+            image = pixels if self.size is None else resize_image(pixels, self.size)
         except ImageReadError as error:
-            return item | {"error": str(error), "display": None}
+            return _File(path, error=str(error))
         except Exception as error:  # of any library that touches the pixels; one image never ends a run
-            return item | {"error": str(_beyond(path, error)), "display": None}
-        return item | {"image": image, "size": size}
+            return _File(path, error=str(_beyond(path, error)))
+        return _File(path, image, size=size, display=display)
 
 
 def shrink(image: np.ndarray, longest: int = DISPLAY_SIZE) -> np.ndarray:

@@ -1,62 +1,63 @@
-"""From a checkpoint and images to predictions."""
+"""From a model and images to predictions."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
-from dinov3.data.defect_images import FULL_RANGE
+from dinov3.data.defect_resize import resize_image
 from dinov3.data.defect_tiles import Tiling
-from dinov3.data.defect_transforms import Normalization, eval_transform
 from dinov3.defect_errors import DefectError
 from dinov3.defect_evaluation.thresholds import Thresholds, expect_finite
-from dinov3.inference.network_output import Clock, NetworkOutput, TilesOutput, to_host
 from dinov3.inference.prediction import Prediction
-from dinov3.inference.preprocess import load_input, resize_image
+from dinov3.inference.preprocess import load_input
 from dinov3.inference.regions import Region, find_regions
 from dinov3.inference.rules import Rules
 from dinov3.inference.verdict import NovelPlace, OnDisagreement, decide
-from dinov3.models.defect_checkpoint import load_checkpoint, restore_model
-from dinov3.models.defect_device import compile_model, resolve_device, resolve_precision
-from dinov3.models.defect_fuse_bn import fuse_batch_norms
+from dinov3.models.defect_engines import Engine, EngineName, Started, open_engine
 from dinov3.models.defect_sliding_window import slide_window
 
 
+@dataclass(frozen=True)
+class TilesOutput:
+    """What the network says of one image by tiles."""
+
+    class_prob: np.ndarray  # (K,), calibrated
+    peak: np.ndarray  # (H, W) float32, the strongest mask channel's probability
+    channel: np.ndarray  # (H, W) uint8, which one
+    attention: np.ndarray  # (h, w) float32
+    seconds: float
+
+
 class DefectPredictor:
-    """Predicts images with one checkpoint.
+    """Predicts images with one model.
 
     ``predictor(image)`` takes a path, a PIL image, an (H, W, 3), (H, W, 4) or (H, W) uint8 array, or a (3, H, W) uint8
     tensor, and returns a :class:`Prediction`; a list of them gives a list. An unreadable file raises
     ``ImageReadError``; :func:`~dinov3.inference.pipeline.predict_files` reports it instead and goes on.
 
     A model trained on tiles slides its tile over each image; ``tile_size`` and ``tile_overlap`` ask for other tiles
-    than the checkpoint's, or with size 0 for none. An answer that is not finite raises ``NotFiniteError``.
+    than the model's, or with size 0 for none. An answer that is not finite raises ``NotFiniteError``.
 
     Args:
-        model: in eval mode.
-        checkpoint: its content.
-        threshold, mask_threshold: in place of the checkpoint's.
-        rules: limits that images must keep to besides.
+        engine: what runs the model, and its facts.
+        threshold, mask_threshold: in place of the model's.
+        rules: limits that images must keep to besides; in place of the model's, if it has any.
         mm_per_pixel: the size of a pixel, for limits in millimetres.
         min_region_area: regions of fewer pixels are ignored.
         on_disagreement: what becomes of an image whose mask contradicts the classifier, see
             :func:`~dinov3.inference.verdict.decide`.
-        compile: have the network compiled at its first batch.
     """
 
     def __init__(
         self,
-        model: torch.nn.Module,
-        checkpoint: dict[str, Any],
+        engine: Engine,
         *,
-        device: str = "auto",
-        mixed_precision: str = "auto",
         threshold: float | None = None,
         mask_threshold: float | None = None,
         tile_size: int | None = None,
@@ -65,37 +66,31 @@ class DefectPredictor:
         mm_per_pixel: float | None = None,
         min_region_area: float = 0,
         on_disagreement: OnDisagreement = "classifier",
-        compile: bool = False,
     ):
-        self.device = resolve_device(device)
-        self.precision = resolve_precision(mixed_precision, self.device)
-        self.model = model.to(self.device, memory_format=torch.channels_last).eval()
-        if compile:
-            compile_model(self.model, self.device)
-        self.compiled = compile
-        self.classes: list[str] = checkpoint["classes"]
-        self.mask_classes: list[str] = checkpoint["mask_classes"]
-        self.image_size: int = checkpoint["image_size"]
-        self.white_level: int = checkpoint.get("white_level", FULL_RANGE)  # of its training images
-        self.normalization = Normalization(**checkpoint["normalization"])
-        self.thresholds = Thresholds.of(checkpoint, threshold, mask_threshold)
-        self.tiling = Tiling.of(checkpoint, tile_size, tile_overlap)
-        if self.tiling is not None and checkpoint.get("novelty") is not None:
+        self.engine, facts = engine, engine.facts
+        self.classes, self.mask_classes = list(facts.classes), list(facts.mask_classes)
+        self.image_size = facts.image_size  # height, width
+        self.white_level = facts.white_level  # of its training images
+        stored = facts.to_table()
+        self.thresholds = Thresholds.of(stored, threshold, mask_threshold)
+        self.tiling = Tiling.of(stored, tile_size, tile_overlap)
+        if self.tiling is not None and facts.novelty:
             raise DefectError(
                 f"--tile_size {self.tiling.size}: what counts as new to this checkpoint (--novelty) was learned from "
                 "whole images; leave the tiles out, or calibrate with --no-novelty"
             )
+        if rules is None and facts.rules is not None:
+            rules = Rules.from_table(facts.rules, self.mask_classes, "rules of the model")
         self.rules = Rules.from_yaml(rules, self.mask_classes) if isinstance(rules, (str, Path)) else rules
         if self.rules is not None:
             self.rules.check_scale(mm_per_pixel)
         # What calibration says, its promise above all, is of the checkpoint's own limits on its own tiles.
-        as_calibrated = threshold is None and self.tiling == Tiling.of(checkpoint)
+        as_calibrated = threshold is None and self.tiling == Tiling.of(stored)
         as_calibrated = as_calibrated and not (self.rules is not None and self.rules.alone)
-        self.calibration: dict[str, Any] | None = checkpoint.get("calibration") if as_calibrated else None
+        self.calibration: dict[str, Any] | None = facts.calibration if as_calibrated else None
         self.mm_per_pixel, self.min_region_area = mm_per_pixel, min_region_area
         self.on_disagreement: OnDisagreement = on_disagreement
-        self.resize = eval_transform(self.image_size)
-        self.decode_size = self.image_size if self.tiling is None else None  # tiles come from all of the image
+        self.decode_size = max(self.image_size) if self.tiling is None else None  # tiles come from all of the image
 
     @classmethod
     def from_checkpoint(
@@ -103,25 +98,31 @@ class DefectPredictor:
         path: Path | str,
         device: str = "auto",
         *,
+        engine: EngineName | None = None,
+        mixed_precision: str = "auto",
+        threads: int | None = None,
         backbone: str | None = None,
         dinov3_repo: Path | None = None,
+        compile: bool = False,  # noqa: A002  torch's own word
         **options: Any,
     ) -> DefectPredictor:
-        """Open a checkpoint; ``backbone``, if given, must be the one it was trained with. Other ``options`` are those
-        of the class.
+        """Open a checkpoint (``.pth``) or an exported model (``.onnx``), as
+        :func:`~dinov3.models.defect_engines.open_engine` does; other ``options`` are those of the class.
 
         Raises:
             DefectError: the file cannot be used, or the backbone is another one.
         """
-        content = load_checkpoint(path)
-        if backbone not in (None, content["backbone"]):
-            raise DefectError(
-                f"--backbone {backbone}: {path} was trained with {content['backbone']}; leave the flag out, or "
-                "give a checkpoint of that backbone"
-            )
-        model = restore_model(content, path, dinov3_repo)
-        fuse_batch_norms(model, content["image_size"])
-        return cls(model, content, device=device, **options)
+        opened = open_engine(
+            path,
+            engine,
+            device=device,
+            precision=mixed_precision,
+            threads=threads,
+            backbone=backbone,
+            dinov3_repo=dinov3_repo,
+            compile=compile,
+        )
+        return cls(opened, **options)
 
     def __call__(self, image: Any) -> Prediction | list[Prediction]:
         if not isinstance(image, list):
@@ -131,46 +132,29 @@ class DefectPredictor:
         opened = [load_input(item, self.decode_size, self.white_level) for item in image]
         if self.tiling is not None:
             return [self.predict_tiles(one.pixels) for one in opened]
-        images = torch.stack([resize_image(self.resize, one.pixels) for one in opened])
+        images = np.stack([resize_image(one.pixels, self.image_size) for one in opened])
         return self.predict_batch(images, [one.size for one in opened])
 
-    def predict_batch(self, images: Tensor, sizes: list[tuple[int, int]]) -> list[Prediction]:
-        """Predict (B, 3, S, S) uint8 images that were resized from ``sizes`` (height, width)."""
-        output = self.run_network(images)
-        return [self.finish(output, i, size) for i, size in enumerate(sizes)]
+    def predict_batch(self, images: np.ndarray, sizes: list[tuple[int, int]]) -> list[Prediction]:
+        """Predict (B, h, w, 3) uint8 images that were resized from ``sizes`` (height, width)."""
+        started = self.engine.start(images)
+        return [self.finish(started, i, size) for i, size in enumerate(sizes)]
 
-    @torch.inference_mode()
-    def run_network(self, images: Tensor) -> NetworkOutput:
-        """Start the network on (B, 3, S, S) uint8 images; on CUDA this returns before it is done."""
-        clock = Clock(self.device)
-        with self.precision.autocast():
-            outputs = self.model(self.normalization(images.to(self.device, non_blocking=True)), return_attention=True)
-        novelty = outputs["novelty"].flatten(1).max(1) if "novelty" in outputs else None
-        output = NetworkOutput(
-            clock,
-            class_prob=to_host(self.thresholds.calibrated(outputs["classification"].float().softmax(1))),
-            mask_prob=to_host(outputs["segmentation"].float().sigmoid()),
-            attention=to_host(outputs["attention_map"].float()),
-            novelty=None if novelty is None else to_host(novelty.values),
-            novel_place=None if novelty is None else to_host(novelty.indices),
-        )
-        clock.stop(len(images))
-        return output
-
-    def finish(self, output: NetworkOutput, index: int, size: tuple[int, int]) -> Prediction:
+    def finish(self, started: Started, index: int, size: tuple[int, int]) -> Prediction:
         """What one image of a batch comes to, at its original ``size`` (height, width); for any thread."""
-        share = output.clock.wait()
-        start = time.perf_counter()
+        output, seconds = started.wait()
+        start, share = time.perf_counter(), seconds / len(output.class_prob)
         expect_finite(output.class_prob[index], output.mask_prob[index])
-        found = self._enlarge(output.mask_prob[index].numpy(), size)
+        class_prob = self.thresholds.calibrated(output.class_prob[index])
+        found = self._enlarge(output.mask_prob[index], size)
         mask, regions = (np.zeros(size, np.uint8), []) if found is None else self._mask_and_regions(*found)
         seconds = share + time.perf_counter() - start
-        class_prob, attention = output.class_prob[index].numpy(), output.attention[index, 0].numpy()
         novel = None
         if output.novelty is not None:
-            deviations, place = output.novelty[index].item(), int(output.novel_place[index])
-            novel = NovelPlace.of(deviations, place, side=self.image_size, size=size)
-        return self._prediction(class_prob, mask, regions, attention, seconds, novel)
+            beyond = output.novelty[index, 0]
+            place = int(beyond.argmax())
+            novel = NovelPlace.of(float(beyond.flat[place]), place, shape=self.image_size, size=size)
+        return self._prediction(class_prob, mask, regions, output.attention[index, 0], seconds, novel)
 
     def predict_tiles(self, image: np.ndarray, batch_size: int = 16) -> Prediction:
         """Predict an (H, W, 3) uint8 image of any size by ``batch_size`` tiles at a time."""
@@ -179,20 +163,16 @@ class DefectPredictor:
     def run_tiles(self, image: np.ndarray, batch_size: int = 16) -> TilesOutput:
         """What the network says of an (H, W, 3) uint8 image, tile by tile."""
         start = time.perf_counter()
-        output = slide_window(
-            self.model,
-            image,
-            self.tiling,
-            self.image_size,
-            batch_size=batch_size,
-            precision=self.precision,
-            normalization=self.normalization,
-        )
+
+        def look(tiles: np.ndarray, corners: list[tuple[int, int]]) -> Started:
+            return self.engine.start(tiles)
+
+        output = slide_window(look, image, self.tiling, self.image_size, batch_size=batch_size)
         return TilesOutput(
-            class_prob=self.thresholds.calibrated(output.class_prob).numpy(),
-            peak=output.mask_prob.numpy(),
-            channel=output.mask_channel.numpy(),
-            attention=output.attention.numpy(),
+            class_prob=self.thresholds.calibrated(output.class_prob),
+            peak=output.mask_prob,
+            channel=output.mask_channel,
+            attention=output.attention,
             seconds=time.perf_counter() - start,
         )
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
-from dinov3.data.defect_dataset import as_tensor
 from dinov3.data.defect_images import read_for_size, to_rgb
 
 
@@ -37,7 +35,7 @@ def load_input(image: Any, decode_size: int | None, white_level: int) -> OpenedI
     if isinstance(image, Image.Image):
         image = ImageOps.exif_transpose(image)  # as from a path
         return OpenedImage(np.asarray(to_rgb(image, white_level)), (image.height, image.width))
-    if isinstance(image, Tensor):
+    if "torch" in sys.modules and isinstance(image, sys.modules["torch"].Tensor):  # nobody has one without it
         image = image.permute(1, 2, 0).cpu().numpy() if image.ndim == 3 else image.cpu().numpy()
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3) or not image.size:
         kind = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
@@ -47,8 +45,3 @@ def load_input(image: Any, decode_size: int | None, white_level: int) -> OpenedI
     if image.shape[2:] == (1,):
         image = image[..., 0]
     return OpenedImage(np.asarray(to_rgb(Image.fromarray(np.ascontiguousarray(image)))), image.shape[:2])
-
-
-def resize_image(resize: torch.nn.Module, array: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8 to (3, S, S) uint8, exactly as in validation."""
-    return resize(as_tensor(array).permute(2, 0, 1))

@@ -103,7 +103,17 @@ class Rules:
             DefectError: unreadable, or with unknown keys or classes or wrong values; all of them are named, with what
                 was found and what is expected.
         """
-        return _Reader(Path(path), list(classes)).rules()
+        reader = _Reader(Path(path), list(classes))
+        return reader.rules(reader.load())
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], classes: Sequence[str], source: str) -> Rules:
+        """As :meth:`from_yaml`, from the content of such a file, found in ``source``; zones cannot be mask images.
+
+        Raises:
+            DefectError: likewise.
+        """
+        return _Reader(Path(source), list(classes), has_folder=False).rules(table)
 
     def check_scale(self, mm_per_pixel: float | None) -> None:
         """Raises DefectError if a limit is in millimetres and ``mm_per_pixel`` is not given."""
@@ -165,12 +175,12 @@ def _draw(zones: Sequence[Zone], shape: tuple[int, int]) -> np.ndarray:
 class _Reader:
     """Reads a rules file and collects what is wrong with it."""
 
-    def __init__(self, path: Path, classes: list[str]):
-        self.path, self.classes = path, classes
+    def __init__(self, path: Path, classes: list[str], has_folder: bool = True):
+        self.path, self.classes, self.has_folder = path, classes, has_folder
         self.problems: list[str] = []
 
-    def rules(self) -> Rules:
-        content = self._load()
+    def rules(self, content: Mapping[Any, Any]) -> Rules:
+        """Of a file's content."""
         self._check_keys("", content, KEYS)
         mode = content.get("verdict", "both")
         if mode not in VERDICT_MODES:
@@ -188,7 +198,8 @@ class _Reader:
             raise DefectError("\n  ".join([f"{self.path}: {count} in the rules", *self.problems]))
         return Rules(self.classes, limits, mode == "rules", *zones)
 
-    def _load(self) -> dict[Any, Any]:
+    def load(self) -> dict[Any, Any]:
+        """The file's content."""
         try:
             content, twice = load_yaml(decode_text(read_small(self.path, LARGEST)))
         except FileNotFoundError:
@@ -249,7 +260,7 @@ class _Reader:
         return [zone for zone in zones if zone is not None]
 
     def _zone(self, place: str, found: object) -> Zone | None:
-        if isinstance(found, str):
+        if isinstance(found, str) and self.has_folder:
             try:
                 return _not_zero(open_image(self.path.parent / found), found.lower().endswith(JPEG_SUFFIXES))
             except ImageReadError as error:

@@ -28,10 +28,12 @@ class NovelPlace:
     y: int
 
     @classmethod
-    def of(cls, deviations: float, place: int, side: int, size: tuple[int, int]) -> NovelPlace:
-        """At ``place`` in the flattened map, ``side`` squared, of an image of ``size`` (height, width)."""
-        row, column = divmod(place, side)
-        return cls(round(deviations, 2), int((column + 0.5) / side * size[1]), int((row + 0.5) / side * size[0]))
+    def of(cls, deviations: float, place: int, shape: tuple[int, int], size: tuple[int, int]) -> NovelPlace:
+        """At ``place`` in the flattened map of ``shape`` (height, width), of an image of ``size`` (likewise)."""
+        row, column = divmod(place, shape[1])
+        return cls(
+            round(deviations, 2), int((column + 0.5) / shape[1] * size[1]), int((row + 0.5) / shape[0] * size[0])
+        )
 
     @property
     def counts(self) -> bool:

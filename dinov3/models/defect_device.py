@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
+from dinov3.defect_cli import PrecisionName
 from dinov3.defect_errors import DefectError
-
-PrecisionName = Literal["auto", "bf16", "fp16", "tf32", "off"]
 
 
 def resolve_device(name: str) -> torch.device:

@@ -19,10 +19,11 @@ from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_distributed import Agreement, World, max_over_ranks
 from dinov3.defect_errors import StoppedError
+from dinov3.defect_interrupts import StopSignals
 from dinov3.models.defect_checkpoint import save_checkpoint
 from dinov3.train.defect_config import TrainConfig
 from dinov3.train.defect_resume import fingerprint
-from dinov3.train.defect_signals import StoppableLoader, StopSignals
+from dinov3.train.defect_signals import StoppableLoader
 from dinov3.train.defect_state import TrainState
 
 REMEDY = "Free disk space or choose another --save_dir, then continue with --resume"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.networks import small_facts
 from PIL import Image
 
 from dinov3.data.defect_dataset import DefectDataset
@@ -17,6 +18,7 @@ from dinov3.data.defect_tile_dataset import WholeImages
 from dinov3.inference import DefectPredictor
 from dinov3.models.defect_backbone import build_backbone
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
+from dinov3.models.defect_engines.torch_engine import TorchEngine
 
 
 def write_camera(folder: Path, top: int, count: int = 4, seed: int = 0) -> Path:
@@ -62,14 +64,12 @@ def test_training_and_inspection_read_by_the_range_of_the_dataset(dataset: Path)
     whole = WholeImages(manifest)[number]["image"].numpy()
     assert np.abs(whole[..., 0] - expected).max() <= 1
     model = AttentionGuidedDefectClassifier(build_backbone("dinov3_vitt16", "none"), 192)
-    content = {"classes": ["normal", "defect"], "mask_classes": ["defect"], "image_size": 32, "white_level": 4095}
-    content |= {"normalization": {"mean": (0.5,) * 3, "std": (0.2,) * 3}}
-    content |= {"thresholds": {"classification": 0.5, "mask": 0.5}}
-    predictor = DefectPredictor(model, content, device="cpu")
+    engine = TorchEngine(model, small_facts(white_level=4095), device="cpu")
+    predictor = DefectPredictor(engine)
     seen: list[torch.Tensor] = []
     model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     predictor(manifest.root / manifest.columns["image"][number])
-    trained_on = predictor.normalization(DefectDataset(manifest, 32)[number]["image"][None])
+    trained_on = engine.normalization(DefectDataset(manifest, 32)[number]["image"][None])
     torch.testing.assert_close(seen[0], trained_on)
 
 

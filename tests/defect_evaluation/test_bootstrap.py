@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers.scoring import add_all
 from torch import Tensor
 
 from dinov3.defect_evaluation.bootstrap import SplitMetrics, image_iou, measure, resample_parts
@@ -46,7 +47,7 @@ def made_up(count: int = COUNT, spread: float = 4.0, seed: int = 0) -> tuple[Ten
 def run(data: tuple[Tensor, ...], limits: Thresholds, parts: np.ndarray | None = None, **options) -> SplitMetrics:
     results = ImageResults(data[0].shape[1], limits.mask, **options)
     for start in range(0, len(data[0]), 7):
-        results.update(*(values[start : start + 7] for values in data))
+        add_all(results, *(values[start : start + 7] for values in data))
     return measure(results, limits, np.arange(len(data[0])).astype(str) if parts is None else parts)
 
 
@@ -258,8 +259,8 @@ def test_results_of_each_image_and_region() -> None:
     prob = torch.zeros(2, 8, 8)
     prob[1, 0, :2], prob[1, 7], prob[0, 3, 3] = 0.9, 0.9, 0.6
     results = ImageResults(2)
-    results.update(
-        torch.tensor([[0.8, 0.2], [0.3, 0.7]]), prob, torch.tensor([0, 1]), masks, torch.tensor([True, True])
+    add_all(
+        results, torch.tensor([[0.8, 0.2], [0.3, 0.7]]), prob, torch.tensor([0, 1]), masks, torch.tensor([True, True])
     )
     images, regions = results.images, results.regions
     assert images["label"].tolist() == [0, 1] and images["class_prob"][1].tolist() == pytest.approx([0.3, 0.7])
@@ -277,10 +278,11 @@ def test_memory_does_not_grow_with_pixels() -> None:
     results = ImageResults(K, weights=resample_parts(parts, 50))
     data = made_up(50)
     for _ in range(6):
-        results.update(*data)
+        add_all(results, *data)
     tracemalloc.start()
     for _ in range(20):
-        results.update(*data)
+        add_all(results, *data)
+    assert results.histograms.shape == (51, 3, results.bins)  # none waits to be added
     grown, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(results) == 1300

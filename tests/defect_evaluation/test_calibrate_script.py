@@ -12,9 +12,8 @@ import train_defect_model
 from conftest import TRAIN_FLAGS, write_squares
 
 from dinov3.data.defect_manifest import Manifest
-from dinov3.defect_evaluation import calibrate as calibrate_module
+from dinov3.defect_evaluation import calibrate_checkpoint as calibrate_module
 from dinov3.models.defect_checkpoint import load_checkpoint, save_checkpoint
-from dinov3.models.defect_device import Precision
 
 
 def contents_apart_from_calibration(path: Path) -> dict:
@@ -120,14 +119,14 @@ def test_one_pass_serves_best_files_of_one_epoch(trained: Path, squares: Manifes
     files = [tmp_path / "best_accuracy.pth", tmp_path / "best_iou.pth"]
     for file in files:
         save_checkpoint(file, content)
-    passes, real = [], calibrate_module.score_validation
+    passes, real = [], calibrate_module.score_checkpoint
 
     def counted(*args, **options):
         passes.append(args)
         return real(*args, **options)
 
-    monkeypatch.setattr(calibrate_module, "score_validation", counted)
-    options = {"precision": Precision(torch.device("cpu"), None), "batch_size": 8, "num_workers": 0}
+    monkeypatch.setattr(calibrate_module, "score_checkpoint", counted)
+    options = {"device": "cpu", "precision": "off", "batch_size": 8, "num_workers": 0}
     calibrate_module.calibrate_for_best_f1(files, squares.root, **options)
     assert len(passes) == 1 and all("calibration" in load_checkpoint(file) for file in files)
 
@@ -136,7 +135,7 @@ def test_validation_images_of_one_kind_leave_the_best_files_alone(checkpoint: Pa
     data = write_squares(tmp_path / "data", train=2, val=1, test=0)
     best = checkpoint.rename(tmp_path / "best_iou.pth")
     before = best.read_bytes()
-    options = {"precision": Precision(torch.device("cpu"), None), "batch_size": 8, "num_workers": 0}
+    options = {"device": "cpu", "precision": "off", "batch_size": 8, "num_workers": 0}
     calibrate_module.calibrate_for_best_f1([best], data.root, **options)
     assert "best_iou.pth: not calibrated; 1 labeled validation images, all normal" in capsys.readouterr().out
     assert best.read_bytes() == before and not best.with_suffix(".calibration.json").exists()
@@ -155,9 +154,8 @@ def test_images_keep_their_part_past_unreadable_and_unknown_ones(
     table.write_text("\n".join(lines) + "\n")
     (data.root / "images/val/001.png").write_bytes(b"")
     content = load_checkpoint(checkpoint) | {"tile_size": tile_size}
-    precision = Precision(torch.device("cpu"), None)
-    options = {"precision": precision, "batch_size": 3, "num_workers": 0}
-    images = calibrate_module.score_validation(content, checkpoint, data.root, **options)
+    options = {"device": "cpu", "precision": "off", "batch_size": 3, "num_workers": 0}
+    images = calibrate_module.score_checkpoint(content, checkpoint, data.root, **options)
     parts = ["val/000.png", "val/002.png", "one part", "one part", "images/val/006.png", "val/007.png"]
     assert images.parts.tolist() == parts and images.labels.tolist() == [0, 0, 1, 1, 0, 1]
     assert images.class_prob.shape == (6, 2)

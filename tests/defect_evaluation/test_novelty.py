@@ -15,8 +15,8 @@ from PIL import Image
 
 from dinov3.data.defect_images import read_image
 from dinov3.data.defect_manifest import Manifest
+from dinov3.data.defect_resize import resize_image
 from dinov3.inference.predictor import DefectPredictor
-from dinov3.inference.preprocess import resize_image
 from dinov3.models.defect_checkpoint import load_checkpoint, save_checkpoint
 from dinov3.models.defect_novelty import Novelty
 
@@ -109,9 +109,7 @@ def test_inspection_shows_where_an_image_is_unlike_good_parts(
     records, rows = {record["image"]: record for record in records_of(out_dir)}, rows_of(out_dir)
     place = records["strange.png"]["novelty"]
     predictor = DefectPredictor.from_checkpoint(path, "cpu")
-    with torch.inference_mode():
-        pixels = predictor.normalization(resize_image(predictor.resize, strange)[None])
-        beyond = predictor.model(pixels)["novelty"][0, 0].numpy()
+    beyond = predictor.engine.run(resize_image(strange, predictor.image_size)[None]).novelty[0, 0]
     row, column = (int(at[0]) for at in np.nonzero(beyond == beyond.max()))
     assert (place["x"], place["y"]) == (int((column + 0.5) / 64 * 100), int((row + 0.5) / 64 * 80))
     assert place["deviations"] == pytest.approx(beyond.max(), abs=0.02) and place["deviations"] > 2

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from dinov3.models.defect_backbone import build_backbone
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
+from dinov3.models.defect_facts import ModelFacts
 
 
 class OfficialLike(nn.Module):
@@ -44,3 +47,17 @@ def build_model(name: str) -> AttentionGuidedDefectClassifier:
     torch.manual_seed(0)
     backbone = OfficialLike() if name == "official" else build_backbone(name, "none")
     return AttentionGuidedDefectClassifier(backbone, backbone.embed_dim)
+
+
+def small_facts(**changes: Any) -> ModelFacts:
+    """The facts about a model of two classes and one mask for images of 32 pixels."""
+    facts: dict[str, Any] = {
+        "classes": ("normal", "defect"),
+        "mask_classes": ("defect",),
+        "image_size": (32, 32),
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.2, 0.2, 0.2),
+        "thresholds": {"classification": 0.5, "mask": 0.5},
+        "backbone": "dinov3_vitt16",
+    }
+    return ModelFacts(**facts | changes)

@@ -167,11 +167,11 @@ def test_a_compiled_network_sees_batches_of_one_size(tiny: Path, tmp_path: Path)
     for name in names[1:4]:
         (tmp_path / name).write_bytes(b"")
     predictor, sizes = DefectPredictor.from_checkpoint(tiny, device="cpu"), []
-    predictor.model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    paths, results = [tmp_path / name for name in names], {}
-    for predictor.compiled in (False, True):
+    predictor.engine.model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    paths, results = [tmp_path / name for name in [*names[4:], *names[:4]]], {}
+    for predictor.engine.compiled in (False, True):
         found = predict_files(predictor, paths, lambda *result: result, batch_size=5, num_workers=0)
-        results[predictor.compiled] = [getattr(r, "defect_probability", None) for _, r, _ in found]
-    assert sizes == [2, 5, 2, 5, 5, 5]
-    assert [p is None for p in results[True]] == [1 <= number < 4 for number in range(12)]
+        results[predictor.engine.compiled] = [getattr(r, "defect_probability", None) for _, r, _ in found]
+    assert sizes == [5, 4, 5, 5]
+    assert [p is None for p in results[True]] == [number >= 9 for number in range(12)]
     assert [p or 0 for p in results[True]] == pytest.approx([p or 0 for p in results[False]], abs=1e-5)

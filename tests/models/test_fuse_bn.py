@@ -43,7 +43,7 @@ def test_a_norm_is_fused_only_where_that_changes_nothing(shared: bool) -> None:
 def test_a_trained_model_gives_the_same_fused(trained: Path) -> None:
     path = trained / "best_accuracy.pth"
     plain = restore_model(load_checkpoint(path), path)
-    fused = DefectPredictor.from_checkpoint(path, device="cpu").model
+    fused = DefectPredictor.from_checkpoint(path, device="cpu").engine.model
     left = [m for m in fused.modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(left) < 0.1 * sum(isinstance(m, nn.BatchNorm2d) for m in plain.modules())
     with torch.inference_mode():

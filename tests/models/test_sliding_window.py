@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import square_image
+from helpers.networks import small_facts
 from helpers.tiling import SHAPE, TILE
 
 from dinov3.data.defect_tiles import Tiling
@@ -16,7 +17,8 @@ from dinov3.defect_evaluation.evaluate import View, evaluate
 from dinov3.defect_evaluation.metrics import DefectMetrics
 from dinov3.inference.predictor import DefectPredictor
 from dinov3.models.defect_classifier import MultiTaskLoss
-from dinov3.models.defect_device import resolve_device, resolve_precision
+from dinov3.models.defect_device import resolve_precision
+from dinov3.models.defect_engines.torch_engine import TorchEngine
 from dinov3.models.defect_sliding_window import slide_window
 
 
@@ -44,11 +46,11 @@ class OneMask(Brightness):
 
 
 def slide(image: np.ndarray, tiling: Tiling, image_size: int, batch_size: int = 3, model=None):
-    precision = resolve_precision("off", resolve_device("cpu"))
-    plain = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    model = model or Brightness()
-    options = {"batch_size": batch_size, "precision": precision, "normalization": plain}
-    return slide_window(model, image, tiling, image_size, **options)
+    size = (image_size, image_size)
+    engine = TorchEngine(
+        model or Brightness(), small_facts(image_size=size, mean=(0.0,) * 3, std=(1.0,) * 3), device="cpu"
+    )
+    return slide_window(lambda tiles, _: engine.start(tiles), image, tiling, size, batch_size=batch_size)
 
 
 @pytest.mark.parametrize("shape", [(150, 230), (64, 64), (65, 200), (31, 150), (7, 9), (128, 127)])
@@ -58,12 +60,12 @@ def test_tiles_leave_no_seams(shape: tuple[int, int], overlap: float) -> None:
     flat = np.full((*shape, 3), 100, np.uint8)
     output = slide(flat, Tiling(TILE, overlap), TILE)
     assert output.mask_prob.shape == output.mask_channel.shape == shape
-    torch.testing.assert_close(output.mask_prob, output.mask_prob[:1, :1].expand(shape))
+    np.testing.assert_allclose(output.mask_prob, np.full(shape, output.mask_prob[0, 0]), rtol=1e-5)
     # A model that judges each pixel by itself gives the same with and without tiles.
     image = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
     direct = Brightness()(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)["segmentation"][0, 0].sigmoid()
     output = slide(image, Tiling(TILE, overlap), TILE)
-    torch.testing.assert_close(output.mask_prob, direct, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(output.mask_prob, direct.numpy(), atol=1e-5, rtol=0)
     assert not output.mask_channel.any()
     assert output.attention.sum() == pytest.approx(1, abs=1e-4)
     assert output.attention.shape[0] * 4 == pytest.approx(shape[0], abs=4)
@@ -76,8 +78,8 @@ def test_one_defective_tile_decides_the_verdict_wherever_it_is() -> None:
         for batch_size in (1, 7):
             output = slide(image, Tiling(TILE), TILE, batch_size)
             assert output.class_prob[1] > 0.95 and output.class_prob.sum() == pytest.approx(1)
-            assert np.unravel_index(output.mask_prob.argmax().item(), SHAPE) == (y, x)
-            cell = np.unravel_index(output.attention.argmax().item(), output.attention.shape)
+            assert np.unravel_index(output.mask_prob.argmax(), SHAPE) == (y, x)
+            cell = np.unravel_index(output.attention.argmax(), output.attention.shape)
             assert np.abs(np.array(cell) * 4 - (y, x)).max() <= 5
 
 
@@ -95,7 +97,7 @@ def test_a_tile_without_an_answer_is_not_hidden_by_others() -> None:
         image = np.full((*SHAPE, 3), 20, np.uint8)
         image[80, 120], image[y, x] = 250, 255
         for batch_size in (1, 7):
-            assert slide(image, Tiling(TILE), TILE, batch_size, Overflowing()).class_prob.isnan().all()
+            assert np.isnan(slide(image, Tiling(TILE), TILE, batch_size, Overflowing()).class_prob).all()
 
 
 def test_validation_losses_do_not_depend_on_how_many_tiles_run_at_a_time() -> None:

@@ -21,7 +21,6 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
-from usearch.index import Index, search
 
 from dinov3.data.defect_images import FORMATS, to_rgb
 from dinov3.data.defect_prepare.splits import join
@@ -173,6 +172,8 @@ def encode(pixels: np.ndarray) -> np.ndarray:
 
 def nearest(codes: np.ndarray) -> np.ndarray:
     """(M, 2) pairs: each image and its nearest by coarse structure."""
+    from usearch.index import Index, search  # here, as inspection does without it
+
     rows = np.flatnonzero(codes.any(axis=1))
     if len(rows) < 2:
         return np.empty((0, 2), np.int64)

@@ -19,6 +19,8 @@ from dinov3.inference.reports.evaluation import choose_pictures, common_values
 from dinov3.inference.reports.figure_svg import figure_svg
 from dinov3.inference.reports.pair_pictures import draw_sheet
 from dinov3.models.defect_checkpoint import load_checkpoint, restore_model
+from dinov3.models.defect_engines.torch_engine import TorchEngine
+from dinov3.models.defect_facts import ModelFacts
 
 PICTURES = {"missed": 6, "overkill": 6, "worst masks": 6}  # at most
 TEMPLATE = Path(__file__).parent / "templates" / "training.html"
@@ -34,7 +36,8 @@ def report_training(best: Path, scored: ScoredImages, *, device: str, dinov3_rep
     """Write the report of a run beside its best checkpoint; ``scored`` is a pass of that over the validation images."""
     content = load_checkpoint(best)
     model = restore_model(content, best, dinov3_repo)
-    predictor = DefectPredictor(model, content, device=device, mixed_precision="off")
+    engine = TorchEngine(model, ModelFacts.of_checkpoint(content), device=device, precision="off")
+    predictor = DefectPredictor(engine)
     findings = Findings(scored.results, scored.rows, Thresholds.of(content))
     write_training_report(best.parent, content, findings, lambda path: predictor(path).mask)
     print(f"{best.parent / 'report.html'}: curves and pictures of this run")

@@ -1,4 +1,4 @@
-"""What an exported file says of itself, read without the libraries that run it."""
+"""What an exported file says of itself, read and written without the libraries that run it."""
 
 from __future__ import annotations
 
@@ -43,34 +43,94 @@ def read_facts(path: Path) -> ModelFacts:
     return ModelFacts.from_json(text, path)
 
 
+def write_facts(path: Path, facts: ModelFacts) -> None:
+    """Put ``facts`` into an exported file in place of its own; all else stays. The file is written anew beside it,
+    flushed and renamed, so that it is whole whatever happens.
+
+    Raises:
+        DefectError: the file cannot be read or written; then it is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.unfinished")
+    entry = _field(_KEY, METADATA_KEY.encode()) + _field(_VALUE, facts.to_json().encode())
+    try:
+        with path.open("rb") as old, temporary.open("wb") as new:
+            size, place = os.path.getsize(path), 0
+            for number, start, end in _places(old, size):
+                old.seek(start)
+                if number != _METADATA_PROPS or _entry(old.read(end - start))[0] != METADATA_KEY:
+                    old.seek(place)
+                    _copy(old, new, end - place)
+                place = end
+            new.write(_field(_METADATA_PROPS, entry))  # fields may come in any order
+            new.flush()
+            os.fsync(new.fileno())
+        temporary.replace(path)
+    except (OSError, ValueError) as error:
+        temporary.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error
+        raise DefectError(
+            f"{path}: could not be written ({reason}); it is as it was. Free space and try again"
+        ) from None
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of text or a message."""
+    return _number(number << 3 | 2) + _number(len(content)) + content
+
+
+def _number(value: int) -> bytes:
+    written = bytearray()
+    while value > 127:
+        written.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*written, value])
+
+
+def _copy(old: BinaryIO, new: BinaryIO, length: int) -> None:
+    while length:
+        piece = old.read(min(length, 1 << 20))
+        new.write(piece)
+        length -= len(piece)
+
+
 def _entry(content: bytes) -> tuple[str, str]:
     parts = {number: value.decode() for number, value in _fields(io.BytesIO(content), len(content))}
     return parts.get(_KEY, ""), parts.get(_VALUE, "")
 
 
 def _fields(file: BinaryIO, size: int, only: int | None = None) -> Iterator[tuple[int, bytes]]:
-    """Number and content of each field of texts or messages, or of those with the number ``only``."""
+    """Number and content of each field of text or a message, or of those with the number ``only``."""
+    for number, start, end in _places(file, size):
+        if only in (None, number):
+            if end - start > LONGEST:
+                raise ValueError(f"metadata of {end - start} bytes")
+            file.seek(start)
+            yield number, file.read(end - start)
+
+
+def _places(file: BinaryIO, size: int) -> Iterator[tuple[int, int, int]]:
+    """Number of each field, and where its content begins and ends."""
     place = 0
     while place < size:
         file.seek(place)
         tag = _varint(file)
         number, kind = tag >> 3, tag & 7
         if kind == 0:
+            start = file.tell()
             _varint(file)
             place = file.tell()
         elif kind in (1, 5):
-            place = file.tell() + (8 if kind == 1 else 4)
+            start = file.tell()
+            place = start + (8 if kind == 1 else 4)
         elif kind == 2:
             length = _varint(file)
-            place = file.tell() + length
-            if place <= size and only in (None, number):
-                if length > LONGEST:
-                    raise ValueError(f"metadata of {length} bytes")
-                yield number, file.read(length)
+            start = file.tell()
+            place = start + length
         else:
             raise ValueError(f"field {number} of kind {kind}")
-    if place != size:
-        raise ValueError("it ends in the middle of a field")
+        if place > size:
+            raise ValueError("it ends in the middle of a field")
+        yield number, start, place
 
 
 def _varint(file: BinaryIO) -> int:

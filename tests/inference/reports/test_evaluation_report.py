@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import square_image
+from helpers.scoring import add_all
 from PIL import Image
 
 from dinov3.data.defect_manifest import Manifest
@@ -22,10 +23,13 @@ from dinov3.defect_evaluation.figures import confusion_figure, save_figure, thin
 from dinov3.defect_evaluation.findings import Findings
 from dinov3.defect_evaluation.image_results import ImageResults
 from dinov3.defect_evaluation.metrics import DefectMetrics
+from dinov3.defect_evaluation.scoring import score
 from dinov3.defect_evaluation.thresholds import Thresholds
 from dinov3.inference.reports.figure_svg import figure_svg
 from dinov3.models.defect_checkpoint import load_checkpoint, restore_model
 from dinov3.models.defect_device import resolve_precision
+from dinov3.models.defect_engines.torch_engine import TorchEngine
+from dinov3.models.defect_facts import ModelFacts
 
 FILES = {"report.html", "metrics.json", "per_image.csv", "regions.csv", "worst.png", "best.png"}
 FIGURES = {"pr.png", "roc.png", "pixel_pr.png", "pro.png", "confusion.png"}
@@ -116,12 +120,18 @@ def test_images_keep_their_rows_by_tiles_too(trained: Path, tmp_path: Path) -> N
     (manifest.root / "images/01.png").write_bytes(b"broken")
     checkpoint = trained / "best_accuracy.pth"
     content = load_checkpoint(checkpoint)
-    view = View.of(content | {"tile_size": 32})
+    content |= {"tile_size": 32}
+    model, view, results = restore_model(content, checkpoint, None), View.of(content), ImageResults(2)
+    score(
+        TorchEngine(model, ModelFacts.of_checkpoint(content), device="cpu"),
+        manifest,
+        results,
+        batch_size=4,
+        num_workers=1,
+    )
     options = {"batch_size": 4, "precision": resolve_precision("off", torch.device("cpu"))}
     loader = evaluation_loader(manifest, view, 4, num_workers=0, device=torch.device("cpu"))
-    results, metrics = ImageResults(2), DefectMetrics(2)
-    for kind in (results, metrics):
-        measured = evaluate_model(restore_model(content, checkpoint, None), loader, kind, view, **options)
+    measured = evaluate_model(model, loader, DefectMetrics(2), view, **options)
     assert results.labels.tolist() == [0, -1, 0, 1] and results.images["has_mask"].tolist() == [True, False, True, True]
     assert results.regions["image"].tolist() == [3]
     assert sum(map(sum, measured["confusion"])) == 3 and measured["pixel_ap"] >= 0
@@ -161,7 +171,7 @@ def findings(tmp_path: Path, dent: int = 2) -> Findings:
     prob[0, 0] = 0.9  # a tenth of the first region
     results = ImageResults(3)
     class_prob = torch.tensor([[0.2, 0.5, 0.3], [0.9, 0.05, 0.05], [0.5, 0.3, 0.2]])
-    results.update(class_prob, prob, torch.tensor([1, 2, 0]), masks, torch.ones(3, dtype=torch.bool))
+    add_all(results, class_prob, prob, torch.tensor([1, 2, 0]), masks, torch.ones(3, dtype=torch.bool))
     return Findings(results, rows, Thresholds(0.6, 0.5, review=0.4))
 
 

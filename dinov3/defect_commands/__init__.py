@@ -1,0 +1,1 @@
+"""What the scripts in ``examples/`` and the console commands run: flags, and the order of the work."""
