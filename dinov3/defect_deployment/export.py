@@ -16,7 +16,7 @@ from dinov3.data.defect_manifest import Manifest, read_manifest
 from dinov3.defect_deployment.config import ExportConfig
 from dinov3.defect_deployment.gate import Agreement, differing_facts, expect_exact
 from dinov3.defect_deployment.graph import SelfContained, expect_plain, export_graph
-from dinov3.defect_deployment.quantize import Reduction, quantize
+from dinov3.defect_deployment.quantize import EXACT_SHARES, Reduction, quantize
 from dinov3.defect_deployment.scoring import calibrated_facts, evenly, score, training_batches
 from dinov3.defect_deployment.stored_target import target_for
 from dinov3.defect_errors import DefectError
@@ -101,19 +101,25 @@ class Export:
         return expect_exact(reference, self._open(path), path, self.facts, images)
 
     def _reduce(self, full: Path, path: Path) -> Reduction:
-        """The file of lower precision, calibrated anew, past its gate."""
+        """The file of lower precision, calibrated anew, past its gate. Of int8, a form that keeps the layers next to
+        the image in float32 is tried where the full one does not pass."""
         config, precision = self.config, self.config.precision
-        if precision == "int8":
-            train = self._rows("train")
-            quantize(full, path, training_batches(train, self.facts, config.calibration_images, config.batch_size))
-        model, facts = onnx.load(path if precision == "int8" else full), replace(self.facts, precision=precision)
-        _write(model, facts, path)
-        expect_plain(model, path)
-        rows = self._rows("val")
-        before, after = (score(self._open(file), rows, config.batch_size) for file in (full, path))
-        calibrations = before.calibrated(self.target), after.calibrated(self.target)
-        reduction = Reduction.of(before, after, calibrations, facts)
-        if problems := reduction.problems():
+        rows, train = self._rows("val"), self._rows("train") if precision == "int8" else None
+        before = score(self._open(full), rows, config.batch_size)
+        for share in EXACT_SHARES if train is not None else (0.0,):
+            if train is not None:
+                batches = training_batches(train, self.facts, config.calibration_images, config.batch_size)
+                quantize(full, path, batches, share)
+            model = onnx.load(full if train is None else path)
+            facts = replace(self.facts, precision=precision)
+            _write(model, facts, path)
+            expect_plain(model, path)
+            after = score(self._open(path), rows, config.batch_size)
+            calibrations = before.calibrated(self.target), after.calibrated(self.target)
+            reduction = Reduction.of(before, after, calibrations, facts, share)
+            if not (problems := reduction.problems()):
+                break
+        else:
             lines = [f"{self.path.name} did not pass the gate of {precision} and was deleted; use --precision fp32:"]
             raise DefectError("\n  ".join([*lines, *problems]))
         facts = calibrated_facts(facts, calibrations[1])
@@ -136,7 +142,7 @@ class Export:
         return root
 
     def _rows(self, split: str) -> Manifest:
-        return read_split(ModelFacts.of_checkpoint(self.content), self.config.checkpoint, self._data_root(), split)
+        return read_split(self.facts, self.config.checkpoint, self._data_root(), split)
 
     def _gate_images(self) -> list[Path]:
         if self.config.images is not None:

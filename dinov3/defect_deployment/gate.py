@@ -150,7 +150,7 @@ def calibrated_prob(class_prob: np.ndarray, facts: ModelFacts) -> np.ndarray:
 
 def thresholds_of(facts: ModelFacts) -> Thresholds:
     """A model's own limits."""
-    return Thresholds.of({"thresholds": facts.thresholds})
+    return Thresholds.of(facts.to_table())
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def training_pixels(image: np.ndarray, facts: ModelFacts) -> np.ndarray:
 
 def inspection_pixels(image: np.ndarray, facts: ModelFacts) -> np.ndarray:
     """(H, W, 3) uint8, resized as in inspection."""
-    return resize_image(image, facts.image_size)
+    return np.ascontiguousarray(resize_image(image, facts.image_size))
 
 
 def _batches(crops: Iterable[_Crop]) -> Iterator[list[_Crop]]:

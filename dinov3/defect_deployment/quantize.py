@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from dinov3.defect_deployment.scoring import Scored, mask_iou, verdicts
 from dinov3.defect_errors import DefectError
@@ -17,13 +18,16 @@ from dinov3.models.defect_engines.base import INPUT
 from dinov3.models.defect_facts import ModelFacts
 
 MOST_AP_LOST, MOST_FLIPS, LEAST_IOU = 0.005, 0.01, 0.94
+FEW_MAPS = 16
+EXACT_SHARES = (0.0, 1 / 3)  # tried in turn: slower, and closer to float32
 OPERATORS = ("Conv", "MatMul", "Gemm", "Add", "Relu", "Clip", "MaxPool", "GlobalAveragePool", "AveragePool")
 
 
-def quantize(source: Path, destination: Path, batches: Iterable[np.ndarray]) -> None:
+def quantize(source: Path, destination: Path, batches: Iterable[np.ndarray], exact_share: float = 0.0) -> None:
     """Write the int8 form of a float32 file: QDQ, unsigned activations and signed weights with a scale per channel.
 
     Args:
+        exact_share: of the convolutions and products, from the image on, that stay float32 (0 to 1).
         batches: (B, H, W, 3) uint8 training images, whose values set the scales of the activations.
 
     Raises:
@@ -51,6 +55,7 @@ def quantize(source: Path, destination: Path, batches: Iterable[np.ndarray]) -> 
             Reader(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(OPERATORS),
+            nodes_to_exclude=kept_exact(onnx.load(prepared), exact_share),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -63,6 +68,20 @@ def quantize(source: Path, destination: Path, batches: Iterable[np.ndarray]) -> 
         prepared.unlink(missing_ok=True)
 
 
+def kept_exact(model: onnx.ModelProto, share: float) -> list[str]:
+    """The names of the first ``share`` of the convolutions and products, and of the convolutions that see the image
+    itself or a few maps of it: rounding there goes into all that follows, and there is little time to gain."""
+    weighted = [node.name for node in model.graph.node if node.op_type in ("Conv", "MatMul", "Gemm")]
+    shapes = {values.name: tuple(values.dims) for values in model.graph.initializer}
+    found = weighted[: round(share * len(weighted))]
+    for node in model.graph.node:
+        shape = shapes.get(node.input[1], ()) if node.op_type == "Conv" else ()
+        groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+        if len(shape) == 4 and shape[1] <= FEW_MAPS and max(shape[2:]) > 1 and groups == 1:
+            found.append(node.name)
+    return found
+
+
 @dataclass(frozen=True)
 class Reduction:
     """What a form of lower precision changes on the validation images; each form with limits of its own.
@@ -72,6 +91,7 @@ class Reduction:
         full_calibration, reduced_calibration: on these images.
         flips: images with another verdict.
         iou: of the marked pixels of both.
+        exact_share: of the layers, from the image on, that compute in float32 in both.
     """
 
     full: Scored
@@ -80,14 +100,21 @@ class Reduction:
     reduced_calibration: Calibration
     flips: int
     iou: float
+    exact_share: float
 
     @classmethod
     def of(
-        cls, full: Scored, reduced: Scored, calibrations: tuple[Calibration, Calibration], facts: ModelFacts
+        cls,
+        full: Scored,
+        reduced: Scored,
+        calibrations: tuple[Calibration, Calibration],
+        facts: ModelFacts,
+        exact_share: float,
     ) -> Reduction:
         """Compare."""
         pairs = zip(*(verdicts(calibration, facts) for calibration in calibrations), strict=True)
-        return cls(full, reduced, *calibrations, flips=sum(a != b for a, b in pairs), iou=mask_iou(full, reduced))
+        flips = sum(a != b for a, b in pairs)
+        return cls(full, reduced, *calibrations, flips=flips, iou=mask_iou(full, reduced), exact_share=exact_share)
 
     def problems(self) -> list[str]:
         """What is beyond the limits; empty if nothing is."""
@@ -108,12 +135,17 @@ class Reduction:
             "image_ap": {"fp32": self.full.average_precision, "reduced": self.reduced.average_precision},
             "flips": self.flips,
             "mask_iou_with_fp32": self.iou,
+            "layers_kept_in_fp32": self.exact_share,
             "calibration": {"fp32": self.full_calibration.facts(), "reduced": self.reduced_calibration.facts()},
         }
 
     def lines(self, precision: str) -> list[str]:
         """For people."""
+        kept = (
+            [f"{self.exact_share:.0%} of the layers, those next to the image, stay in fp32"] if self.exact_share else []
+        )
         return [
+            *kept,
             f"image AP {self.full.average_precision:.4f} in fp32, {self.reduced.average_precision:.4f} in {precision}",
             f"{self.flips} of {len(self.full.labels)} verdicts flip; mask IoU with fp32 {self.iou:.3f}",
             f"fp32: {summary(self.full_calibration)}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,8 +10,10 @@ import torch
 from torchmetrics.functional.classification import binary_average_precision
 
 from dinov3.data.defect_manifest import Manifest
-from dinov3.defect_deployment.gate import inspection_pixels, read_crops, thresholds_of
+from dinov3.defect_deployment.gate import calibrated_prob, inspection_pixels, read_crops, thresholds_of
 from dinov3.defect_errors import DefectError
+from dinov3.defect_evaluation import scoring
+from dinov3.defect_evaluation.image_results import ImageResults
 from dinov3.defect_evaluation.targets import Target
 from dinov3.defect_evaluation.temperature import Calibration, calibrate
 from dinov3.models.defect_engines import Engine
@@ -24,8 +25,8 @@ class Scored:
     """Of the N images that could be read and are labelled.
 
     Attributes:
-        class_prob: (N, K) float32 at temperature 1, of the worst tile where there are several.
-        masks: of each, the marked pixels of all its crops at the network's size, packed to bits.
+        class_prob: (N, K) float32 at temperature 1.
+        masks: of each, the marked pixels, packed to bits.
         labels: (N,) class indices.
         parts: (N,) names of the physical parts.
     """
@@ -46,66 +47,50 @@ class Scored:
         return calibrate(self.class_prob, self.labels, self.parts, target)
 
 
-def score(engine: Engine, rows: Manifest, batch_size: int) -> Scored:
+class _Marked(ImageResults):
+    """Keeps the marked pixels of each image besides."""
+
+    def __init__(self, num_classes: int, mask_threshold: float):
+        super().__init__(num_classes, mask_threshold)
+        self.masks: list[np.ndarray] = []
+
+    def add(self, class_prob: np.ndarray, mask_prob: np.ndarray, label: int, mask: np.ndarray, has_mask: bool) -> None:
+        super().add(class_prob, mask_prob, label, mask, has_mask)
+        self.masks.append(np.packbits(mask_prob >= self.mask_threshold))
+
+
+def score(engine: Engine, rows: Manifest, batch_size: int, num_workers: int = 2) -> Scored:
     """Run an engine over the labelled images of ``rows``, behind the resize of inspection.
 
     Raises:
         DefectError: none can be read.
     """
-    rows = rows.subset(rows.labels >= 0)
-    probabilities: list[np.ndarray | None] = [None] * len(rows)
-    masks: list[list[np.ndarray]] = [[] for _ in range(len(rows))]
-    limit = engine.facts.thresholds["mask"]
-    for numbers, batch in _batches(rows, engine.facts, batch_size):
-        output = engine.run(batch)
-        for number, prob, mask in zip(numbers, output.class_prob, output.mask_prob, strict=True):
-            worst = probabilities[number]
-            if worst is None or prob[0] < worst[0]:
-                probabilities[number] = prob
-            masks[number].append(np.packbits(mask.max(0) >= limit))
-    known = [i for i, prob in enumerate(probabilities) if prob is not None]
-    if not known:
-        raise DefectError(f"{rows.root}: none of its images can be read; give another --data_root")
-    class_prob = np.stack([probabilities[i] for i in known])
-    return Scored(class_prob, [np.concatenate(masks[i]) for i in known], rows.labels[known], rows.parts[known])
+    results = _Marked(len(rows.classes), engine.facts.thresholds["mask"])
+    scoring.score(engine, rows, results, batch_size=batch_size, num_workers=num_workers, description="gate")
+    known = results.labels >= 0
+    if not known.any():
+        raise DefectError(f"{rows.root}: none of its labelled images can be read; give another --data_root")
+    masks = [mask for mask, use in zip(results.masks, known, strict=True) if use]
+    return Scored(results.class_prob[known], masks, results.labels[known], rows.parts[known])
 
 
 def training_batches(rows: Manifest, facts: ModelFacts, count: int, batch_size: int) -> Iterator[np.ndarray]:
-    """(B, H, W, 3) uint8 of ``count`` training images, evenly from all; of an image by tiles, all its tiles."""
-    chosen = np.zeros(len(rows), bool)
-    chosen[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)] = True
-    return (batch for _, batch in _batches(rows.subset(chosen), facts, batch_size))
-
-
-def _batches(rows: Manifest, facts: ModelFacts, batch_size: int) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Numbers of images, and crops of these; images that cannot be read are said and skipped."""
-    numbers: list[int] = []
+    """(B, H, W, 3) uint8 of ``count`` training images, evenly from all; of an image by tiles, all its tiles. Files that
+    cannot be read are said and skipped."""
     crops: list[np.ndarray] = []
-    for number, found in enumerate(_read_ahead(rows, facts)):
-        for crop in found:
-            numbers.append(number)
-            crops.append(crop)
-            if len(crops) == batch_size:
-                yield numbers, np.stack(crops)
-                numbers, crops = [], []
-    if crops:
-        yield numbers, np.stack(crops)
-
-
-def _read_ahead(rows: Manifest, facts: ModelFacts, ahead: int = 32) -> Iterator[list[np.ndarray]]:
-    """The crops of each image, at the network's size."""
-    names = rows.columns["image"].tolist()
-
-    def read(name: str) -> list[np.ndarray]:
+    for name in evenly(rows.columns["image"].tolist(), count):
         try:
-            return [inspection_pixels(crop, facts) for crop in read_crops(rows.root / name, facts)]
+            found = read_crops(rows.root / name, facts)
         except DefectError as error:
             print(f"skipped: {error}")
-            return []
-
-    with ThreadPoolExecutor(2) as pool:
-        for start in range(0, len(names), ahead):
-            yield from pool.map(read, names[start : start + ahead])
+            continue
+        for crop in found:
+            crops.append(inspection_pixels(crop, facts))
+            if len(crops) == batch_size:
+                yield np.stack(crops)
+                crops = []
+    if crops:
+        yield np.stack(crops)
 
 
 def mask_iou(a: Scored, b: Scored) -> float:
@@ -128,6 +113,12 @@ def verdicts(calibration: Calibration, facts: ModelFacts) -> list[str]:
     """Of each image, by the limits that were found on them."""
     limits = thresholds_of(calibrated_facts(facts, calibration))
     return [limits.verdict(value) for value in calibration.scores_after]
+
+
+def own_verdicts(scored: Scored, facts: ModelFacts) -> list[str]:
+    """Of each image, by a model's own limits."""
+    limits = thresholds_of(facts)
+    return [limits.verdict(float(1 - prob[0])) for prob in calibrated_prob(scored.class_prob, facts)]
 
 
 def evenly(items: Sequence, count: int) -> list:
