@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -13,7 +13,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def read_ahead(items: Iterable[Item], read: Callable[[Item], Result], workers: int, ahead: int) -> Iterator[Result]:
+def read_ahead(
+    items: Iterable[Item], read: Callable[[Item], Result], workers: int, ahead: int
+) -> Generator[Result, None, None]:
     """``read`` of each item, in their order. ``workers`` threads work ahead of who takes the results, by ``ahead``
     items at most; with 0, this thread reads each when it is asked for.
 

@@ -80,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def calibrate(config: CalibrateConfig, target: Target) -> int:
     """Calibrate the model, whose folder no other command writes to meanwhile."""
+    import dinov3.defect_evaluation.reliability_diagram  # noqa: F401  what it needs is better missed before the work
+
     if config.checkpoint.suffix.lower() == ".onnx":
         calibration, flips, novelty = calibrate_exported(config, target)
     else:
@@ -127,14 +129,16 @@ def calibrate_checkpoint(config: CalibrateConfig, target: Target) -> tuple[Calib
     content = load_checkpoint(config.checkpoint)
     if config.flips is not None:
         content["flips"] = config.flips
-    options = {"batch_size": config.batch_size, "num_workers": config.num_workers, "dinov3_repo": config.dinov3_repo}
+    passes = {"batch_size": config.batch_size, "num_workers": config.num_workers, "dinov3_repo": config.dinov3_repo}
     if config.novelty:
         precision = resolve_precision(config.mixed_precision, resolve_device(config.device))
-        add_novelty(content, config.checkpoint, config.data_root, precision=precision, **options)
+        add_novelty(content, config.checkpoint, config.data_root, precision=precision, **passes)
     elif config.novelty is not None:
         content.pop("novelty", None)
-    options |= {"device": config.device, "precision": config.mixed_precision, "threads": config.threads}
-    calibration = score_checkpoint(content, config.checkpoint, config.data_root, **options).calibration(target)
+    options = {"device": config.device, "precision": config.mixed_precision, "threads": config.threads}
+    calibration = score_checkpoint(content, config.checkpoint, config.data_root, **passes, **options).calibration(
+        target
+    )
     store_in_checkpoint(config.checkpoint, content, calibration)
     return calibration, bool(content.get("flips")), content.get("novelty") is not None
 

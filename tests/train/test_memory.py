@@ -73,12 +73,12 @@ def test_other_errors_pass() -> None:
 
 @pytest.mark.parametrize("text", [FULL, "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to ..."])
 def test_a_full_device_says_what_to_change(squares: Manifest, tmp_path: Path, script, monkeypatch, text: str) -> None:
-    import train_defect_model
+    from dinov3.defect_commands import train
 
     def run_out(*args: object, **options: object) -> None:
         raise torch.OutOfMemoryError(text)
 
-    monkeypatch.setattr(train_defect_model, "fit", run_out)
+    monkeypatch.setattr(train, "fit", run_out)
     arguments = ["--data_root", squares.root, "--save_dir", tmp_path, *TRAIN_FLAGS]
     status, _, err = script("train_defect_model", *arguments)
     assert status == 1
