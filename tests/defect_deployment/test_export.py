@@ -17,9 +17,11 @@ from helpers.networks import OfficialLike
 from onnx import TensorProto, helper
 
 from dinov3.data.defect_manifest import Manifest
-from dinov3.defect_deployment import export, gate
+from dinov3.defect_deployment import export, gate, quantize
 from dinov3.defect_deployment.graph import SelfContained, expect_plain, export_graph
+from dinov3.defect_deployment.scoring import Scored
 from dinov3.defect_errors import DefectError
+from dinov3.defect_evaluation.targets import Target
 from dinov3.models.defect_backbone import ViTBackbone
 from dinov3.models.defect_checkpoint import load_checkpoint
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
@@ -189,7 +191,6 @@ def test_flags_that_contradict_each_other_are_told(script: Run, checkpoint: Path
 
 def test_a_promise_is_not_guessed_anew(checkpoint: Path, tmp_path: Path) -> None:
     from dinov3.defect_deployment.stored_target import target_for
-    from dinov3.defect_evaluation.targets import Target
 
     told = {"calibration": {"target": "miss rate at most 1.00%"}}
     old = ModelFacts.of_checkpoint(load_checkpoint(change_checkpoint(checkpoint, tmp_path / "old.pth", **told)))
@@ -199,3 +200,49 @@ def test_a_promise_is_not_guessed_anew(checkpoint: Path, tmp_path: Path) -> None
     new = ModelFacts.of_checkpoint(load_checkpoint(change_checkpoint(checkpoint, tmp_path / "new.pth", **told)))
     assert target_for(new, Target()) == Target(max_miss_rate=0.0123)
     assert target_for(new, Target(max_overkill=0.1)) == Target(max_overkill=0.1)
+
+
+def test_int8_carries_limits_of_its_own_or_is_refused(
+    run: Run, script: Run, checkpoint: Path, squares: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"classes": ["normal", "defect"], "mask_classes": ["defect"], "tile_size": 0}
+    mine = change_checkpoint(checkpoint, tmp_path / "mine.pth", **names)
+    flags = ["--checkpoint", mine, "--data_root", squares.root, "--precision", "int8", "--calibration_images", 8]
+    for name, value in {"MOST_AP_LOST": 1.0, "MOST_FLIPS": 1.0, "LEAST_IOU": 0.0}.items():
+        monkeypatch.setattr(quantize, name, value)  # of a model that has learned nothing, the verdicts are chance
+    status, out, err = run(*flags)
+    assert status == 0, err
+    assert "verdicts flip; mask IoU with fp32" in out and "does not carry over" in out
+    facts = open_engine(tmp_path / "out/mine.int8.onnx").facts
+    assert facts.precision == "int8" and facts.calibration["images"] == 12
+    assert facts.thresholds != CALIBRATED["thresholds"] and facts.thresholds["mask"] == 0.5
+    graph = onnx.load(tmp_path / "out/mine.int8.onnx").graph
+    scales = [v for v in graph.initializer if v.data_type == TensorProto.INT8 and len(v.dims) == 4]
+    assert scales and any(node.op_type == "QuantizeLinear" for node in graph.node)
+    monkeypatch.setattr(quantize, "LEAST_IOU", 1.5)
+    status, _, err = run(*flags, "--output_dir", tmp_path / "other")
+    assert status == 1 and "mask IoU with fp32 is" in err and not list((tmp_path / "other").rglob("*.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"), [("ap", "image AP falls by"), ("flips", "verdicts flip"), ("iou", "mask IoU with fp32 is 0.5")]
+)
+def test_each_loss_of_lower_precision_is_told(change: str, told: str, checkpoint: Path) -> None:
+    facts = ModelFacts.of_checkpoint(load_checkpoint(checkpoint))
+    scores = np.linspace(0.02, 0.98, 20)
+    other, mask = scores.copy(), np.array([255, 255], np.uint8)
+    if change == "ap":
+        other[5], other[14] = other[14], other[5]
+
+    def scored(values: np.ndarray, masks: list[np.ndarray]) -> Scored:
+        prob = np.stack([1 - values, values], 1).astype(np.float32)
+        return Scored(prob, masks, (np.arange(20) >= 10).astype(int), np.arange(20).astype(str))
+
+    full = scored(scores, [mask] * 20)
+    reduced = scored(other, [mask & np.array([255, 0], np.uint8) if change == "iou" else mask] * 20)
+    target = Target(max_overkill=0.5) if change == "flips" else Target()
+    calibrations = full.calibrated(Target()), reduced.calibrated(target)
+    found = quantize.Reduction.of(full, reduced, calibrations, facts, 0.0).problems()
+    assert any(told in problem for problem in found), found
+    same = quantize.Reduction.of(full, full, (calibrations[0], calibrations[0]), facts, 0.0)
+    assert same.problems() == [] and same.flips == 0 and same.iou == 1
