@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -30,6 +31,14 @@ torch.set_num_threads(1)
 # The same examples in every run: what passes here passes everywhere. New ones: pytest --hypothesis-profile=default
 settings.register_profile("same", derandomize=True, database=None)
 settings.load_profile("same")
+
+
+@pytest.fixture(scope="module")
+def sessions_end() -> Iterator[None]:
+    """No session of onnxruntime or OpenVINO outlives the module's tests: a forked child that collects one waits for
+    threads that it does not have."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from dinov3.models.defect_facts import ModelFacts, fingerprint
 from dinov3.models.defect_novelty import Novelty
 from dinov3.models.defect_tta import FlipAugmented
 
+pytestmark = pytest.mark.usefixtures("sessions_end")
 Run = Callable[..., tuple[int, str, str]]
 CALIBRATED = {"thresholds": {"classification": 0.4, "mask": 0.5, "review": 0.3, "temperature": 1.5}, "tile_size": 40}
 

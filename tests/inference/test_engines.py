@@ -19,6 +19,7 @@ from dinov3.inference import DefectPredictor
 from dinov3.models.defect_engines import open_engine
 from dinov3.models.defect_engines.onnx_file import read_facts
 
+pytestmark = pytest.mark.usefixtures("sessions_end")
 ENGINES = ("onnx", "openvino")
 # Runs a script where what training needs beside inspection cannot be imported.
 WITHOUT_TORCH = """
