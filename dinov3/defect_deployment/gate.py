@@ -21,6 +21,7 @@ from dinov3.data.defect_transforms import eval_transform
 from dinov3.defect_deployment.graph import expect_plain
 from dinov3.defect_errors import DefectError
 from dinov3.defect_evaluation.thresholds import Thresholds
+from dinov3.inference.predictor import DefectPredictor
 from dinov3.models.defect_engines import Engine, EngineOutput
 from dinov3.models.defect_facts import ModelFacts
 
@@ -88,24 +89,24 @@ def compare(reference: Engine, candidate: Engine, paths: Sequence[Path]) -> Agre
     Raises:
         DefectError: none of the files can be read.
     """
-    agreement = Agreement()
-    scores: dict[str, list[tuple[int, float]]] = {"ours": [], "theirs": []}
-    for batch in _batches(_crops(reference.facts, candidate.facts, paths)):
+    agreement, readable = Agreement(), []
+    for batch in _batches(_crops(reference.facts, candidate.facts, paths, readable)):
         ours = np.stack([crop.training for crop in batch])
         theirs = np.stack([crop.inspection for crop in batch])
         agreement.pixels += int(np.count_nonzero(ours != theirs)) if ours.shape == theirs.shape else ours.size
-        answers = {"ours": reference.run(ours), "theirs": candidate.run(theirs)}
-        for side, engine in (("ours", reference), ("theirs", candidate)):
-            calibrated = calibrated_prob(answers[side].class_prob, engine.facts)
-            answers[side] = answers[side]._replace(class_prob=calibrated)
-            scores[side] += [(crop.image, float(1 - p[0])) for crop, p in zip(batch, calibrated, strict=True)]
-        agreement.add(answers["ours"], answers["theirs"])
+        answers = [
+            answer._replace(class_prob=calibrated_prob(answer.class_prob, engine.facts))
+            for engine, answer in ((reference, reference.run(ours)), (candidate, candidate.run(theirs)))
+        ]
+        agreement.add(*answers)
         agreement.crops += len(batch)
-    if not agreement.crops:
+    if not readable:
         raise DefectError("none of the images for the gate can be read; give a folder of images with --images")
-    verdicts = [_verdicts(scores[side], engine.facts) for side, engine in (("ours", reference), ("theirs", candidate))]
-    agreement.images = len(verdicts[0])
-    agreement.flips = sum(verdicts[0][image] != verdicts[1][image] for image in verdicts[0])
+    agreement.images = len(readable)
+    # Verdicts from the file to the end: tiles joined, regions found, rules and what is new counted in.
+    # A limit in millimetres is one of pixels here, on both sides.
+    predict = [DefectPredictor(engine, mm_per_pixel=1.0) for engine in (reference, candidate)]
+    agreement.flips = sum(predict[0](path).verdict != predict[1](path).verdict for path in readable)
     return agreement
 
 
@@ -157,20 +158,23 @@ def thresholds_of(facts: ModelFacts) -> Thresholds:
 class _Crop:
     """(H, W, 3) uint8 of an image, or of one of its tiles, at the network's size; both ways."""
 
-    image: int
     training: np.ndarray
     inspection: np.ndarray
 
 
-def _crops(reference: ModelFacts, candidate: ModelFacts, paths: Sequence[Path]) -> Iterator[_Crop]:
-    for number, path in enumerate(paths):
+def _crops(
+    reference: ModelFacts, candidate: ModelFacts, paths: Sequence[Path], readable: list[Path]
+) -> Iterator[_Crop]:
+    """Of all files; those that could be read are added to ``readable``."""
+    for path in paths:
         try:
             ours, theirs = read_crops(path, reference), read_crops(path, candidate)
         except DefectError as error:
             print(f"skipped: {error}")
             continue
+        readable.append(path)
         for a, b in zip(ours, theirs, strict=True):
-            yield _Crop(number, training_pixels(a, reference), inspection_pixels(b, candidate))
+            yield _Crop(training_pixels(a, reference), inspection_pixels(b, candidate))
 
 
 def read_crops(path: Path, facts: ModelFacts) -> list[np.ndarray]:
@@ -213,12 +217,3 @@ def _batches(crops: Iterable[_Crop]) -> Iterator[list[_Crop]]:
         number += 1
     for size in BATCHES[number:] if first else ():
         yield [first[i % len(first)] for i in range(size)]
-
-
-def _verdicts(scores: Sequence[tuple[int, float]], facts: ModelFacts) -> dict[int, str]:
-    """Of each image, from its crops' defect probabilities: the worst counts."""
-    worst: dict[int, float] = {}
-    for image, score in scores:
-        worst[image] = max(worst.get(image, 0.0), score)
-    thresholds = thresholds_of(facts)
-    return {image: thresholds.verdict(score) for image, score in worst.items()}

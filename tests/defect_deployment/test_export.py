@@ -13,8 +13,10 @@ import pytest
 import timm
 import torch
 from helpers.exporting import change_checkpoint, wake, write_checkpoint
-from helpers.networks import OfficialLike
+from helpers.networks import OfficialLike, small_facts
+from helpers.toy_onnx import write_toy
 from onnx import TensorProto, helper
+from PIL import Image
 
 from dinov3.data.defect_manifest import Manifest
 from dinov3.defect_deployment import export, gate, quantize
@@ -126,6 +128,22 @@ def test_a_file_that_answers_otherwise_is_deleted(
     assert (tmp_path / "out/best.onnx").read_bytes() == before  # the last good one stays
 
 
+def test_verdicts_are_compared_to_the_end_rules_and_all(tmp_path: Path) -> None:
+    spots = np.full((40, 60, 3), 40, np.uint8)
+    spots[5:10, 5:10] = spots[30:35, 40:45] = 250
+    for name, image in (("spots.png", spots), ("clean.png", np.full((40, 60, 3), 40, np.uint8))):
+        Image.fromarray(image).save(tmp_path / name)
+    (tmp_path / "broken.png").write_bytes(b"")
+    paths = [tmp_path / name for name in ("spots.png", "broken.png", "clean.png")]
+    reference, candidate = (
+        open_engine(write_toy(tmp_path / f"{most}.onnx", small_facts(rules={"limits": {"max_area_mm2": most}})))
+        for most in (1000, 3)
+    )
+    found = gate.compare(reference, candidate, paths)
+    assert (found.images, found.flips, found.mask_prob) == (2, 1, 0)
+    assert gate.compare(reference, reference, paths).flips == 0
+
+
 def network(kind: str) -> tuple[SelfContained, tuple[int, int]]:
     torch.manual_seed(0)
     if kind == "rotary, light, no guidance":
@@ -133,7 +151,8 @@ def network(kind: str) -> tuple[SelfContained, tuple[int, int]]:
         backbone: torch.nn.Module = ViTBackbone(vit, "small")
         size, options = (32, 48), {"decoder": "light", "guidance": "none"}
     else:
-        backbone, size, options = OfficialLike(), (24, 24), {"num_classes": 4, "seg_channels": 3}
+        backbone, size = OfficialLike(), (24, 24)
+        options = {"num_classes": 4, "seg_channels": 3, "decoder": "full"}
     model: torch.nn.Module = wake(AttentionGuidedDefectClassifier(backbone, backbone.embed_dim, **options))
     if "novelty" in kind:
         with torch.no_grad():
@@ -143,7 +162,7 @@ def network(kind: str) -> tuple[SelfContained, tuple[int, int]]:
     return SelfContained(model, (0.5, 0.4, 0.3), (0.2, 0.2, 0.3), "novelty" in kind).eval(), size
 
 
-@pytest.mark.parametrize("kind", ["rotary, light, no guidance", "official, flips, novelty, types"])
+@pytest.mark.parametrize("kind", ["rotary, light, no guidance", "official, full, flips, novelty, types"])
 def test_each_kind_of_model_gives_one_plain_graph_with_its_answers(kind: str, tmp_path: Path) -> None:
     import onnxruntime
 
