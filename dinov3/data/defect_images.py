@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import math
 import os
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -50,13 +52,30 @@ class ImageReadError(DefectError):
     """An image or mask file that cannot be used; the text names the file and the reason."""
 
 
-def open_file(path: Path) -> ImageFile.ImageFile:
-    """An image file, not decoded yet: a regular file in one of ``FORMATS``. To be closed.
+@dataclass(frozen=True)
+class ImageBytes:
+    """An image file in memory, such as an upload: read, and named in messages, as a file is."""
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _content(source: Path | ImageBytes) -> bytes:
+    return source.content if isinstance(source, ImageBytes) else source.read_bytes()
+
+
+def open_file(path: Path | ImageBytes) -> ImageFile.ImageFile:
+    """An image file, not decoded yet: a regular file, or one in memory, in one of ``FORMATS``. To be closed.
 
     Raises:
         ImageReadError: it is none; the text names the file and the reason.
     """
     try:
+        if isinstance(path, ImageBytes):
+            return Image.open(io.BytesIO(path.content), formats=FORMATS)
         kind = os.stat(path).st_mode  # a pipe would wait for whoever writes into it
         if stat.S_ISREG(kind) or stat.S_ISDIR(kind):
             return Image.open(path, formats=FORMATS)
@@ -68,7 +87,8 @@ def open_file(path: Path) -> ImageFile.ImageFile:
     except PermissionError:
         reason = "no permission to read it"
     except Image.UnidentifiedImageError:
-        empty = path.exists() and path.stat().st_size == 0
+        in_memory = isinstance(path, ImageBytes)
+        empty = not path.content if in_memory else path.exists() and path.stat().st_size == 0
         reason = "empty file" if empty else f"not an image, or not of a format that is read here ({', '.join(FORMATS)})"
     except Image.DecompressionBombError:
         reason = too_large("")
@@ -98,7 +118,7 @@ def open_image(path: Path) -> Image.Image:
     return _decode(path, None)[0]
 
 
-def _decode(path: Path, smallest: int | None) -> tuple[Image.Image, tuple[int, int]]:
+def _decode(path: Path | ImageBytes, smallest: int | None) -> tuple[Image.Image, tuple[int, int]]:
     """The upright image, and its full size (width, height); a JPEG file is decoded at 1/2, 1/4 or 1/8 of that if its
     sides stay at least ``smallest``."""
     with open_file(path) as image:
@@ -123,14 +143,14 @@ def _decode(path: Path, smallest: int | None) -> tuple[Image.Image, tuple[int, i
     return upright, size if upright.size == stored else size[::-1]
 
 
-def _why_not(image: ImageFile.ImageFile, path: Path, smallest: int | None) -> str:
+def _why_not(image: ImageFile.ImageFile, path: Path | ImageBytes, smallest: int | None) -> str:
     """Why an opened file is not to be decoded; empty if it may be."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         return too_large(f"{width} x {height}, ")
     if smallest is not None and height * smallest > max(MAX_PIXELS, 2 * width * height):
         return f"{width} x {height} pixels: too narrow to be resized to a square; cut it into pieces or use tiles"
-    if image.info.get("progressive") and path.read_bytes().count(b"\xff\xda") > MOST_SCANS:
+    if image.info.get("progressive") and _content(path).count(b"\xff\xda") > MOST_SCANS:
         return f"a JPEG file of more than {MOST_SCANS} scans, which takes minutes to decode; save it anew"
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         tags = image.tag_v2
@@ -194,14 +214,14 @@ def read_image(path: Path | str, white_level: int = FULL_RANGE) -> np.ndarray:
 
 
 def read_for_size(
-    path: Path | str, side: int | None, white_level: int = FULL_RANGE
+    path: Path | ImageBytes | str, side: int | None, white_level: int = FULL_RANGE
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """As :func:`read_image`, for resizing to ``side`` squared (None: not at all); and the full (height, width).
 
     A large JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, in less time, as long as either side stays at least
     ``OVERSAMPLING * side``. Training, validation and inference all read so.
     """
-    path = Path(path)
+    path = Path(path) if isinstance(path, str) else path
     image, (width, height) = _decode(path, None if side is None else math.ceil(OVERSAMPLING * side))
     if white_level == FULL_RANGE:
         return np.asarray(to_rgb(image)), (height, width)
@@ -214,7 +234,7 @@ def read_for_size(
     return (values * (255 / white_level)).round().astype(np.uint8), (height, width)
 
 
-def expect_within(path: Path, highest: int, white_level: int) -> None:
+def expect_within(path: Path | ImageBytes, highest: int, white_level: int) -> None:
     """Raise ImageReadError for a 16-bit file whose values leave the range that its dataset uses."""
     if highest > white_level:
         raise ImageReadError(
@@ -223,7 +243,7 @@ def expect_within(path: Path, highest: int, white_level: int) -> None:
         )
 
 
-def deep_values(path: Path, image: Image.Image) -> np.ndarray | None:
+def deep_values(path: Path | ImageBytes, image: Image.Image) -> np.ndarray | None:
     """The samples of a decoded file that stores 16 bits for each: (H, W), or (H, W, 3) RGB, upright; None of others.
     They are as stored, also where 0 is white: that tells the range in use."""
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -232,7 +252,7 @@ def deep_values(path: Path, image: Image.Image) -> np.ndarray | None:
     if not image.info.get(DEEP_COLOUR):
         return None
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH  # Pillow keeps 8 bits of each; OpenCV turns it upright
-    values = cv2.imdecode(np.fromfile(path, np.uint8), flags)
+    values = cv2.imdecode(np.frombuffer(_content(path), np.uint8), flags)
     if values is None or values.dtype != np.uint16:
         raise ImageReadError(f"{path}: 16-bit colour that cannot be read; save it as PNG with 16 bits, or as 8 bit")
     return cv2.cvtColor(values, cv2.COLOR_BGR2RGB)

@@ -22,16 +22,10 @@ from dinov3.models.defect_engines import EngineName
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectConfig:
-    """The flags of ``inference_defect_model.py``."""
+class PredictorConfig:
+    """What makes a predictor, for every command that inspects."""
 
     checkpoint: Path = flag(help=".pth file from train_defect_model.py, or .onnx from export_defect_model.py")
-    image: Path | None = flag(None, "one image file", either="input")
-    image_dir: Path | None = flag(None, "folder of images, searched with its subfolders", either="input")
-    output_dir: Path = flag(Path("results"), "where the results go")
-    resume: bool = flag(False, "go on with a stopped inspection; needs the same flags and checkpoint")
-    watch: bool = flag(False, "go on with what a camera writes into --image_dir, until Ctrl-C")
-    batch_size: PositiveInt = flag(16, "images, or tiles of an image, at a time")
     backbone: str | None = flag(None, "to make sure: must be the one the checkpoint was trained with")
     dinov3_repo: Path | None = flag(None, "official checkout, if the model was trained on one")
     threshold: Fraction | None = flag(None, "defect probability from which on to reject (default: the checkpoint's)")
@@ -45,11 +39,23 @@ class InspectConfig:
     )
     tile_size: NonNegativeInt | None = flag(None, "tiles of so many pixels, 0: none (default: as trained)")
     tile_overlap: Fraction | None = flag(None, "share of a tile's side that neighbours share (default: as trained)")
-    no_visualize: bool = flag(False, "no pictures: faster")
-    no_report: bool = flag(False, "no report.html")
+    batch_size: PositiveInt = flag(16, "images, or tiles of an image, at a time")
     num_workers: NonNegativeInt = flag(2, "threads that read images")
     compile: bool = flag(False, "compile the network first: worth it for thousands of images")
     mixed_precision: PrecisionName = precision_flag()
     engine: EngineName | None = engine_flag()
     threads: PositiveInt | None = threads_flag()
     device: str = device_flag()
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig(PredictorConfig):
+    """The flags of ``inference_defect_model.py``."""
+
+    image: Path | None = flag(None, "one image file", either="input", group="what to inspect, and where to")
+    image_dir: Path | None = flag(None, "folder of images, searched with its subfolders", either="input")
+    output_dir: Path = flag(Path("results"), "where the results go")
+    resume: bool = flag(False, "go on with a stopped inspection; needs the same flags and checkpoint")
+    watch: bool = flag(False, "go on with what a camera writes into --image_dir, until Ctrl-C")
+    no_visualize: bool = flag(False, "no pictures: faster")
+    no_report: bool = flag(False, "no report.html")

@@ -15,7 +15,7 @@ from dinov3.data.defect_images import ImageReadError
 from dinov3.defect_display import on_a_line
 from dinov3.defect_errors import DefectError, StoppedError
 from dinov3.defect_interrupts import StopSignals
-from dinov3.inference.config import InspectConfig
+from dinov3.inference.config import InspectConfig, PredictorConfig
 from dinov3.inference.outputs import Finished, OutputWriter
 from dinov3.inference.pipeline import predict_files
 from dinov3.inference.prediction import Prediction
@@ -68,7 +68,7 @@ def find_inputs(config: InspectConfig) -> Inputs:
     return Inputs(config.image_dir, paths)
 
 
-def open_predictor(config: InspectConfig) -> DefectPredictor:
+def open_predictor(config: PredictorConfig) -> DefectPredictor:
     """The checkpoint's model, with what the flags ask for."""
     return DefectPredictor.from_checkpoint(
         config.checkpoint,

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 
-from dinov3.data.defect_images import ImageReadError, read_for_size
+from dinov3.data.defect_images import ImageBytes, ImageReadError, read_for_size
 from dinov3.data.defect_read_ahead import read_ahead
 from dinov3.data.defect_resize import resize_image
 from dinov3.defect_errors import NotFiniteError
@@ -25,8 +25,9 @@ DISPLAY_SIZE = 640  # longest side, in pixels, of the copy kept for pictures
 PIXELS_IN_FLIGHT = 200_000_000  # of original images whose masks are being made or wait to be taken
 
 T = TypeVar("T")
+Source = Path | ImageBytes
 # Called with a file, its prediction or why it could not be read, and its small (h, w, 3) uint8 RGB copy if wanted.
-Then = Callable[[Path, Prediction | ImageReadError, np.ndarray | None], T]
+Then = Callable[[Any, Prediction | ImageReadError, np.ndarray | None], T]
 
 
 def predict_files(
@@ -50,14 +51,14 @@ def predict_files(
         threads: as many as there are cores, and 8 at most, if not given.
     """
     tiles = predictor.tiling is not None
-    reader = _FileReader(None if tiles else predictor.image_size, display, predictor.white_level)
+    reader = FileReader.of(predictor, display)
     files = read_ahead(paths, reader, num_workers, 1 if tiles else 2 * batch_size)
     waiting: deque[tuple[int, Future[T]]] = deque()
     pixels = 0
     pool = ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 8), thread_name_prefix="finish")
     try:
         for batch in _chunks(files, 1 if tiles else batch_size):
-            for size, job in _jobs(predictor, batch, batch_size, then):
+            for size, job in start_batch(predictor, batch, batch_size, then):
                 waiting.append((size, pool.submit(job)))
                 pixels += size
                 while waiting and (
@@ -72,10 +73,11 @@ def predict_files(
         files.close()
 
 
-def _jobs(
-    predictor: DefectPredictor, batch: list[_File], batch_size: int, then: Then[T]
+def start_batch(
+    predictor: DefectPredictor, batch: list[InputFile], batch_size: int, then: Then[T]
 ) -> Iterator[tuple[int, Callable[[], T]]]:
-    """Feed a batch to the network; for each file the pixels of its original, and what is left to do."""
+    """Feed a batch to the network, or by tiles one image; for each file, in their order, the pixels of its original,
+    and what is left to do."""
     started, place = None, 0
     images = [file.image for file in batch if file.image is not None]
     if predictor.tiling is None and images:
@@ -104,7 +106,7 @@ def _is_of_this_image(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "DefaultCPUAllocator" in text or "Failed to allocate memory" in text
 
 
-def _beyond(path: Path, error: Exception) -> ImageReadError:
+def _beyond(path: Source, error: Exception) -> ImageReadError:
     """The reason of an image that was read and is beyond what can be done with it."""
     told = " ".join(str(error).split())[:200]
     return ImageReadError(f"{path}: too large, or of a shape that cannot be processed ({type(error).__name__}: {told})")
@@ -113,7 +115,7 @@ def _beyond(path: Path, error: Exception) -> ImageReadError:
 class _Job:
     """Finish one prediction and hand it on; what it holds is let go when it has run."""
 
-    def __init__(self, then: Then[T], path: Path, display: np.ndarray | None, finish: Any, *arguments: Any):
+    def __init__(self, then: Then[T], path: Source, display: np.ndarray | None, finish: Any, *arguments: Any):
         self.then, self.path, self.display, self.finish, self.arguments = then, path, display, finish, arguments
 
     def __call__(self) -> Any:
@@ -135,32 +137,37 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 @dataclass(frozen=True)
-class _File:
+class InputFile:
     """A file as it was read."""
 
-    path: Path
+    path: Source
     image: np.ndarray | None = None  # (h, w, 3) uint8; None: it could not be read
     error: str = ""  # why
     size: tuple[int, int] = (0, 0)  # (height, width) of the original
     display: np.ndarray | None = None  # (h, w, 3) uint8, the small copy
 
 
-class _FileReader:
+class FileReader:
     """Reads files and resizes them to ``size`` (height, width) unless None; what is wrong with one is its ``error``."""
 
     def __init__(self, size: tuple[int, int] | None, display: bool, white_level: int):
         self.size, self.display, self.white_level = size, display, white_level
 
-    def __call__(self, path: Path) -> _File:
+    @classmethod
+    def of(cls, predictor: DefectPredictor, display: bool = False) -> FileReader:
+        """One that reads what a predictor takes."""
+        return cls(None if predictor.tiling is not None else predictor.image_size, display, predictor.white_level)
+
+    def __call__(self, path: Source) -> InputFile:
         try:
             pixels, size = read_for_size(path, None if self.size is None else max(self.size), self.white_level)
             display = shrink(pixels) if self.display else None
             image = pixels if self.size is None else resize_image(pixels, self.size)
         except ImageReadError as error:
-            return _File(path, error=str(error))
+            return InputFile(path, error=str(error))
         except Exception as error:  # of any library that touches the pixels; one image never ends a run
-            return _File(path, error=str(_beyond(path, error)))
-        return _File(path, image, size=size, display=display)
+            return InputFile(path, error=str(_beyond(path, error)))
+        return InputFile(path, image, size=size, display=display)
 
 
 def shrink(image: np.ndarray, longest: int = DISPLAY_SIZE) -> np.ndarray:
