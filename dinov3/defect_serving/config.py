@@ -1,0 +1,26 @@
+"""What can be set for the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dinov3.defect_cli import PositiveFloat, PositiveInt, flag
+from dinov3.inference.config import PredictorConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig(PredictorConfig):
+    """The flags of ``serve_defect_model.py``."""
+
+    host: str = flag("127.0.0.1", "address to listen at; one that others reach needs --api_key_file", group="who")
+    port: int = flag(8000, "0: any that is free, told in the log")
+    api_key_file: Path | None = flag(None, "lines of NAME:KEY; who inspects must send one as X-API-Key")
+    admin_key_file: Path | None = flag(None, "likewise, of those who may change the model")
+    model_dir: Path | None = flag(None, "folder of the models to change to (default: that of --checkpoint)")
+
+    queue_size: PositiveInt = flag(64, "images under way; clients with more are told to come again", group="limits")
+    max_images: PositiveInt = flag(32, "images in one request")
+    max_request_mb: PositiveFloat = flag(64.0, "size of a request in MB (1,000,000 bytes)")
+    max_megapixels: PositiveFloat = flag(64.0, "size of an image in millions of pixels, checked before it is decoded")
+    timeout: PositiveFloat = flag(30.0, "seconds for an answer, and for sending a request")

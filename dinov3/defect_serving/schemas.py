@@ -1,0 +1,141 @@
+"""The form of requests and answers, as the OpenAPI document tells them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ErrorAnswer(BaseModel):
+    """There is no verdict."""
+
+    error: str
+    request_id: str
+
+
+class ModelBrief(BaseModel):
+    """What ran."""
+
+    name: str
+    fingerprint: str = Field(description="SHA-256 of the model's file")
+    engine: Literal["torch", "onnx", "openvino"]
+    precision: str
+    thresholds: dict[str, float | None]
+
+
+class ModelAnswer(ModelBrief):
+    """The model in use."""
+
+    since: str
+    checkpoint_fingerprint: str = Field(description="SHA-256 of the checkpoint that it was exported from")
+    backbone: str
+    classes: list[str]
+    mask_classes: list[str]
+    image_size: list[int] = Field(description="height and width that images are resized to")
+    tile_size: int
+    rules: bool
+    target: str | None
+    promise: str | None
+    version: str
+    available: list[str] = Field(description="files that one can change to")
+
+
+class ModelChange(BaseModel):
+    """The model to change to."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"name": "best_accuracy.onnx"}})
+    name: str = Field(description="a file in --model_dir", min_length=1, max_length=255)
+
+
+class ImageResult(BaseModel):
+    """One image, with the fields of `predictions.json`; one that failed has `image` and `error` alone."""
+
+    model_config = ConfigDict(extra="allow")  # prob_<class>, sizes in millimetres
+    image: str
+    error: str = Field(description="empty, or why there is no verdict")
+    verdict: Literal["accept", "review", "reject"] | None = Field(None, description="missing if there is an error")
+    predicted_class: str | None = None
+    defect_probability: float | None = None
+    threshold: float | None = None
+    review_threshold: float | None = None
+    mask_area_fraction: float | None = None
+    num_regions: int | None = None
+    novelty: dict[str, Any] | None = None
+    reason: str | None = None
+    decided_by: list[dict[str, Any]] | None = None
+    disagreement: bool | None = None
+    milliseconds: float | None = None
+    mask: str | None = Field(None, description="a data: address of a PNG file if asked for: 0, or the mask class")
+    attention: str | None = Field(None, description="likewise, only if asked for; 255 where it is strongest")
+    regions: list[dict[str, Any]] | None = None
+
+
+class InspectAnswer(BaseModel):
+    """A result for each image, in their order."""
+
+    request_id: str
+    time: str
+    part_id: str | None
+    camera: str | None
+    trigger_id: str | None
+    model: ModelBrief
+    results: list[ImageResult]
+
+
+class Health(BaseModel):
+    """Whether the server runs."""
+
+    status: Literal["ok", "not ready"]
+    reason: str = ""
+
+
+EXAMPLE_RESULT = {
+    "image": "part-17.png",
+    "verdict": "reject",
+    "predicted_class": "defect",
+    "defect_probability": 0.93,
+    "prob_normal": 0.07,
+    "prob_defect": 0.93,
+    "threshold": 0.41,
+    "review_threshold": 0.2,
+    "mask_area_fraction": 0.004,
+    "num_regions": 1,
+    "novelty": None,
+    "reason": "defect probability 0.93 >= 0.41",
+    "decided_by": [{"kind": "probability", "probability": 0.93, "threshold": 0.41, "limit": "reject"}],
+    "disagreement": False,
+    "milliseconds": 21.4,
+    "error": "",
+    "mask": None,
+    "regions": [
+        {
+            "class_name": "defect",
+            "box": [110, 42, 18, 9],
+            "polygon": [[110, 42], [127, 42], [127, 50], [110, 50]],
+            "area": 160,
+            "length": 19.8,
+            "width": 9.0,
+            "score": 0.81,
+            "peak": 0.97,
+        }
+    ],
+}
+EXAMPLE_ANSWER = {
+    "request_id": "1f8a3c5e7b9d4f60a2c4e6081b3d5f70",
+    "time": "2026-11-30T09:20:00.123Z",
+    "part_id": "17",
+    "camera": "left",
+    "trigger_id": "000123",
+    "model": {
+        "name": "best_accuracy.onnx",
+        "fingerprint": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "engine": "onnx",
+        "precision": "fp32",
+        "thresholds": {"classification": 0.41, "review": 0.2, "mask": 0.5},
+    },
+    "results": [
+        EXAMPLE_RESULT,
+        {"image": "part-18.png", "error": "part-18.png: broken or truncated (image file is truncated)"},
+    ],
+}
