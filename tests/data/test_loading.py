@@ -24,7 +24,7 @@ from dinov3.data.defect_images import FULL_RANGE, ImageReadError, read_for_size,
 from dinov3.data.defect_manifest import COLUMNS, SPLITS, Manifest, read_manifest
 from dinov3.data.defect_prepare.writer import DatasetWriter
 from dinov3.data.defect_transforms import eval_transform
-from dinov3.inference.pipeline import _FileReader
+from dinov3.inference.pipeline import FileReader
 
 
 def surface(height: int, width: int) -> np.ndarray:
@@ -143,7 +143,7 @@ def test_a_mask_of_the_reduced_size_is_still_the_wrong_size(photographs):
 def test_training_validation_and_inference_see_the_same_pixels(photographs):
     path = photographs.root / photographs.columns["image"][1]
     trained = DefectDataset(photographs, 160)[1]["image"]
-    predicted = _FileReader((160, 160), display=False, white_level=FULL_RANGE)(path)
+    predicted = FileReader((160, 160), display=False, white_level=FULL_RANGE)(path)
     assert np.array_equal(trained.permute(1, 2, 0), predicted.image)
     assert predicted.size == (960, 1280)  # masks come out at full size
 

@@ -19,7 +19,7 @@ from dinov3.defect_serving.keys import Keys
 from dinov3.defect_serving.service import expect_sound
 
 FAILING = """
-from dinov3.served_models.defect_engines.onnx_engine import OnnxEngine as Engine
+from dinov3.models.defect_engines.onnx_engine import OnnxEngine as Engine
 start, calls = Engine.start, []
 def failing(self, served_images):
     calls.append(1)
@@ -98,7 +98,9 @@ def test_the_model_changes_without_a_gap(servers: Servers, served_models: Path, 
         return server.ask("POST", "/v1/model", body, {"X-API-Key": key})
 
     def run() -> None:
-        changes.extend(change(name) for name in ("strict.onnx", "broken.onnx", "toy.onnx", "strict.onnx"))
+        for name in ("strict.onnx", "broken.onnx", "toy.onnx", "strict.onnx"):
+            time.sleep(0.15)
+            changes.append(change(name))
 
     changing = threading.Thread(target=run)
     changing.start()
