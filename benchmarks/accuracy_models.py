@@ -92,10 +92,7 @@ VARIANTS = {
     "frozen_dual_branch": Variant(
         "nor does it here, without guidance", (Stage(1.0, frozen=True, weights="fixed"),), {"guidance": "none"}
     ),
-    "full_decoder": Variant("mask at full resolution", options={"decoder": "full"}),
-    "full_dual_branch": Variant(
-        "the same without a link from mask to class", options={"decoder": "full", "guidance": "none"}
-    ),
+    "multiscale_decoder": Variant("mask at stride 4", options={"decoder": "multiscale"}),
     "light_decoder": Variant("one mask value per patch", options={"decoder": "light"}),
     "two_stages": Variant("no third stage, fixed weights", TWO_STAGES),
     "one_stage": Variant("everything trains from the start, fixed weights", (Stage(1.0, weights="fixed"),)),

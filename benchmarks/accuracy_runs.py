@@ -130,14 +130,15 @@ def code_digest() -> str:
 
 def _decides(file: Path) -> bool:
     """Whether it takes part in training and scoring: the network, its input, the loop, the optimizer, the metrics."""
-    names = ("models/", "train/", "data/defect_dataset", "data/defect_transforms", "data/defect_copy_paste")
-    names += (
-        "data/defect_images",
-        "data/defect_masks",
-        "defect_evaluation/evaluate",
-        "defect_evaluation/image_results",
+    names = (
+        *("models/", "train/", "data/defect_dataset", "data/defect_transforms", "data/defect_copy_paste"),
+        *("data/defect_images", "data/defect_masks", "data/defect_resize"),
+        *("defect_evaluation/evaluate", "defect_evaluation/image_results", "defect_evaluation/scoring"),
     )
-    unrelated = ("train/defect_run_", "train/defect_signals", "train/defect_memory", "models/defect_checkpoint")
+    unrelated = (
+        *("train/defect_run_", "train/defect_signals", "train/defect_memory", "models/defect_checkpoint"),
+        *("models/defect_engines", "models/defect_facts", "models/defect_sliding_window", "models/defect_device"),
+    )
     path = file.relative_to(ROOT / "dinov3").as_posix()
     return path.startswith(names) and not path.startswith(unrelated)
 

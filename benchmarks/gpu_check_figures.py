@@ -198,7 +198,7 @@ def chip(part: Any) -> list[Row]:
         for name, label in (("backbone", "bare backbone"), ("network", "whole network")):
             row(f"inspection {form}, {label}", part(f"inspection_{key}").at("rows", name))
     for batch in ("1", "16"):
-        for name, label in (("backbone", "bare backbone"), ("multiscale", "whole network")):
+        for name, label in (("backbone", "bare backbone"), ("full", "whole network")):
             row(f"forward ViT-B/16, 512 px, batch {batch}, bf16, {label}", part("head_cost").at("batches", batch, name))
     return rows
 

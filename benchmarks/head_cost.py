@@ -56,10 +56,10 @@ def build_modules(args: argparse.Namespace, device: torch.device) -> dict[str, n
     backbone = build_backbone(args.backbone, "none").to(device, memory_format=torch.channels_last).eval()
     modules: dict[str, nn.Module] = {"backbone": Bare(backbone)}
     heads = {
-        "multiscale": {},
+        "full": {},
         "no fusion": {"score_fusion": False},
         "novelty": {},
-        "full": {"decoder": "full"},
+        "multiscale": {"decoder": "multiscale"},
         "light": {"decoder": "light"},
     }
     images = torch.zeros(1, 3, args.image_size, args.image_size, device=device)

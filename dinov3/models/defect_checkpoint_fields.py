@@ -48,7 +48,7 @@ _FIELDS: dict[str, Check] = {
     "model": (_is_state, "a table of weights, each a tensor"),
     "config": TABLE,
     "config.dropout": (is_number(0, 1), "a number from 0 to 1"),
-    "config.decoder": (lambda value: value in ("multiscale", "full", "light"), "multiscale, full or light"),
+    "config.decoder": (lambda value: value in ("full", "multiscale", "light"), "full, multiscale or light"),
     "config.guidance": (lambda value: value in ("mask", "none"), "mask or none"),
 }
 _OPTIONAL: dict[str, Check] = {  # None is as good as not there

@@ -36,7 +36,7 @@ class AttentionGuidedDefectClassifier(nn.Module):
         num_classes: K; class 0 is normal.
         seg_channels: S; 1 for 'any defect', else one channel per defect type.
         dropout: in the classification head, 0 to 1.
-        decoder: ``multiscale`` (mask at stride 4), ``full`` (at full resolution) or ``light`` (one value per patch).
+        decoder: ``full`` (mask at full resolution), ``multiscale`` (at stride 4) or ``light`` (one value per patch).
         guidance: ``mask`` pools features where the predicted mask is, ``none`` pools them evenly (the plain
             dual branch: same parameters, no link from mask to class).
         score_fusion: in eval mode, the defect logit is the mean of the classifier's and the mask's maximum
@@ -55,7 +55,7 @@ class AttentionGuidedDefectClassifier(nn.Module):
         seg_channels: int = 1,
         dropout: float = 0.2,
         *,
-        decoder: DecoderName = "multiscale",
+        decoder: DecoderName = "full",
         guidance: GuidanceName = "mask",
         score_fusion: bool = True,
     ):

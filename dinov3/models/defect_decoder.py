@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-DecoderName = Literal["multiscale", "full", "light"]
+DecoderName = Literal["full", "multiscale", "light"]
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class MultiscaleDecoder(nn.Module):
 
 def build_decoder(name: DecoderName, levels: list[FeatureLevel], seg_channels: int) -> nn.Module:
     """The decoder called ``name``; ``decoder.channels`` is its feature width."""
-    decoders = {"multiscale": MultiscaleDecoder, "full": FullDecoder, "light": LightDecoder}
+    decoders = {"full": FullDecoder, "multiscale": MultiscaleDecoder, "light": LightDecoder}
     if name not in decoders:
         raise ValueError(f"decoder is {name!r}; expected one of {', '.join(decoders)}")
     return decoders[name](levels, seg_channels)

@@ -45,7 +45,7 @@ class TrainConfig:
     backbone: str = flag("dinov3_vitb16", "name of the backbone; timm:NAME takes any timm model", group="model")
     weights: str = flag("default", "'default' (pretrained, downloaded), a local file, or 'none'")
     dinov3_repo: Path | None = flag(None, "official DINOv3 checkout to build the backbone from")
-    decoder: DecoderName = flag("multiscale", "mask at stride 4, at full resolution, or one value per patch")
+    decoder: DecoderName = flag("full", "mask at full resolution, at stride 4 (faster), or one value per patch")
     guidance: GuidanceName = flag("mask", "let the predicted mask guide the classifier or not")
     score_fusion: bool | None = flag(
         None,

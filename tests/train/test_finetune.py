@@ -137,7 +137,7 @@ def test_average_and_adapters_go_on_after_an_interruption_and_the_best_are_what_
     monkeypatch.setitem(sys.modules, "peft", None)
     result = tmp_path / "val.json"
     arguments = ["--checkpoint", whole / "best_iou.pth", "--data_root", squares.root, "--split", "val"]
-    arguments += ["--output", result, "--num_workers", 0, "--device", "cpu"]
+    arguments += ["--output", result, "--num_workers", 0, "--device", "cpu", "--mask_threshold", 0.5]
     assert script("evaluate_defect_model", *arguments)[0] == 0
     assert json.loads(result.read_text())["pixel_iou"] == pytest.approx(best["metrics"]["pixel_iou"], abs=1e-4)
     # the next stage starts from the averaged, merged weights

@@ -155,7 +155,7 @@ def test_patience_counts_epochs_without_improvement(metric: str, values: list[fl
 def test_a_stage_that_learned_nothing_says_so_and_why(data: Manifest, tmp_path: Path, script) -> None:
     status, out, _ = script("train_defect_model", *flags(data, tmp_path / "idle", "--epochs", 3, "--lr", 0))
     assert status == 0 and "learned nothing" in out and "--lr is 0" in out
-    more = ("--epochs", 1, "--freeze_backbone", "--lr", 1e-6)
+    more = ("--epochs", 1, "--freeze_backbone", "--lr", 1e-6, "--decoder", "light")
     status, out, _ = script("train_defect_model", *flags(data, tmp_path / "random", *more))
     assert status == 0 and "learned nothing" in out and "--weights" in out
 
