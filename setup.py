@@ -25,7 +25,7 @@ def read_requirements() -> dict[str, list[str]]:
 needed = read_requirements()
 runtime, openvino = ["onnxruntime>=1.20,<2"], ["openvino>=2025.1"]
 export = ["onnx>=1.17,<2", "onnxscript>=0.5,<1", *runtime]
-COMMANDS = "prepare train calibrate export evaluate inspect serve".split()
+COMMANDS = "prepare train calibrate export evaluate inspect serve drift".split()
 
 setup(
     name="dinov3-defect-detection",

@@ -18,6 +18,7 @@ SCRIPTS = {
     "defect-inspect": "inference_defect_model",
     "defect-export": "export_defect_model",
     "defect-serve": "serve_defect_model",
+    "defect-drift": "check_defect_drift",
 }
 
 

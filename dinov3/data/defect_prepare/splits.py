@@ -14,8 +14,8 @@ from dinov3.defect_errors import DefectError
 from dinov3.defect_text import decode_text, read_small, rows_of_table
 
 
-def read_groups(path: Path) -> dict[tuple[str, ...], str]:
-    """A ``--group_csv`` file (columns ``image,group``) as {path parts: group}.
+def read_groups(path: Path, flag: str = "--group_csv") -> dict[tuple[str, ...], str]:
+    """A ``--group_csv`` (or ``flag``) file (columns ``image,group``) as {path parts: group}.
 
     Raises:
         DefectError: missing, unreadable, of other columns, or one image is in two groups.
@@ -25,14 +25,12 @@ def read_groups(path: Path) -> dict[tuple[str, ...], str]:
         _, fields = next(table, (0, []))
         rows = [(line, dict(zip(fields, row, strict=False))) for line, row in table]
     except FileNotFoundError:
-        raise DefectError(f"{path}: no such file (--group_csv)") from None
+        raise DefectError(f"{path}: no such file ({flag})") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise DefectError(
-            f"{path}: --group_csv cannot be read; expected a CSV file saved as UTF-8 ({reason})"
-        ) from None
+        raise DefectError(f"{path}: {flag} cannot be read; expected a CSV file saved as UTF-8 ({reason})") from None
     if "image" not in fields or "group" not in fields:
-        raise DefectError(f"{path}: columns are {','.join(fields)[:200] or 'missing'}; --group_csv expects image,group")
+        raise DefectError(f"{path}: columns are {','.join(fields)[:200] or 'missing'}; {flag} expects image,group")
     groups: dict[tuple[str, ...], str] = {}
     lines: dict[tuple[str, ...], int] = {}
     for line, row in rows:
@@ -43,7 +41,7 @@ def read_groups(path: Path) -> dict[tuple[str, ...], str]:
         if groups.setdefault(parts, group) != group:
             raise DefectError(
                 f"{path}: {image} is in group {groups[parts]} (line {lines[parts]}) and in {group} (line {line}); "
-                "--group_csv expects one group per image: correct one line, or, if these are images of one name in "
+                f"{flag} expects one group per image: correct one line, or, if these are images of one name in "
                 "several folders, write more of their paths, such as folder/name.png"
             )
         lines.setdefault(parts, line)
@@ -65,8 +63,8 @@ def find_group(image: PurePath, groups: dict[tuple[str, ...], str]) -> str | Non
     return None
 
 
-def group_pattern(text: str) -> re.Pattern[str]:
-    """The pattern of ``--group_regex``: what it finds in an image's name, or what its one group holds, is the part.
+def group_pattern(text: str, flag: str = "--group_regex") -> re.Pattern[str]:
+    """The pattern of ``--group_regex`` (or ``flag``): what it finds, or what its one group holds, is the part.
 
     Raises:
         DefectError: it is no regular expression, has several groups, or would match anything.
@@ -74,14 +72,14 @@ def group_pattern(text: str) -> re.Pattern[str]:
     try:
         pattern = re.compile(one_spelling(text))
     except re.error as error:
-        raise DefectError(f"--group_regex {text!r}: no regular expression ({error})") from None
+        raise DefectError(f"{flag} {text!r}: no regular expression ({error})") from None
     if pattern.groups > 1:
         raise DefectError(
-            f"--group_regex {text!r}: has {pattern.groups} groups; expected one pair of brackets around what names "
+            f"{flag} {text!r}: has {pattern.groups} groups; expected one pair of brackets around what names "
             "the part (other brackets start with ?:), or none"
         )
     if pattern.search(""):
-        raise DefectError(f"--group_regex {text!r}: matches an empty name; expected a pattern such as part([0-9]+)")
+        raise DefectError(f"{flag} {text!r}: matches an empty name; expected a pattern such as part([0-9]+)")
     return pattern
 
 

@@ -1,0 +1,95 @@
+"""The test for drift: its promise, what it sees, and the script."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dinov3.defect_errors import DefectError
+from dinov3.defect_station.drift import DriftMonitor, Observation, one_per_part
+from dinov3.defect_station.martingale import ConformalMartingale
+
+
+def observations(scores: np.ndarray, name: str = "image") -> list[Observation]:
+    return [Observation(f"{name}{i:04d}.png", float(score)) for i, score in enumerate(scores)]
+
+
+def test_the_promise_holds_over_streams_in_which_nothing_changes() -> None:
+    rng, limit, alarms = np.random.default_rng(0), math.log(1 / 0.1), 0
+    for stream in range(150):
+        # Scores pile up at 0 and 1, with many ties, as those of a sure classifier do.
+        values = np.round(rng.beta(0.05, 0.3, 250), 3)
+        test = ConformalMartingale(values[:50], seed=stream)
+        for value in values[50:]:
+            test.update(value)
+        alarms += test.highest >= limit
+    assert 0 < alarms <= 15  # at most a tenth; and it does play
+
+
+@pytest.mark.parametrize(("moved", "before"), [(0.15, 0), (-0.15, 0), (0.15, 3000)])
+def test_a_change_is_seen_within_some_dozens_of_images(moved: float, before: int) -> None:
+    rng = np.random.default_rng(1)
+    monitor = DriftMonitor(observations(rng.normal(0.5, 0.1, 200)), false_alarm=0.01)
+    for image in observations(rng.normal(0.5, 0.1, before), "same"):
+        assert monitor.update(image) == []
+    changed = observations(rng.normal(0.5 + moved, 0.1, 100), "moved")
+    raised = [alarm for image in changed for alarm in monitor.update(image)]
+    assert len(raised) == 1 and raised[0].what == "score" and raised[0].after - before < 60
+    assert all(name.startswith("moved") for name, _ in monitor.moved_most(10))
+
+
+def test_a_change_of_distance_alone_is_told_as_such() -> None:
+    rng = np.random.default_rng(2)
+    reference = [Observation(str(i), *pair) for i, pair in enumerate(rng.normal(0.5, 0.1, (100, 2)))]
+    monitor = DriftMonitor(reference)
+    for i, (score, novelty) in enumerate(rng.normal(0.5, 0.1, (100, 2))):
+        monitor.update(Observation(f"new{i}", score, novelty + 0.3))
+    assert [alarm.what for alarm in monitor.alarms] == ["novelty"]
+    with pytest.raises(DefectError, match="no novelty, which the reference has"):
+        monitor.update(Observation("other", 0.5))
+    with pytest.raises(DefectError, match="expected at least 20"):
+        DriftMonitor(reference[:5])
+
+
+def test_a_test_goes_on_from_its_state() -> None:
+    values = np.random.default_rng(3).random(300)
+    whole, first = ConformalMartingale(values[:50]), ConformalMartingale(values[:50])
+    expected = [whole.update(value) for value in values[50:]]
+    found = [first.update(value) for value in values[50:170]]
+    second = ConformalMartingale()
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    found += [second.update(value) for value in values[170:]]
+    assert found == expected and second.log_capital == whole.log_capital
+    with pytest.raises(ValueError, match="nan"):
+        whole.update(math.nan)
+
+
+def test_views_of_a_part_count_once() -> None:
+    views = [Observation("a1", 0.2, 1.0), Observation("a2", 0.6, 0.5), Observation("b1", 0.1, None)]
+    assert list(one_per_part(views, lambda name: name[0])) == [Observation("a1", 0.6, 1.0), Observation("b1", 0.1)]
+
+
+def write_results(folder: Path, scores: np.ndarray) -> Path:
+    folder.mkdir()
+    records = [{"image": f"cell{i}_view{k}.png", "defect_probability": s} for i, s in enumerate(scores) for k in (1, 2)]
+    lines = ",\n".join(json.dumps(one | {"error": "", "novelty": None}) for one in records)
+    (folder / "predictions.json").write_text("[\n" + lines + "\n]\n")
+    return folder
+
+
+def test_the_script_tells_a_change_and_what_spoke_for_it(tmp_path: Path, script) -> None:
+    rng = np.random.default_rng(4)
+    reference = write_results(tmp_path / "reference", rng.beta(2, 8, 80))
+    same = write_results(tmp_path / "same", rng.beta(2, 8, 80))
+    other = write_results(tmp_path / "other", rng.beta(8, 2, 80))
+    flags = ("check_defect_drift", "--reference", reference, "--part_regex", "cell([0-9]+)", "--fail_on_drift")
+    status, out, err = script(*flags, "--results", same)
+    assert status == 0 and "80 images against 80" in out and "no change was found" in out, err
+    status, out, _ = script(*flags, "--results", same, other)
+    assert status == 4 and "changed: defect probabilities" in out and str(other) in out
+    status, _, err = script(*flags, "--results", tmp_path / "missing")
+    assert status == 1 and "missing" in err and "results folder" in err
