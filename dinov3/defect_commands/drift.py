@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Test, and say what came out."""
     config = parse(DriftConfig, build_parser(), argv)
-    part_of = config.part_of()
+    part_of = config.part_of() or (lambda name: name)
     reference = list(one_per_part(read_observations(config.reference), part_of))
     monitor = DriftMonitor(reference, config.false_alarm)
     for folder in config.results:

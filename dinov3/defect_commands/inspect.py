@@ -13,7 +13,7 @@ import cv2
 
 from dinov3.defect_cli import make_parser, parse
 from dinov3.defect_errors import run_script
-from dinov3.defect_evaluation.thresholds import limit_text
+from dinov3.defect_evaluation.thresholds import VERDICTS, limit_text
 from dinov3.defect_folders import FolderLock
 from dinov3.defect_interrupts import StopSignals
 from dinov3.inference.claim import expect_own_results
@@ -65,6 +65,10 @@ def print_summary(writer: OutputWriter, predictor: DefectPredictor, config: Insp
         f"{counts['reject']} reject, {counts['error']} not readable; "
         f"mask and classifier disagree on {writer.disagreements}"
     )
+    if writer.parts is not None:
+        parts = writer.parts.verdicts()
+        told = ", ".join(f"{parts[verdict]} {verdict}" for verdict in VERDICTS)
+        print(f"{parts.total()} parts: {told} (parts.csv)")
     review = f", review from {limit_text(limits.review)}" if limits.review is not None else ""
     print(f"thresholds: reject from {limit_text(limits.classification)}{review}, mask from {limit_text(limits.mask)}")
     if predictor.calibration:

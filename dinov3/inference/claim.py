@@ -17,7 +17,7 @@ from dinov3.inference.reports.inspection import is_report
 
 RUN = "run.json"
 KINDS = ("masks", "visualizations")
-FILES = (RUN, "predictions.json", "predictions.csv", "errors.csv", "report.html", "report.spool")
+FILES = (RUN, "predictions.json", "predictions.csv", "errors.csv", "parts.csv", "report.html", "report.spool")
 SLACK = 2_000_000_000  # nanoseconds; some file systems tell times in steps of two seconds
 
 

@@ -17,6 +17,7 @@ from dinov3.defect_cli import (
     precision_flag,
     threads_flag,
 )
+from dinov3.inference.parts import PartFlags
 from dinov3.inference.verdict import OnDisagreement
 from dinov3.models.defect_engines import EngineName
 
@@ -49,7 +50,7 @@ class PredictorConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectConfig(PredictorConfig):
+class InspectConfig(PredictorConfig, PartFlags):
     """The flags of ``inference_defect_model.py``."""
 
     image: Path | None = flag(None, "one image file", either="input", group="what to inspect, and where to")
@@ -59,3 +60,4 @@ class InspectConfig(PredictorConfig):
     watch: bool = flag(False, "go on with what a camera writes into --image_dir, until Ctrl-C")
     no_visualize: bool = flag(False, "no pictures: faster")
     no_report: bool = flag(False, "no report.html")
+    views_to_reject: PositiveInt = flag(1, "images of a part that must be rejected to reject it", group="parts")

@@ -17,6 +17,7 @@ from dinov3.defect_errors import DefectError, StoppedError
 from dinov3.defect_interrupts import StopSignals
 from dinov3.inference.config import InspectConfig, PredictorConfig
 from dinov3.inference.outputs import Finished, OutputWriter
+from dinov3.inference.parts import Parts
 from dinov3.inference.pipeline import predict_files
 from dinov3.inference.prediction import Prediction
 from dinov3.inference.predictor import DefectPredictor
@@ -100,12 +101,14 @@ def open_writer(config: InspectConfig, predictor: DefectPredictor) -> OutputWrit
     resume = config.resume and check_same_run(config.output_dir, run)
     if not resume:
         start_run(config.output_dir, run)
+    part_of = config.part_of()
     writer = OutputWriter(
         config.output_dir,
         predictor.classes,
         visualize=not config.no_visualize,
         mm_per_pixel=config.mm_per_pixel,
         resume=resume,
+        parts=None if part_of is None else Parts(part_of, config.views_to_reject),
     )
     if not config.no_report:
         writer.observer = ReportWriter(

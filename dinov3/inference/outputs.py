@@ -22,6 +22,8 @@ from dinov3.data.defect_masks import write_mask
 from dinov3.defect_errors import DefectError
 from dinov3.defect_tables import TableWriter
 from dinov3.inference.claim import files_of_others
+from dinov3.inference.parts import COLUMNS as PART_COLUMNS
+from dinov3.inference.parts import Parts
 from dinov3.inference.prediction import Prediction
 from dinov3.inference.records import (
     Record,
@@ -37,6 +39,7 @@ from dinov3.inference.visualize import draw_panels
 
 END = b"\n]\n"
 SECONDS_UNWRITTEN = 0.5  # how long rows may wait in memory
+SECONDS_BETWEEN_PARTS = 5.0  # parts.csv is written anew each time
 OBSERVATIONS_WAITING = 64  # images that the observer may be behind
 
 
@@ -61,7 +64,7 @@ class Finished:
 
 
 class OutputWriter:
-    """Writes ``predictions.csv``, ``predictions.json``, ``errors.csv``, ``masks/`` and ``visualizations/``.
+    """Writes ``predictions.csv``, ``predictions.json``, ``errors.csv``, ``parts.csv``, ``masks/``, ``visualizations/``.
 
     Use as a context manager; per input :meth:`write_images`, in any thread, then :meth:`add` in the order of the rows.
     ``predictions.json`` is whole after every :meth:`flush`, which happens by itself twice a second.
@@ -73,6 +76,7 @@ class OutputWriter:
         mm_per_pixel: adds sizes in millimetres to the regions.
         resume: keep the whole records of a stopped run and go on behind them; the tables are made again from them.
         observer: is shown every image; closed with the writer.
+        parts: what tells the parts of the images, for ``parts.csv``, which is whole every few seconds and at the end.
 
     Attributes:
         counts: the number of each verdict and of ``error``, those of a resumed run included.
@@ -92,9 +96,11 @@ class OutputWriter:
         mm_per_pixel: float | None = None,
         resume: bool = False,
         observer: Observer | None = None,
+        parts: Parts | None = None,
     ):
         self.output_dir, self.classes, self.visualize = output_dir, classes, visualize
-        self.mm_per_pixel, self.resume, self.observer = mm_per_pixel, resume, observer
+        self.mm_per_pixel, self.resume, self.observer, self.parts = mm_per_pixel, resume, observer, parts
+        self._parts_written = 0.0
         self.counts: Counter[str] = Counter()
         self.disagreements = 0
         self.done: set[str] = set()
@@ -143,6 +149,7 @@ class OutputWriter:
     ) -> None:
         try:
             self.flush()
+            self._write_parts()
         finally:
             for file in (self._table, self._errors, self._json):
                 file.close()
@@ -213,6 +220,8 @@ class OutputWriter:
         self.counts["error" if record["error"] else record["verdict"]] += 1
         self.disagreements += bool(record.get("disagreement"))
         self._table.write(table_row(record))
+        if self.parts is not None:
+            self.parts.add(record)
         if record["error"]:
             self._errors.write(record)
 
@@ -224,3 +233,16 @@ class OutputWriter:
         self._json.flush()
         self._json.seek(-len(END), 2)  # the next record takes its place
         self._flushed = time.monotonic()
+        if self._flushed - self._parts_written > SECONDS_BETWEEN_PARTS:
+            self._write_parts()
+
+    def _write_parts(self) -> None:
+        if self.parts is None:
+            return
+        path = self.output_dir / "parts.csv"
+        unfinished = path.with_name(".parts.csv.unfinished")
+        with TableWriter(unfinished, PART_COLUMNS) as table:
+            for row in self.parts.rows():
+                table.write(row)
+        unfinished.replace(path)
+        self._parts_written = time.monotonic()

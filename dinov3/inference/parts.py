@@ -1,27 +1,33 @@
-"""Which part, that is which physical workpiece, an image shows."""
+"""Parts, that is physical workpieces: which one an image shows, and what the images of one come to."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from dinov3.data.defect_prepare.splits import find_group, group_pattern, match_group, read_groups
 from dinov3.defect_cli import flag
+
+COLUMNS = "part verdict images reject review accept error defect_probability image".split()
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartFlags:
     """How to tell which images show one part; the table comes first."""
 
-    part_csv: Path | None = flag(None, "columns image,group: images of one group show one part")
-    part_regex: str | None = flag(None, "finds the part in an image's name, such as 'cell([0-9]+)'")
+    part_csv: Path | None = flag(None, "columns image,group: images of one group show one part", group="parts")
+    part_regex: str | None = flag(None, "finds the part in an image's name, such as 'cell([0-9]+)'", group="parts")
 
-    def part_of(self) -> PartOf:
-        """
+    def part_of(self) -> PartOf | None:
+        """What tells the part of an image; None if no flag was given.
+
         Raises:
             DefectError: the table or the pattern cannot be used.
         """
-        return PartOf(self)
+        return None if self.part_csv is None and self.part_regex is None else PartOf(self)
 
 
 class PartOf:
@@ -36,3 +42,62 @@ class PartOf:
         if found is None and self.pattern is not None:
             found = match_group(name, self.pattern)
         return name if found is None else found
+
+
+@dataclass
+class Views:
+    """What was said of the images of one part.
+
+    Attributes:
+        counts: images by verdict, and ``error`` for those that could not be inspected.
+        defect_probability: the highest; None if no image could be inspected.
+        image: the one with the highest.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    defect_probability: float | None = None
+    image: str = ""
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Take the record of another image."""
+        if record["error"]:
+            self.counts["error"] += 1
+            return
+        self.counts[record["verdict"]] += 1
+        if self.defect_probability is None or record["defect_probability"] > self.defect_probability:
+            self.defect_probability, self.image = record["defect_probability"], record["image"]
+
+    def verdict(self, views_to_reject: int = 1) -> str:
+        """``reject`` if so many views are; ``accept`` only if all views are: one that is doubtful, or could not be
+        inspected, sends the part to review."""
+        if self.counts["reject"] >= views_to_reject:
+            return "reject"
+        return "accept" if self.counts.keys() <= {"accept"} else "review"
+
+
+class Parts:
+    """What was said of each part so far, in the order in which they came."""
+
+    def __init__(self, part_of: PartOf, views_to_reject: int = 1):
+        self.part_of, self.views_to_reject = part_of, views_to_reject
+        self.views: dict[str, Views] = {}
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Take the record of an image (:mod:`~dinov3.inference.records`)."""
+        self.views.setdefault(self.part_of(record["image"]), Views()).add(record)
+
+    def verdicts(self) -> Counter[str]:
+        """How many parts have each verdict."""
+        return Counter(views.verdict(self.views_to_reject) for views in self.views.values())
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Of ``parts.csv``."""
+        for name, views in self.views.items():
+            yield {
+                "part": name,
+                "verdict": views.verdict(self.views_to_reject),
+                "images": views.counts.total(),
+                **{kind: views.counts[kind] for kind in ("reject", "review", "accept", "error")},
+                "defect_probability": "" if views.defect_probability is None else views.defect_probability,
+                "image": views.image,
+            }

@@ -74,6 +74,7 @@ def _remove_earlier(output_dir: Path) -> None:
                 folder = folder.parent
     if ours:
         report.with_suffix(".spool").unlink(missing_ok=True)
+        (output_dir / "parts.csv").unlink(missing_ok=True)
         if is_report(report):
             report.unlink()
     results.unlink(missing_ok=True)
