@@ -24,3 +24,13 @@ class ServeConfig(PredictorConfig):
     max_request_mb: PositiveFloat = flag(64.0, "size of a request in MB (1,000,000 bytes)")
     max_megapixels: PositiveFloat = flag(64.0, "size of an image in millions of pixels, checked before it is decoded")
     timeout: PositiveFloat = flag(30.0, "seconds for an answer, and for sending a request")
+
+    mqtt: str | None = flag(None, "mqtt://HOST:PORT/TOPIC (mqtts: TLS) to publish each result to", group="sinks")
+    mqtt_user: str | None = flag(None, "name for the broker")
+    mqtt_password_file: Path | None = flag(None, "file with its password")
+    mqtt_ca_file: Path | None = flag(None, "certificate of who signed the broker's (default: the system's)")
+    webhook: str | None = flag(None, "http(s) address to post results to")
+    webhook_token_file: Path | None = flag(None, "file with a token, sent as Authorization: Bearer")
+    buffer_dir: Path = flag(Path("serving_buffer"), "folder for results that a sink has not taken yet")
+    buffer_size: PositiveInt = flag(100_000, "results that may wait there; with more, images are refused")
+    watch: Path | None = flag(None, "folder of camera images to inspect, too; results go to the sinks")

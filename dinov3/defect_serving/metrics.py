@@ -36,6 +36,10 @@ class Metrics:
             "defect_heartbeat_timestamp_seconds", "When the batching thread was last seen alive", registry=registry
         )
         self.model = Info("defect_model", "The model in use", registry=registry)
+        sink = {"labelnames": ["sink"], "registry": registry}
+        self.sink_waiting = Gauge("defect_sink_waiting_results", "Results that wait for a sink", **sink)
+        self.sink_delivered = Counter("defect_sink_delivered_results", "Results that a sink has taken", **sink)
+        self.sink_failures = Counter("defect_sink_failures", "Times that a sink was not reached", **sink)
         self.swaps = Counter("defect_model_changes", "Changes of the model", ["outcome"], registry=registry)
 
     def text(self) -> bytes:

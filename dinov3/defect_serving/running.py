@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
+from contextlib import ExitStack
 
 import cv2
 import uvicorn
@@ -13,9 +14,15 @@ from dinov3.defect_interrupts import StopSignals
 from dinov3.defect_serving.app import create_app
 from dinov3.defect_serving.config import ServeConfig
 from dinov3.defect_serving.logs import log, start_log
-from dinov3.defect_serving.service import Service
+from dinov3.defect_serving.metrics import Metrics
+from dinov3.defect_serving.service import Service, expect_sound
+from dinov3.defect_serving.sinks.outbox import Outbox
+from dinov3.defect_serving.sinks.sender import Sender
+from dinov3.defect_serving.sinks.webhook import Webhook
+from dinov3.defect_serving.watching import FolderInspection
 
 GRACE = 5  # seconds beyond --timeout to answer in, after SIGTERM
+SENDING = 3.0  # seconds for sinks to take what is left; the rest stays on disk
 
 
 def serve(config: ServeConfig) -> None:
@@ -25,29 +32,35 @@ def serve(config: ServeConfig) -> None:
         DefectError: a flag, a file or the address cannot be used.
     """
     start_log()
+    expect_sound(config)
     cv2.setNumThreads(1)  # images are finished side by side
-    listening = listen(config)
-    with StopSignals() as signals:  # uvicorn hands them on at its end
-        service = Service(config)
-        try:
-            grace = math.ceil(config.timeout) + GRACE
-            settings = uvicorn.Config(
-                create_app(service),
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                lifespan="off",
-                timeout_graceful_shutdown=grace,
-                backlog=1024,
-            )
-            server = uvicorn.Server(settings)
-            host, port = listening.getsockname()[:2]
-            if not signals.received:
-                log("serving", host=host, port=port, keys=service.keys is not None)
-                server.run(sockets=[listening])
-        finally:
-            service.close()
-            listening.close()
+    with StopSignals() as signals, ExitStack() as stack:  # uvicorn hands signals on at its end
+        listening = stack.enter_context(listen(config))
+        outbox = open_outbox(config, stack)
+        service = Service(config, Metrics(), outbox)
+        senders = [] if outbox is None else open_senders(config, service, outbox)
+        for sender in senders:
+            sender.start()
+            stack.callback(sender.close, SENDING)
+        stack.callback(service.close)
+        if config.watch is not None and outbox is not None:
+            watching = FolderInspection(config.watch, service, outbox)
+            watching.start()
+            stack.callback(watching.close)
+        settings = uvicorn.Config(
+            create_app(service),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=math.ceil(config.timeout) + GRACE,
+            backlog=1024,
+        )
+        server = uvicorn.Server(settings)
+        host, port = listening.getsockname()[:2]
+        if not signals.received:
+            log("serving", host=host, port=port, keys=service.keys is not None, sinks=[one.name for one in senders])
+            server.run(sockets=[listening])
     log("stopped", signal=signals.received)
 
 
@@ -64,3 +77,31 @@ def listen(config: ServeConfig) -> socket.socket:
         raise DefectError(
             f"--host {config.host} --port {config.port}: cannot listen there ({error}); is another server running?"
         ) from None
+
+
+def open_outbox(config: ServeConfig, stack: ExitStack) -> Outbox | None:
+    """The outbox of the sinks that are asked for; None if there are none."""
+    names = [name for name, address in (("mqtt", config.mqtt), ("webhook", config.webhook)) if address is not None]
+    if not names:
+        return None
+    outbox = Outbox(config.buffer_dir, names, config.buffer_size)
+    stack.callback(outbox.close)
+    if outbox.orphaned:
+        log("results of sinks that are not asked for stay in the buffer", counts=outbox.orphaned)
+    return outbox
+
+
+def open_senders(config: ServeConfig, service: Service, outbox: Outbox) -> list[Sender]:
+    """The sinks that are asked for."""
+    senders: list[Sender] = []
+    if config.webhook is not None:
+        senders.append(Webhook(config.webhook, config.webhook_token_file, outbox, service.metrics))
+    if config.mqtt is not None:
+        from dinov3.defect_serving.sinks.mqtt import MqttSink
+
+        def state() -> dict[str, str]:
+            return {"fingerprint": service.models.current.brief["fingerprint"], "problem": service.problem}
+
+        given = (config.mqtt, config.mqtt_user, config.mqtt_password_file, config.mqtt_ca_file)
+        senders.append(MqttSink(*given, outbox, service.metrics, state))
+    return senders

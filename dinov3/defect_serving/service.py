@@ -1,53 +1,44 @@
-"""One server: its model, its worker, its limits and who may use it."""
+"""One server: its model, its worker, its sinks, its limits and who may use it."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-from collections.abc import Callable
-from dataclasses import dataclass
+import sqlite3
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-import cv2
-import numpy as np
-
-from dinov3.data.defect_images import ImageBytes, ImageReadError
+from dinov3.data.defect_images import ImageBytes
 from dinov3.defect_errors import DefectError
 from dinov3.defect_serving.config import ServeConfig
+from dinov3.defect_serving.errors import RequestError
 from dinov3.defect_serving.keys import Keys
-from dinov3.defect_serving.logs import log
+from dinov3.defect_serving.logs import LOGGER, log
 from dinov3.defect_serving.metrics import Metrics
 from dinov3.defect_serving.models import ModelRegistry, ServedModel
-from dinov3.defect_serving.worker import Result, Task, Worker
-from dinov3.inference.records import Record, failed_record, make_record
+from dinov3.defect_serving.results import Outcome, finisher, messages
+from dinov3.defect_serving.sinks.outbox import Outbox
+from dinov3.defect_serving.worker import Task, Worker
+from dinov3.inference.records import failed_record
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What is said of one image.
-
-    Attributes:
-        status: that of HTTP if it were the only image: 200; 422, it cannot be read; 500; 504, not in time.
-    """
-
-    record: Record
-    status: int = 200
 
 
 class Service:
     """What the routes work with.
 
+    Args:
+        outbox: of the sinks, if there are any.
+
     Raises:
         DefectError: a flag, a key file or the model cannot be used.
     """
 
-    def __init__(self, config: ServeConfig):
-        expect_sound(config)
-        self.config, self.metrics = config, Metrics()
+    def __init__(self, config: ServeConfig, metrics: Metrics, outbox: Outbox | None = None):
+        self.config, self.metrics, self.outbox = config, metrics, outbox
         self.keys = Keys(config.api_key_file, "--api_key_file") if config.api_key_file else None
         self.admin_keys = Keys(config.admin_key_file, "--admin_key_file") if config.admin_key_file else None
         self.models = ModelRegistry(config, self._model_changed)
+        self._storing = ThreadPoolExecutor(1, thread_name_prefix="store")
         self.worker = Worker(
             batch_size=config.batch_size,
             num_workers=config.num_workers,
@@ -64,7 +55,11 @@ class Service:
     @property
     def problem(self) -> str:
         """Why nothing can be inspected now; empty if it can."""
-        return "the server is shutting down" if self.worker.draining else self.worker.problem
+        if self.worker.draining:
+            return "the server is shutting down"
+        if self.outbox is not None and self.outbox.full:
+            return "--buffer_size results wait for a sink that cannot be reached; see the log"
+        return self.worker.problem
 
     async def inspect(
         self, images: list[ImageBytes], model: ServedModel, *, mask: bool, attention: bool, deadline: float
@@ -72,24 +67,16 @@ class Service:
         """What becomes of images that room was reserved for, in their order.
 
         Args:
-            mask, attention: add them to the records, as ``data:`` addresses of PNG files.
+            mask, attention: add them to the records.
             deadline: by the clock of the event loop; images that are not done by then have no verdict.
         """
-        tasks = [
-            Task(image, model, _finisher(image.name, model, self.config.mm_per_pixel, mask, attention))
-            for image in images
-        ]
+        scale = self.config.mm_per_pixel
+        tasks = [Task(image, model, finisher(image.name, scale, mask=mask, attention=attention)) for image in images]
         for task in tasks:
             self.worker.submit(task)
         answers = [asyncio.wrap_future(task.answer) for task in tasks]
         await asyncio.wait(answers, timeout=max(deadline - asyncio.get_running_loop().time(), 0))
-        outcomes = [self._outcome(image.name, answer) for image, answer in zip(images, answers, strict=True)]
-        for outcome in outcomes:
-            verdict = outcome.record.get("verdict", "error")
-            self.metrics.results.labels(verdict).inc()
-            if verdict != "error":
-                self.metrics.scores.observe(outcome.record["defect_probability"])
-        return outcomes
+        return [self._outcome(image.name, answer) for image, answer in zip(images, answers, strict=True)]
 
     def _outcome(self, name: str, answer: asyncio.Future[Outcome]) -> Outcome:
         if not answer.done():
@@ -99,31 +86,37 @@ class Service:
             return Outcome(failed_record(name, f"{name}: the inspection failed; see the server's log"), 500)
         return answer.result()
 
+    async def keep(
+        self, request_id: str, labels: Mapping[str, str | None], model: ServedModel, outcomes: Sequence[Outcome]
+    ) -> None:
+        """Count what is about to be answered, and keep it for the sinks, if there are any.
+
+        Raises:
+            RequestError: it cannot be kept, so it must not be answered.
+        """
+        if self.outbox is not None:
+            kept = messages(request_id, labels, model, outcomes)
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._storing, self.outbox.add, kept)
+            except sqlite3.Error:
+                LOGGER.exception("results could not be kept", extra={"facts": {"request_id": request_id}})
+                raise RequestError(
+                    503, "the results could not be kept for the sinks; see the server's log", 30
+                ) from None
+        self.count(outcomes)
+
+    def count(self, outcomes: Sequence[Outcome]) -> None:
+        """Add outcomes to the figures."""
+        for outcome in outcomes:
+            verdict = outcome.record.get("verdict", "error")
+            self.metrics.results.labels(verdict).inc()
+            if verdict != "error":
+                self.metrics.scores.observe(outcome.record["defect_probability"])
+
     def close(self) -> None:
         """Finish what was accepted."""
         self.worker.close()
-
-
-def _finisher(
-    name: str, model: ServedModel, mm_per_pixel: float | None, mask: bool, attention: bool
-) -> Callable[[Result], Outcome]:
-    def finish(result: Result) -> Outcome:
-        if isinstance(result, ImageReadError):
-            return Outcome(failed_record(name, str(result)), 422)
-        record = make_record(name, result, mm_per_pixel)
-        record["mask"] = png_uri(result.mask) if mask else None  # there is no folder that it could lie in
-        if attention:
-            strongest = max(float(result.attention.max()), 1e-12)
-            record["attention"] = png_uri((result.attention * (255 / strongest)).round().astype(np.uint8))
-        return Outcome(record)
-
-    return finish
-
-
-def png_uri(image: np.ndarray) -> str:
-    """An (H, W) uint8 array as ``data:`` address of a PNG file."""
-    content = cv2.imencode(".png", image)[1].tobytes()
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+        self._storing.shutdown()
 
 
 def expect_sound(config: ServeConfig) -> None:
@@ -140,3 +133,5 @@ def expect_sound(config: ServeConfig) -> None:
         )
     if config.model_dir is not None and not config.model_dir.is_dir():
         raise DefectError(f"--model_dir {config.model_dir}: no such folder")
+    if config.watch is not None and config.mqtt is None and config.webhook is None:
+        raise DefectError(f"--watch {config.watch}: its results would go nowhere; give --mqtt or --webhook")

@@ -91,6 +91,7 @@ def router(service: Service) -> APIRouter:
             inspecting = service.inspect(upload.images, model, mask=mask, attention=attention, deadline=deadline)
             reserved = 0  # the worker gives the room back
             outcomes = await inspecting
+            await service.keep(request.state.request_id, upload.labels, model, outcomes)
         finally:
             if reserved:
                 service.worker.release(reserved)

@@ -1,0 +1,71 @@
+"""What becomes of a prediction: a record for the answer, and messages for sinks."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from dinov3.data.defect_images import ImageReadError
+from dinov3.defect_serving.logs import now
+from dinov3.defect_serving.models import ServedModel
+from dinov3.defect_serving.worker import Result
+from dinov3.inference.records import Record, failed_record, make_record
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is said of one image.
+
+    Attributes:
+        status: that of HTTP if it were the only image: 200; 422, it cannot be read; 500; 504, not in time.
+    """
+
+    record: Record
+    status: int = 200
+
+
+def finisher(
+    name: str, mm_per_pixel: float | None, *, mask: bool = False, attention: bool = False
+) -> Callable[[Result], Outcome]:
+    """Makes the outcome of a prediction.
+
+    Args:
+        mask, attention: add them to the record, as ``data:`` addresses of PNG files.
+    """
+
+    def finish(result: Result) -> Outcome:
+        if isinstance(result, ImageReadError):
+            return Outcome(failed_record(name, str(result)), 422)
+        record = make_record(name, result, mm_per_pixel)
+        record["mask"] = png_uri(result.mask) if mask else None  # there is no folder that it could lie in
+        if attention:
+            strongest = max(float(result.attention.max()), 1e-12)
+            record["attention"] = png_uri((result.attention * (255 / strongest)).round().astype(np.uint8))
+        return Outcome(record)
+
+    return finish
+
+
+def png_uri(image: np.ndarray) -> str:
+    """An (H, W) uint8 array as ``data:`` address of a PNG file."""
+    content = cv2.imencode(".png", image)[1].tobytes()
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def messages(
+    request_id: str, labels: Mapping[str, str | None], model: ServedModel, outcomes: Sequence[Outcome]
+) -> list[dict[str, Any]]:
+    """A message for each outcome; ``id`` tells it from all others. Pictures are not part of it."""
+    common = {"time": now(), "request_id": request_id, **labels, "model": model.brief}
+    found = []
+    for number, outcome in enumerate(outcomes):
+        result = {name: value for name, value in outcome.record.items() if name != "attention"}
+        if "mask" in result:
+            result["mask"] = None
+        found.append({"id": f"{request_id}-{number}", **common, "result": result})
+    return found
