@@ -110,8 +110,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(0)
     backbone = build_backbone("dinov3_vitt16", "none")
+    model = AttentionGuidedDefectClassifier(backbone, backbone.embed_dim, decoder="multiscale")
     content = {
-        "model": AttentionGuidedDefectClassifier(backbone, backbone.embed_dim).state_dict(),
+        "model": model.state_dict(),
         "config": {"dropout": 0.2, "decoder": "multiscale", "guidance": "mask"},
         "backbone": "dinov3_vitt16",
         "classes": ["normal", "defect"],
