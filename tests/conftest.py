@@ -26,7 +26,7 @@ from dinov3.data.defect_manifest import Manifest  # noqa: E402
 from dinov3.data.defect_prepare.writer import DatasetWriter  # noqa: E402
 from dinov3.defect_errors import run_script  # noqa: E402
 
-pytest_plugins = ["helpers.browser", "helpers.serving_fixtures"]
+pytest_plugins = ["helpers.browser", "helpers.postgresql", "helpers.serving_fixtures"]
 torch.set_num_threads(1)
 # The same examples in every run: what passes here passes everywhere. New ones: pytest --hypothesis-profile=default
 settings.register_profile("same", derandomize=True, database=None)

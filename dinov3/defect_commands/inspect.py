@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import cv2
 
@@ -19,7 +20,7 @@ from dinov3.defect_interrupts import StopSignals
 from dinov3.inference.claim import expect_own_results
 from dinov3.inference.config import InspectConfig
 from dinov3.inference.inspection import Inputs, Inspection, find_inputs, open_predictor, open_writer
-from dinov3.inference.outputs import OutputWriter
+from dinov3.inference.outputs import OutputWriter, Sink
 from dinov3.inference.predictor import DefectPredictor
 
 EXIT_STATUS = (
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(InspectConfig, parser, argv)
     if config.watch and config.image:
         parser.error("--watch needs --image_dir, not --image")
+    if config.store is None and (config.store_days or config.store_mb):
+        parser.error("--store_days and --store_mb need --store")
     inputs = find_inputs(config)
     expect_own_results(config.output_dir, not config.no_report)
     predictor = open_predictor(config)
@@ -48,7 +51,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def inspect(config: InspectConfig, inputs: Inputs, predictor: DefectPredictor) -> int:
     """Inspect the files, or what comes into the folder."""
-    writer = open_writer(config, predictor)
+    with open_sink(config, inputs, predictor) as sink:
+        return inspect_into(config, inputs, predictor, sink)
+
+
+def open_sink(config: InspectConfig, inputs: Inputs, predictor: DefectPredictor) -> AbstractContextManager[Sink | None]:
+    """The results database, if there is to be one."""
+    if config.store is None:
+        return nullcontext()
+    from dinov3.defect_station.store.sink import StoreSink  # needs the extra 'station'
+
+    return StoreSink(config, predictor, inputs.root)
+
+
+def inspect_into(config: InspectConfig, inputs: Inputs, predictor: DefectPredictor, sink: Sink | None) -> int:
+    """The same, with the results database open."""
+    writer = open_writer(config, predictor, sink)
     cv2.setNumThreads(1)  # images are finished side by side
     with StopSignals() as signals, writer:
         inspection = Inspection(config, inputs.root, predictor, writer, signals)

@@ -60,4 +60,11 @@ class InspectConfig(PredictorConfig, PartFlags):
     watch: bool = flag(False, "go on with what a camera writes into --image_dir, until Ctrl-C")
     no_visualize: bool = flag(False, "no pictures: faster")
     no_report: bool = flag(False, "no report.html")
+    store: str | None = flag(None, "results database too: an SQLite file, or postgresql://user:password@host/database")
+    store_days: PositiveFloat | None = flag(
+        None, "days that images stay in --store if nobody decides them (default: all)"
+    )
+    store_mb: PositiveFloat | None = flag(
+        None, "megabytes that --store may grow to: the oldest undecided images go then"
+    )
     views_to_reject: PositiveInt = flag(1, "images of a part that must be rejected to reject it", group="parts")

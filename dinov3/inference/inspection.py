@@ -16,7 +16,7 @@ from dinov3.defect_display import on_a_line
 from dinov3.defect_errors import DefectError, StoppedError
 from dinov3.defect_interrupts import StopSignals
 from dinov3.inference.config import InspectConfig, PredictorConfig
-from dinov3.inference.outputs import Finished, OutputWriter
+from dinov3.inference.outputs import Finished, OutputWriter, Sink
 from dinov3.inference.parts import Parts
 from dinov3.inference.pipeline import predict_files
 from dinov3.inference.prediction import Prediction
@@ -91,8 +91,9 @@ def open_predictor(config: PredictorConfig) -> DefectPredictor:
     )
 
 
-def open_writer(config: InspectConfig, predictor: DefectPredictor) -> OutputWriter:
-    """Where the results go: behind those of the run that is gone on with, or in place of an earlier run's.
+def open_writer(config: InspectConfig, predictor: DefectPredictor, sink: Sink | None = None) -> OutputWriter:
+    """Where the results go, and into ``sink``: behind those of the run that is gone on with, or in place of an earlier
+    run's.
 
     Raises:
         DefectError: the folder cannot be written, or holds the results of another run.
@@ -109,6 +110,7 @@ def open_writer(config: InspectConfig, predictor: DefectPredictor) -> OutputWrit
         mm_per_pixel=config.mm_per_pixel,
         resume=resume,
         parts=None if part_of is None else Parts(part_of, config.views_to_reject),
+        sink=sink,
     )
     if not config.no_report:
         writer.observer = ReportWriter(
@@ -175,7 +177,7 @@ class Inspection:
 
     def _results(self, paths: list[Path]) -> Iterator[tuple[Path, Finished]]:
         def write(path: Path, result: Prediction | ImageReadError, display: np.ndarray | None) -> tuple[Path, Finished]:
-            return path, self.writer.write_images(self._name(path), result, display)
+            return path, self.writer.write_images(self._name(path), result, display, path)
 
         return predict_files(
             self.predictor,

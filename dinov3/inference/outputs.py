@@ -7,9 +7,10 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -36,6 +37,7 @@ from dinov3.inference.records import (
     table_row,
 )
 from dinov3.inference.visualize import draw_panels
+from dinov3.models.defect_facts import fingerprint
 
 END = b"\n]\n"
 SECONDS_UNWRITTEN = 0.5  # how long rows may wait in memory
@@ -61,6 +63,14 @@ class Finished:
     record: Record
     display: np.ndarray | None
     mask: np.ndarray | None
+    content_hash: str = ""  # SHA-256 of the file, if a store is to have it
+
+
+class Sink(Protocol):
+    """Keeps images in another place too, such as the results database."""
+
+    def write(self, images: Sequence[Finished]) -> None:
+        """The next images, in order; they are safe when this returns. Those of a run that was killed may come again."""
 
 
 class OutputWriter:
@@ -77,6 +87,7 @@ class OutputWriter:
         resume: keep the whole records of a stopped run and go on behind them; the tables are made again from them.
         observer: is shown every image; closed with the writer.
         parts: what tells the parts of the images, for ``parts.csv``, which is whole every few seconds and at the end.
+        sink: has every image before ``predictions.json`` does, so that a run that goes on misses none there.
 
     Attributes:
         counts: the number of each verdict and of ``error``, those of a resumed run included.
@@ -97,9 +108,11 @@ class OutputWriter:
         resume: bool = False,
         observer: Observer | None = None,
         parts: Parts | None = None,
+        sink: Sink | None = None,
     ):
         self.output_dir, self.classes, self.visualize = output_dir, classes, visualize
         self.mm_per_pixel, self.resume, self.observer, self.parts = mm_per_pixel, resume, observer, parts
+        self.sink = sink
         self._parts_written = 0.0
         self.counts: Counter[str] = Counter()
         self.disagreements = 0
@@ -107,6 +120,7 @@ class OutputWriter:
         self._others: set[str] = set()  # files below masks/ and visualizations/ that are not to be replaced
         self._observing = ThreadPoolExecutor(1, thread_name_prefix="observe")
         self._observed: list[Future[None]] = []
+        self._unwritten: list[Finished] = []
 
     @property
     def needs_display(self) -> bool:
@@ -158,14 +172,25 @@ class OutputWriter:
             self._wait_for_observer(0)
             self.observer.close(finished=kind is None)
 
-    def write_images(self, name: str, result: Prediction | ImageReadError, display: np.ndarray | None) -> Finished:
+    def write_images(
+        self, name: str, result: Prediction | ImageReadError, display: np.ndarray | None, path: Path | None = None
+    ) -> Finished:
         """Write the mask and the picture of one input, in any thread.
 
         Args:
             name: its path relative to the input folder, ``/``-separated.
             result: the prediction, or why there is none.
             display: (h, w, 3) uint8 RGB copy for the picture.
+            path: the input itself, for the sink if there is one.
         """
+        finished = self._write_images(name, result, display)
+        if self.sink is None or path is None:
+            return finished
+        with suppress(OSError):
+            return replace(finished, content_hash=fingerprint(path))
+        return finished
+
+    def _write_images(self, name: str, result: Prediction | ImageReadError, display: np.ndarray | None) -> Finished:
         readable = os.fsencode(name).decode(errors="backslashreplace")
         if readable != name:  # no table or JSON file could hold it
             reason = f"{readable}: a file name that is not valid UTF-8; rename the file"
@@ -198,9 +223,7 @@ class OutputWriter:
     def add(self, image: Finished) -> None:
         """Add the rows of one input."""
         self._add_rows(image.record)
-        line = json.dumps(image.record, ensure_ascii=False).encode()
-        self._json.write((b"\n" if self._first else b",\n") + line)
-        self._first = False
+        self._unwritten.append(replace(image, display=None, mask=None))
         if self.observer is not None:
             self._observe(image)
         if time.monotonic() - self._flushed > SECONDS_UNWRITTEN:
@@ -229,6 +252,13 @@ class OutputWriter:
         """Let others see all rows so far."""
         self._table.flush()
         self._errors.flush()
+        if self.sink is not None and self._unwritten:
+            self.sink.write(self._unwritten)
+        for image in self._unwritten:
+            line = json.dumps(image.record, ensure_ascii=False).encode()
+            self._json.write((b"\n" if self._first else b",\n") + line)
+            self._first = False
+        self._unwritten.clear()
         self._json.write(END)
         self._json.flush()
         self._json.seek(-len(END), 2)  # the next record takes its place

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
@@ -31,8 +32,14 @@ def describe_run(config: InspectConfig) -> dict[str, Any]:
         "--checkpoint": _fingerprint(config.checkpoint),
         "--image" if config.image else "--image_dir": str(source),
         "--rules": _fingerprint(config.rules) if config.rules else None,
+        "--store": None if config.store is None else _without_password(config.store),
         **{f"--{name}": getattr(config, name) for name in DECISIVE},
     }
+
+
+def _without_password(store: str) -> str:
+    """The name of a database that may be written down."""
+    return re.sub("//[^/@]*@", "//", store) if "://" in store else os.path.abspath(store)
 
 
 def start_run(output_dir: Path, run: dict[str, Any]) -> None:

@@ -1,0 +1,77 @@
+"""Which rows of the results database are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from dinov3.defect_station.store.inspected import time_text
+from dinov3.defect_station.store.schema import decisions, inspections
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, Select
+
+Order = Literal["oldest", "newest", "doubt"]
+UNDO = "undo"
+
+
+def select_rows(
+    filters: Mapping[str, Any], order: Order, limit: int | None, embeddings: bool, last: Mapping[str, Any] | None = None
+) -> Select:
+    """Images with the latest decision on each, if any.
+
+    Args:
+        filters: as :meth:`Store.rows` has them.
+        last: the row before the first one wanted.
+    """
+    import sqlalchemy as sa
+
+    table, decided = inspections(), decisions()
+    newer = decided.alias()
+    latest = (
+        sa.select(sa.func.max(newer.c.number)).where(newer.c.inspection_id == table.c.id).correlate(table)
+    ).scalar_subquery()
+    columns = [c for c in table.c if embeddings or c.name != "embedding"]
+    joined = table.outerjoin(decided, sa.and_(decided.c.inspection_id == table.c.id, decided.c.number == latest))
+    query = sa.select(
+        *columns,
+        sa.func.coalesce(decided.c.number, 0).label("decisions"),
+        decided.c.decision,
+        decided.c.person,
+        decided.c.class_name,
+        decided.c.comment,
+        decided.c.time.label("decision_time"),
+    ).select_from(joined)
+    query = query.where(*conditions(filters))
+    if "undecided" in filters and filters["undecided"] is not None:
+        open_ones = sa.or_(decided.c.decision.is_(None), decided.c.decision == UNDO)
+        query = query.where(open_ones if filters["undecided"] else sa.not_(open_ones))
+    if order == "doubt":
+        query = query.where(table.c.doubt.is_not(None)).order_by(table.c.doubt, table.c.id)
+        if last is not None:
+            query = query.where(sa.tuple_(table.c.doubt, table.c.id) > sa.tuple_(last["doubt"], last["id"]))
+    else:
+        newest = order == "newest"
+        query = query.order_by(table.c.id.desc() if newest else table.c.id)
+        if last is not None:
+            query = query.where(table.c.id < last["id"] if newest else table.c.id > last["id"])
+    return query if limit is None else query.limit(limit)
+
+
+def conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+    """Those on the image itself. ValueError for a filter that does not exist."""
+    table = inspections()
+    found: list[ColumnElement[bool]] = []
+    for name, value in filters.items():
+        if value is None or name == "undecided":
+            continue
+        if name in ("since", "until"):
+            text = time_text(value) if isinstance(value, datetime) else value
+            found.append(table.c.time >= text if name == "since" else table.c.time < text)
+        elif name in ("verdict", "model", "part", "name", "content_hash", "id", "disagreement"):
+            column = table.c[name]
+            found.append(column.in_(value) if isinstance(value, (list, tuple, set)) else column == value)
+        else:
+            raise ValueError(f"{name}: no such filter")
+    return found
