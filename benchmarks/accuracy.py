@@ -32,6 +32,8 @@ from accuracy_table import Table, print_tables  # noqa: E402
 
 from dinov3.defect_cli import positive_float, positive_int  # noqa: E402
 from dinov3.defect_errors import DefectError, run_script  # noqa: E402
+from dinov3.defect_size import size_text  # noqa: E402
+from dinov3.defect_size_flag import StoreSize  # noqa: E402
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--without", metavar="TYPE", help="train and validate without this type of defect, e.g. MT_Break")
     add("--backbone", default="efficientnet_lite0")
     add("--weights", default="default", help="default, none, or a local file")
-    add("--image_size", type=int, default=224)
+    add("--image_size", action=StoreSize, default=224, help="one number for a square, or height and width")
     add("--batch_size", type=int, default=16)
     add("--epochs", type=int, default=8, help="of all stages together, the same for every variant")
     add("--num_workers", type=int, default=1)
@@ -105,12 +107,13 @@ def check_peers(names: Sequence[str]) -> None:
 def setting_of(args: argparse.Namespace) -> dict[str, object]:
     """What a run's file says of how it came about, beside variant, fold and seed."""
     weights = Path(args.weights)
-    names = ("backbone", "image_size", "epochs", "masks", "without", "folds", "batch_size", "mixed_precision")
+    names = ("backbone", "epochs", "masks", "without", "folds", "batch_size", "mixed_precision")
     return {
         "data": Path(args.data).name,
         "split": "random" if args.random_split else "grouped",
         "weights": weights.name if weights.is_file() else args.weights,
         **{name: getattr(args, name) for name in names},
+        "image_size": args.image_size if isinstance(args.image_size, int) else list(args.image_size),  # as JSON has it
     }
 
 
@@ -146,7 +149,7 @@ def main() -> int:
     if args.all:
         print_all(args)
         return 0
-    name = f"{args.backbone}_{Path(args.weights).stem}_{args.image_size}px_{args.epochs}epochs"
+    name = f"{args.backbone}_{Path(args.weights).stem}_{size_text(args.image_size, 'x')}px_{args.epochs}epochs"
     name += f"_{args.masks}masks" if args.masks < 100 else ""
     name += f"_without_{args.without}" if args.without else ""
     data = f"{Path(args.data).name}_{'random' if args.random_split else 'grouped'}"

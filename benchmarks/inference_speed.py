@@ -30,6 +30,7 @@ from inference_defect_model import build_parser as script_parser  # noqa: E402
 from dinov3.data.defect_files import list_images  # noqa: E402
 from dinov3.defect_errors import run_script  # noqa: E402
 from dinov3.defect_interrupts import StopSignals  # noqa: E402
+from dinov3.defect_size import size_text  # noqa: E402
 from dinov3.inference.inspection import Inspection  # noqa: E402
 from dinov3.inference.outputs import OutputWriter  # noqa: E402
 from dinov3.inference.predictor import DefectPredictor  # noqa: E402
@@ -185,8 +186,9 @@ def print_table(args: argparse.Namespace, predictor: DefectPredictor, figures: d
     cuda = predictor.engine.device.type == "cuda"
     machine = torch.cuda.get_device_name(predictor.engine.device) if cuda else f"{platform.machine()} CPU"
     print(
-        f"{args.checkpoint or args.backbone}, {predictor.image_size[0]} px, batch {args.batch_size}, {machine}, "
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.num_workers} loading threads, "
+        f"{args.checkpoint or args.backbone}, {size_text(predictor.image_size)} px, "
+        f"batch {args.batch_size}, {machine}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
+        f"{args.num_workers} loading threads, "
         f"{predictor.engine.precision.dtype or torch.float32}{', compiled' if args.compile else ''}"
     )
     for name, found in figures.items():

@@ -76,8 +76,9 @@ def flag(
     """A field of a configuration dataclass that is a flag ``--name`` and a key of the YAML file.
 
     The type decides how a value is read: ``int``, ``float``, ``str``, ``Path``, one of the ranges above such as
-    ``PositiveInt`` (``Annotated`` with a function that reads the text), a ``Literal`` of strings (choices), ``bool``
-    (a switch), a ``tuple[T, ...]`` (one value or more), each perhaps ``| None``.
+    ``PositiveInt`` (``Annotated`` with a function that reads the text, or with an argparse action whose ``value_of``
+    takes what was read), a ``Literal`` of strings (choices), ``bool`` (a switch), a ``tuple[T, ...]`` (one value or
+    more), each perhaps ``| None``.
 
     A switch can be negated (``--no-name``) if its default is not False or the dataclass reads a YAML file (has a field
     ``config``), which may have set it.
@@ -156,6 +157,8 @@ def _options(hint: Any, field: dataclasses.Field, has_yaml: bool) -> dict[str, A
     if hint is bool:
         negatable = has_yaml or field.default is not False
         return {"action": argparse.BooleanOptionalAction if negatable else "store_true"}
+    if typing.get_origin(hint) is Annotated and isinstance(hint.__metadata__[0], type):
+        return {"action": hint.__metadata__[0]}
     options: dict[str, Any] = {}
     if typing.get_origin(hint) is tuple:
         hint, options["nargs"] = typing.get_args(hint)[0], "+"
@@ -263,7 +266,8 @@ def _read_config(path: Path, parser: argparse.ArgumentParser) -> dict[str, objec
 def _convert(action: argparse.Action, value: object) -> object:
     """The value as the flag itself would have read it from the command line."""
     if action.nargs == "+":
-        return [_convert_one(action, one) for one in (value if isinstance(value, list) else [value])]
+        values = [_convert_one(action, one) for one in (value if isinstance(value, list) else [value])]
+        return action.value_of(values) if hasattr(action, "value_of") else values
     if isinstance(action, argparse.BooleanOptionalAction) or action.nargs == 0:
         if not isinstance(value, bool):
             raise ValueError("expected true or false")

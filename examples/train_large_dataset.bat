@@ -23,7 +23,7 @@ if not defined NUM_GPUS set "NUM_GPUS=1"
 
 set LAUNCH=python
 if %NUM_GPUS% GTR 1 set LAUNCH=torchrun --standalone "--nproc_per_node=%NUM_GPUS%"
-set COMMON=--data_root "%DATA_ROOT%" --backbone "%BACKBONE%" --weights "%WEIGHTS%" --image_size "%IMAGE_SIZE%" --tile_size "%TILE_SIZE%" --batch_size "%BATCH_SIZE%" --num_workers "%NUM_WORKERS%" --resume %*
+set COMMON=--data_root "%DATA_ROOT%" --backbone "%BACKBONE%" --weights "%WEIGHTS%" --image_size %IMAGE_SIZE% --tile_size "%TILE_SIZE%" --batch_size "%BATCH_SIZE%" --num_workers "%NUM_WORKERS%" --resume %*
 
 echo Stage 1 of 3: frozen backbone, %STAGE1_EPOCHS% epochs
 %LAUNCH% examples/train_defect_model.py %COMMON% --epochs "%STAGE1_EPOCHS%" --freeze_backbone --lr 1e-3 --save_dir "%SAVE_DIR%/stage1_frozen"

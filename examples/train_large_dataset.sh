@@ -11,8 +11,8 @@ cd "$(dirname "$0")/.."
 DATA_ROOT="${DATA_ROOT:-data/dataset}"      # dataset folder from prepare_defect_data.py
 BACKBONE="${BACKBONE:-dinov3_vitb16}"
 WEIGHTS="${WEIGHTS:-default}"               # default, none, or a local file
-IMAGE_SIZE="${IMAGE_SIZE:-512}"
-TILE_SIZE="${TILE_SIZE:-0}"                 # for large images: side of a tile in original pixels; 0: whole images
+IMAGE_SIZE="${IMAGE_SIZE:-512}"             # pixels a side, or height and width: IMAGE_SIZE="256 1024"
+TILE_SIZE="${TILE_SIZE:-0}"                 # for large images: longer side of a tile in original pixels; 0: whole images
 BATCH_SIZE="${BATCH_SIZE:-16}"              # per GPU
 NUM_WORKERS="${NUM_WORKERS:-4}"
 STAGE1_EPOCHS="${STAGE1_EPOCHS:-30}"
@@ -26,7 +26,7 @@ launch=(python)
 if [ "$NUM_GPUS" -gt 1 ]; then
   launch=(torchrun --standalone "--nproc_per_node=$NUM_GPUS")
 fi
-common=(--data_root "$DATA_ROOT" --backbone "$BACKBONE" --weights "$WEIGHTS" --image_size "$IMAGE_SIZE" --tile_size "$TILE_SIZE" --batch_size "$BATCH_SIZE" --num_workers "$NUM_WORKERS" --resume "$@")
+common=(--data_root "$DATA_ROOT" --backbone "$BACKBONE" --weights "$WEIGHTS" --image_size $IMAGE_SIZE --tile_size "$TILE_SIZE" --batch_size "$BATCH_SIZE" --num_workers "$NUM_WORKERS" --resume "$@")
 
 echo "Stage 1 of 3: frozen backbone, $STAGE1_EPOCHS epochs"
 run "${launch[@]}" examples/train_defect_model.py "${common[@]}" --epochs "$STAGE1_EPOCHS" --freeze_backbone --lr 1e-3 --save_dir "$SAVE_DIR/stage1_frozen"

@@ -19,12 +19,14 @@ from dinov3.defect_cli import (
     with_today_names,
 )
 from dinov3.defect_errors import DefectError
+from dinov3.defect_size_flag import SizeInPixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     config: Path | None = flag(None, "YAML file")
     data: Path = flag(help="a folder")
+    size: SizeInPixels = flag(512, "of images")
     epochs: PositiveInt = flag(3, "passes", group="optimization")
     share: Fraction | None = flag(None, "of something")
     freeze_batch_norm: bool | None = flag(None, "statistics stay", aliases=("rest_norms",))
@@ -53,6 +55,12 @@ def test_flags_take_their_type_range_and_default_from_the_field(capsys: pytest.C
     for argv, message in (
         (("--data", "d", "--epochs", "0"), "argument --epochs: 0: expected a whole number from 1"),
         (("--data", "d", "--share", "2"), "argument --share: 2.0: expected a number from 0 to 1"),
+        (("--data", "d", "--size", "48", "0"), "argument --size: 0: expected a whole number from 1"),
+        (("--data", "d", "--size", "48", "-96"), "argument --size: -96: expected a whole number from 1"),
+        (
+            ("--data", "d", "--size", "1", "2", "3"),
+            "argument --size: 1 2 3: expected one number for a square, or height",
+        ),
         (("--data", "d", "--decoder", "heavy"), "invalid choice: 'heavy'"),
         ((), "the following arguments are required: --data"),
     ):
@@ -65,6 +73,18 @@ def test_flags_take_their_type_range_and_default_from_the_field(capsys: pytest.C
     with pytest.raises(SystemExit, match="2"):
         read(kind=Inspect)
     assert read("--image", "a", "--no_report", kind=Inspect) == Inspect(image=Path("a"), no_report=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "size", "record"), [([], 512, 512), ([64], 64, 64), ([64, 64], 64, 64), ([48, 96], (48, 96), [48, 96])]
+)
+def test_a_size_is_a_square_or_height_and_width(tmp_path: Path, words: list[int], size: object, record: object) -> None:
+    config = read("--data", "d", *(["--size", *words] if words else []))
+    assert (config.size, to_record(config)["size"]) == (size, record)
+    (tmp_path / "c.yaml").write_text(f"data: d\nsize: {words or ''}\n")
+    assert read("--config", tmp_path / "c.yaml").size == size
+    (tmp_path / "c.yaml").write_text(f"data: d\nsize: {record}\n")
+    assert read("--config", tmp_path / "c.yaml").size == size
 
 
 def test_former_names_work_everywhere_and_are_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,12 +107,13 @@ def test_flags_win_over_yaml_and_all_its_mistakes_are_named(tmp_path: Path) -> N
     config = read("--config", path, "--epochs", 2, "--no-freeze_batch_norm")
     assert (config.epochs, config.freeze_batch_norm, config.mixed_precision) == (2, False, "off")
     assert to_record(config)["config"] == str(path)
-    path.write_text("epoch: 3\nepochs: 0\nno-freeze_batch_norm: true\ndecoder: heavy\nshare: [1]\n")
-    with pytest.raises(DefectError, match="5 problems") as caught:
+    path.write_text("size: [1, 2, 3]\nepoch: 3\nepochs: 0\nno-freeze_batch_norm: true\ndecoder: heavy\nshare: [1]\n")
+    with pytest.raises(DefectError, match="6 problems") as caught:
         read("--config", path)
     for part in (
         "epoch: no such flag; known are data",
         "epochs: 0 is not valid",
+        "size: [1, 2, 3] is not valid",
         "no-freeze_batch_norm: no such",
         "light",
     ):

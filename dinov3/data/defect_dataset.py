@@ -20,10 +20,12 @@ from dinov3.data.defect_images import ImageReadError, read_for_size
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_masks import read_mask
 from dinov3.data.defect_transforms import eval_transform, train_transform
+from dinov3.defect_size import ImageSize, height_width
 
 
 class DefectDataset(Dataset):
-    """Images with class and mask, resized to ``image_size`` squared; ``augment`` adds the random transforms.
+    """Images with class and mask, resized to ``image_size``: one number for a square, or height and width. ``augment``
+    adds the random transforms.
 
     ``paste_defects`` is the share of normal images that get a defect of another image (:func:`paste_defect`), and the
     class of that defect by its mask, when drawn with a seed; for training. Where no image is of the mask's class,
@@ -32,7 +34,8 @@ class DefectDataset(Dataset):
     An item is a dict: ``image`` (3, H, W) uint8, ``mask`` (H, W) uint8 class indices, ``label`` (class index),
     ``has_mask`` (a normal image's mask is all zero and counts as one; a defect image without a mask file has none),
     ``index`` (row in the manifest) and ``error``: empty, or why a file could not be read. Such an item is black, of
-    label -1 and without mask, so that it adds nothing to losses and metrics and batches keep their size.
+    label -1 and without mask, so that it adds nothing to losses and metrics and batches keep their size. H and W are
+    those of ``image_size``.
 
     Items are drawn as ``dataset[index]`` or ``dataset[index, seed]``; with a seed, the random transforms depend on
     it alone, whatever worker runs them.
@@ -40,7 +43,7 @@ class DefectDataset(Dataset):
 
     tiling = None  # a model sees the whole image
 
-    def __init__(self, manifest: Manifest, image_size: int, augment: bool = False, paste_defects: float = 0.0):
+    def __init__(self, manifest: Manifest, image_size: ImageSize, augment: bool = False, paste_defects: float = 0.0):
         self.manifest = manifest
         self.image_size = image_size
         self.transform = train_transform(image_size) if augment else eval_transform(image_size)
@@ -72,7 +75,7 @@ class DefectDataset(Dataset):
         columns, root = self.manifest.columns, self.manifest.root
         mask_name = str(columns["mask"][index])
         pixels, full_size = read_for_size(root / columns["image"][index], self.image_size, self.manifest.white_level)
-        mask = read_mask(root / mask_name) if mask_name else np.zeros((self.image_size,) * 2, np.uint8)
+        mask = read_mask(root / mask_name) if mask_name else np.zeros(height_width(self.image_size), np.uint8)
         if mask_name and mask.shape != full_size:
             raise ImageReadError(f"{root / mask_name}: mask and image differ in size; run --check_data")
         return pixels, mask

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin
 
 from dinov3.defect_errors import DefectError
+from dinov3.defect_size import ImageSize, height_width
 
 # From here on, resizing a JPEG image decoded at a fraction of its size differs from resizing all of it by less than the
 # JPEG compression itself did; below, fine lines lose contrast (benchmarks/RESULTS.md).
@@ -118,9 +119,9 @@ def open_image(path: Path) -> Image.Image:
     return _decode(path, None)[0]
 
 
-def _decode(path: Path | ImageBytes, smallest: int | None) -> tuple[Image.Image, tuple[int, int]]:
+def _decode(path: Path | ImageBytes, smallest: tuple[int, int] | None) -> tuple[Image.Image, tuple[int, int]]:
     """The upright image, and its full size (width, height); a JPEG file is decoded at 1/2, 1/4 or 1/8 of that if its
-    sides stay at least ``smallest``."""
+    sides stay at least ``smallest`` (height, width)."""
     with open_file(path) as image:
         size = image.size
         reason = _why_not(image, path, smallest)
@@ -128,7 +129,7 @@ def _decode(path: Path | ImageBytes, smallest: int | None) -> tuple[Image.Image,
             raise ImageReadError(f"{path}: {reason}")
         try:
             if smallest is not None:
-                image.draft(None, (smallest, smallest))
+                image.draft(None, smallest if _lies_on_its_side(image, smallest) else smallest[::-1])
             deep_colour = image.mode.startswith("RGB") and any(";16" in str(tile[3]) for tile in image.tile)
             image.load()
             stored = image.size
@@ -143,13 +144,26 @@ def _decode(path: Path | ImageBytes, smallest: int | None) -> tuple[Image.Image,
     return upright, size if upright.size == stored else size[::-1]
 
 
-def _why_not(image: ImageFile.ImageFile, path: Path | ImageBytes, smallest: int | None) -> str:
+def _lies_on_its_side(image: ImageFile.ImageFile, smallest: tuple[int, int]) -> bool:
+    """Whether an opened file is stored so and that makes a difference to ``smallest``: of JPEG files, which alone are
+    decoded at a fraction of their size; of others, asking may decode them."""
+    if smallest[0] == smallest[1] or image.format not in ("JPEG", "MPO"):
+        return False
+    try:
+        return _orientation(image) >= 5
+    except Exception:  # Pillow's readers of tags raise many types; decoding it tells the reason
+        return False
+
+
+def _why_not(image: ImageFile.ImageFile, path: Path | ImageBytes, smallest: tuple[int, int] | None) -> str:
     """Why an opened file is not to be decoded; empty if it may be."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         return too_large(f"{width} x {height}, ")
-    if smallest is not None and height * smallest > max(MAX_PIXELS, 2 * width * height):
-        return f"{width} x {height} pixels: too narrow to be resized to a square; cut it into pieces or use tiles"
+    upright = width if smallest is not None and _lies_on_its_side(image, smallest) else height
+    if smallest is not None and upright * smallest[1] > max(MAX_PIXELS, 2 * width * height):
+        shape = "a square" if smallest[0] == smallest[1] else "this shape"
+        return f"{width} x {height} pixels: too narrow to be resized to {shape}; cut it into pieces or use tiles"
     if image.info.get("progressive") and _content(path).count(b"\xff\xda") > MOST_SCANS:
         return f"a JPEG file of more than {MOST_SCANS} scans, which takes minutes to decode; save it anew"
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -214,15 +228,19 @@ def read_image(path: Path | str, white_level: int = FULL_RANGE) -> np.ndarray:
 
 
 def read_for_size(
-    path: Path | ImageBytes | str, side: int | None, white_level: int = FULL_RANGE
+    path: Path | ImageBytes | str, size: ImageSize | None, white_level: int = FULL_RANGE
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """As :func:`read_image`, for resizing to ``side`` squared (None: not at all); and the full (height, width).
+    """As :func:`read_image`, for resizing to ``size`` (None: not at all); and the full (height, width).
 
     A large JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, in less time, as long as either side stays at least
-    ``OVERSAMPLING * side``. Training, validation and inference all read so.
+    ``OVERSAMPLING`` times that of ``size``. Training, validation and inference all read so.
     """
     path = Path(path) if isinstance(path, str) else path
-    image, (width, height) = _decode(path, None if side is None else math.ceil(OVERSAMPLING * side))
+    smallest = None
+    if size is not None:
+        height, width = height_width(size)
+        smallest = math.ceil(OVERSAMPLING * height), math.ceil(OVERSAMPLING * width)
+    image, (width, height) = _decode(path, smallest)
     if white_level == FULL_RANGE:
         return np.asarray(to_rgb(image)), (height, width)
     values = deep_values(path, image)
@@ -266,5 +284,9 @@ def smallest_white_level(highest: int) -> int:
 def exif_orientation(path: Path | str) -> int:
     """How a readable image file is stored: 1 upright (or unknown), 2 to 8 as in its EXIF tag; from 5 on on its side."""
     with open_file(Path(path)) as image:
-        value = image.getexif().get(ExifTags.Base.Orientation)
+        return _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    value = image.getexif().get(ExifTags.Base.Orientation)
     return value if value in range(1, 9) else 1

@@ -13,13 +13,14 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from dinov3.data.defect_dataset import as_tensor, to_item
-from dinov3.data.defect_images import ImageReadError, open_file
+from dinov3.data.defect_images import ImageReadError, exif_orientation, open_file
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_masks import IGNORE_INDEX, defect_pixels, read_mask
 from dinov3.data.defect_partial_read import WindowReader
 from dinov3.data.defect_tiles import Tiling, cut_tile, walk_step
 from dinov3.data.defect_transforms import eval_transform, train_transform
 from dinov3.defect_errors import DefectError
+from dinov3.defect_size import ImageSize
 
 CROPS_PER_DECODING = 4  # crops of an image that follow each other, so that it is decoded once for them
 
@@ -86,8 +87,8 @@ class TileSampler(Sampler):
 
 
 class DefectTileDataset(Dataset):
-    """Crops of ``tiling.size`` pixels at full resolution, resized to ``image_size``; ``augment`` adds random
-    transforms. The items are those of ``DefectDataset``, with the crop's own label (:func:`tile_target`).
+    """Crops of the size of a tile at full resolution, resized to ``image_size``; ``augment`` adds random transforms.
+    The items are those of ``DefectDataset``, with the crop's own label (:func:`tile_target`).
 
     Drawn with a :class:`CropKey` they depend on it alone. ``dataset[index]``, for looking at, is the tile around the
     image's largest defect, or its first tile.
@@ -97,7 +98,7 @@ class DefectTileDataset(Dataset):
         self,
         manifest: Manifest,
         tiling: Tiling,
-        image_size: int,
+        image_size: ImageSize,
         *,
         augment: bool = False,
         defect_fraction: float = 0.5,
@@ -133,26 +134,32 @@ class DefectTileDataset(Dataset):
 
     def _fits_a_tile(self, index: int) -> bool:
         try:
-            with open_file(self.manifest.root / self.manifest.columns["image"][index]) as image:
-                return max(image.size) <= self.tiling.size
+            path = self.manifest.root / self.manifest.columns["image"][index]
+            with open_file(path) as image:
+                stored = image.size[::-1]
+            as_stored, turned = (
+                all(n <= side for n, side in zip(shape, self.tiling.shape, strict=True))
+                for shape in (stored, stored[::-1])
+            )
+            return as_stored if as_stored == turned or exif_orientation(path) < 5 else turned
         except ImageReadError:
             return True  # reading it tells the reason
 
     def __getitem__(self, key: int | CropKey) -> dict[str, Any]:
-        size = self.tiling.size
+        height, width = tile = self.tiling.shape
         index, seed = (key.index, key.seed) if isinstance(key, CropKey) else (key, None)
         try:
             if self._open is None or self._open[0] != index:
                 self._open = (index, LargeImage(self.manifest, index))
             image = self._open[1]
             if seed is None:
-                top, left = image.tile_on_defect(size)
+                top, left = image.tile_on_defect(tile)
             elif key.centered and image.is_located:
-                top, left = image.tile_on_defect(size, key.turn, np.random.default_rng(seed))
+                top, left = image.tile_on_defect(tile, key.turn, np.random.default_rng(seed))
             else:
-                top, left = walk_step(image.shape, size, (key.walk_seed, index), key.turn)
-            pixels = cut_tile(image.pixels[top : top + size, left : left + size], 0, 0, size)
-            mask, label = tile_target(image.mask, image.label, image.is_located, top, left, size)
+                top, left = walk_step(image.shape, tile, (key.walk_seed, index), key.turn)
+            pixels = cut_tile(image.pixels[top : top + height, left : left + width], 0, 0, tile)
+            mask, label = tile_target(image.mask, image.label, image.is_located, top, left, tile)
             has_mask, error = image.has_mask, ""
         except ImageReadError as problem:
             pixels, mask = np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8)
@@ -212,8 +219,10 @@ class LargeImage:
         """Whether it is known where the defect is."""
         return len(self.boxes) > 0
 
-    def tile_on_defect(self, size: int, turn: int = 0, rng: np.random.Generator | None = None) -> tuple[int, int]:
-        """Top left corner of a tile on defect area number ``turn`` (they take turns).
+    def tile_on_defect(
+        self, tile: tuple[int, int], turn: int = 0, rng: np.random.Generator | None = None
+    ) -> tuple[int, int]:
+        """Top left corner of a tile (height, width) on defect area number ``turn`` (they take turns).
 
         With ``rng`` a defect pixel drawn at random lies in the middle half of the tile, unless the image's border
         forbids it; without, the first one lies in the middle. Without any defect it is the first tile.
@@ -223,10 +232,11 @@ class LargeImage:
         x, y, width, height = self.boxes[turn % len(self.boxes)]
         inside = self.mask[y : y + height, x : x + width]
         pixels = np.argwhere(defect_pixels(inside))
-        middle = pixels[rng.integers(len(pixels)) if rng else 0] + (y, x) - size // 2
+        sides = np.array(tile)
+        corner = pixels[rng.integers(len(pixels)) if rng else 0] + (y, x) - sides // 2
         if rng is not None:
-            middle += rng.integers(-(size // 4), size // 4 + 1, 2)
-        top, left = (min(max(int(c), 0), max(n - size, 0)) for c, n in zip(middle, self.shape, strict=True))
+            corner += rng.integers(-(sides // 4), sides // 4 + 1)
+        top, left = np.clip(corner, 0, np.maximum(self.shape - sides, 0)).tolist()
         return top, left
 
 
@@ -244,25 +254,28 @@ def defect_boxes(mask: np.ndarray) -> np.ndarray:
 class TileTarget(NamedTuple):
     """What is true of a tile."""
 
-    mask: np.ndarray  # (size, size) class indices
+    mask: np.ndarray  # (h, w) class indices
     label: int  # class index, -1 unknown
 
 
-def tile_target(mask: np.ndarray, label: int, is_located: bool, top: int, left: int, size: int) -> TileTarget:
-    """Mask (size, size) and class index of a tile, from its image's mask (H, W) and class index.
+def tile_target(
+    mask: np.ndarray, label: int, is_located: bool, top: int, left: int, tile: tuple[int, int]
+) -> TileTarget:
+    """Mask and class index of a ``tile`` (height, width), from its image's mask (H, W) and class index.
 
     Of a defect image whose defects are marked, a tile without a marked pixel is normal, and one with them has the
     image's class. Unknown, -1, is the verdict of a tile that
 
-    - shows defect pixels only within 1/64 of its size from a side at which the image goes on: a sliver, of which
-      nobody could say what it is;
+    - shows defect pixels only within 1/64 of its height or width from a side at which the image goes on: a sliver, of
+      which nobody could say what it is;
     - shows ignored pixels alone, which may be a defect or not;
     - belongs to a defect image of which nobody marked the defects, unless the tile holds all of it.
 
     Outside the image the mask is ignored.
     """
-    window = mask[top : top + size, left : left + size]
-    target = cut_tile(window, 0, 0, size, outside=IGNORE_INDEX)
+    (h, w), (height, width) = tile, mask.shape
+    window = mask[top : top + h, left : left + w]
+    target = cut_tile(window, 0, 0, tile, outside=IGNORE_INDEX)
     if label <= 0 or window.shape == mask.shape:
         return TileTarget(target, label)
     if not is_located:
@@ -270,7 +283,6 @@ def tile_target(mask: np.ndarray, label: int, is_located: bool, top: int, left: 
     defect = defect_pixels(window)
     if not defect.any():
         return TileTarget(target, -1 if window.any() else 0)
-    rim, (height, width) = size // 64, mask.shape
-    rows = slice(rim if top > 0 else 0, size - rim if top + size < height else None)
-    columns = slice(rim if left > 0 else 0, size - rim if left + size < width else None)
+    rows = slice(h // 64 if top > 0 else 0, h - h // 64 if top + h < height else None)
+    columns = slice(w // 64 if left > 0 else 0, w - w // 64 if left + w < width else None)
     return TileTarget(target, label if defect[rows, columns].any() else -1)

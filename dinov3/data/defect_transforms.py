@@ -15,6 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from dinov3.data.defect_masks import IGNORE_INDEX
+from dinov3.defect_size import ImageSize, height_width
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601: how bright red, green and blue look
 # 256 equally likely values of the normal distribution, scaled to unit deviation.
@@ -97,14 +98,15 @@ def add_noise(image: Tensor, sigma: float) -> tv_tensors.Image:
 
 
 class Resize(nn.Module):
-    """To ``size`` squared: antialiased for the image, nearest neighbour for the mask, pixel centers kept aligned.
+    """To exactly ``size``, whatever the shape: antialiased for the image, nearest neighbour for the mask, pixel centers
+    kept aligned.
 
     Image and mask may come in different sizes, as an image may be decoded at a fraction of its size.
     """
 
-    def __init__(self, size: int):
+    def __init__(self, size: ImageSize):
         super().__init__()
-        self.size = [size, size]
+        self.size = list(height_width(size))
 
     def forward(self, image: Tensor, mask: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         resized = v2.functional.resize(image, self.size, antialias=True)
@@ -184,25 +186,27 @@ class RandomNoise(nn.Module):
         return add_noise(image, _within(0, self.limit)), mask
 
 
-def eval_transform(image_size: int) -> nn.Module:
-    """Resize to ``image_size`` squared."""
+def eval_transform(image_size: ImageSize) -> nn.Module:
+    """Resize to ``image_size``."""
     return Resize(image_size)
 
 
-def train_transform(image_size: int) -> v2.Transform:
+def train_transform(image_size: ImageSize) -> v2.Transform:
     """Resize, then geometry and appearance at random.
 
-    Flips; now and then a right-angle turn, or shift, scale and rotation (what comes in from outside the frame is
-    ignored in the mask), but mostly the orientation is kept: parts on a line come in one, and where grinding marks
-    run and where an edge is says much about what is normal. Strong gamma, contrast and brightness, as exposure is what
-    differs most between parts and shifts; mild colour; blur or noise.
+    Flips; now and then a right-angle turn (of squares alone: a rectangle would need another shape), or shift, scale and
+    rotation (what comes in from outside the frame is ignored in the mask), but mostly the orientation is kept: parts on
+    a line come in one, and where grinding marks run and where an edge is says much about what is normal. Strong gamma,
+    contrast and brightness, as exposure is what differs most between parts and shifts; mild colour; blur or noise.
     """
+    height, width = height_width(image_size)
+    turns = [v2.RandomApply([v2.RandomRotation((90, 90))], p=0.1)] if height == width else []
     return v2.Compose(
         [
             eval_transform(image_size),
             v2.RandomHorizontalFlip(),
             v2.RandomVerticalFlip(),
-            v2.RandomApply([v2.RandomRotation((90, 90))], p=0.1),
+            *turns,
             v2.RandomApply([RandomAffine(10, 0.08, (0.8, 1.25))], p=0.3),
             v2.RandomApply([RandomGamma(2.0)], p=0.7),
             v2.RandomApply([RandomColor(brightness=0.3, contrast=0.4, saturation=0.2, hue=0.02)], p=0.7),

@@ -15,6 +15,7 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
+from dinov3.data.defect_tiles import Tiling
 from dinov3.defect_cli import (
     Fraction,
     NonNegativeInt,
@@ -87,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = {"batch_size": config.batch_size, "num_workers": config.num_workers}
     score(engine, rows, results, description=config.split, **options)
     metrics, findings = measure(results, thresholds, rows.parts), Findings(results, rows, thresholds)
-    tiles = f" by tiles of {engine.facts.tile_size} px" if engine.facts.tile_size else ""
+    tiling = Tiling.of(engine.facts.to_table())
+    tiles = f" by tiles of {tiling} px" if tiling else ""
     calibration = engine.facts.calibration if config.threshold is None else None  # it speaks of its own limits
     review = "" if thresholds.review is None else f"{limit_text(thresholds.review)} (review), "
     limits = f"thresholds {review}{limit_text(thresholds.classification)} and {limit_text(thresholds.mask)} (mask)"
@@ -107,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "defect_images": int((rows.labels > 0).sum()),
             "parts": len(set(rows.parts.tolist())),
             "skipped": int(((results.labels < 0) & ~results.images["has_mask"]).sum()),
-            **({"tile_size": engine.facts.tile_size} if engine.facts.tile_size else {}),
+            **({"tile_size": engine.facts.tile_size} if tiling else {}),
             "date": date.today().isoformat(),
         }
         limits_in_use = {"threshold": thresholds.classification, "mask_threshold": thresholds.mask}

@@ -47,13 +47,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (config_type, _) in COMMANDS.items():
         add_flags(commands.add_parser(name, help=config_type.__doc__), config_type)
-    args = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(size_last(words))
     config_type, run = COMMANDS[args.command]
     config = from_namespace(config_type, args)
     if isinstance(config, CheckConfig) and config.fix != (config.output_dir is not None):
         parser.error("check: --fix and --output_dir belong together: the repaired copy needs a folder of its own")
-    line = shlex.join(["prepare_defect_data.py", *(sys.argv[1:] if argv is None else argv)])
-    return run(config, line)
+    return run(config, shlex.join(["prepare_defect_data.py", *words]))
+
+
+def size_last(words: list[str]) -> list[str]:
+    """A command's words with ``--image_size`` and its numbers at the end: else, of ``--image_size 320 DATASET``,
+    argparse takes DATASET for a second number."""
+    start = words.index("--image_size") if "--image_size" in words else len(words)
+    end = start + 1
+    while end < len(words) and words[end].isdecimal():
+        end += 1
+    return [*words[:start], *words[end:], *words[start:end]]
 
 
 def import_source(config: ImportConfig, command: str) -> int:

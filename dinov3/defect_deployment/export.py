@@ -86,7 +86,7 @@ class Export:
         """The float32 file, past its gate."""
         size, source = self.facts.image_size, self.config.checkpoint
         model = restore_model(self.content, source, self.config.dinov3_repo)
-        fuse_batch_norms(model, size[0])
+        fuse_batch_norms(model, size)
         network = SelfContained(model, self.facts.mean, self.facts.std, self.facts.novelty).eval()
         _write(export_graph(network, size, str(source)), self.facts, path)
         del model, network

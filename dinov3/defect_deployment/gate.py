@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -183,16 +184,17 @@ def read_crops(path: Path, facts: ModelFacts) -> list[np.ndarray]:
     Raises:
         ImageReadError: the file cannot be read.
     """
-    if not facts.tile_size:
-        return [read_for_size(path, max(facts.image_size), facts.white_level)[0]]
-    image, tiling = read_for_size(path, None, facts.white_level)[0], Tiling(facts.tile_size, facts.tile_overlap)
-    corners = [(top, left) for top in tiling.starts(image.shape[0]) for left in tiling.starts(image.shape[1])]
-    return [np.ascontiguousarray(cut_tile(image, top, left, tiling.size)) for top, left in corners]
+    tiling = Tiling.of(facts.to_table())
+    if tiling is None:
+        return [read_for_size(path, facts.image_size, facts.white_level)[0]]
+    image = read_for_size(path, None, facts.white_level)[0]
+    corners = product(*(row.starts() for row in tiling.grid(image.shape[:2])))
+    return [np.ascontiguousarray(cut_tile(image, top, left, tiling.shape)) for top, left in corners]
 
 
 def training_pixels(image: np.ndarray, facts: ModelFacts) -> np.ndarray:
     """(H, W, 3) uint8, resized as in training."""
-    return np.ascontiguousarray(eval_transform(facts.image_size[0])(as_tensor(image).permute(2, 0, 1)).permute(1, 2, 0))
+    return np.ascontiguousarray(eval_transform(facts.image_size)(as_tensor(image).permute(2, 0, 1)).permute(1, 2, 0))
 
 
 def inspection_pixels(image: np.ndarray, facts: ModelFacts) -> np.ndarray:

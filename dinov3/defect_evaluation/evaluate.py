@@ -24,6 +24,7 @@ from dinov3.data.defect_transforms import Normalization, eval_transform
 from dinov3.defect_display import on_a_line
 from dinov3.defect_distributed import max_over_ranks, sum_over_ranks
 from dinov3.defect_evaluation.metrics import DefectMetrics, probabilities
+from dinov3.defect_size import ImageSize, height_width
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
 from dinov3.models.defect_device import Precision
 from dinov3.models.defect_engines.base import Done, EngineOutput, Started
@@ -34,9 +35,9 @@ LOSSES = ("total_loss", "cls_loss", "seg_loss")
 
 @dataclass(frozen=True)
 class View:
-    """How a model sees images: ``image_size`` pixels a side and normalised; with a ``tiling``, tile by tile."""
+    """How a model sees images: resized to ``image_size`` and normalised; with a ``tiling``, tile by tile."""
 
-    image_size: int
+    image_size: ImageSize
     normalization: Normalization
     tiling: Tiling | None = None
 
@@ -186,7 +187,7 @@ class TiledPass:
         }
         if item["error"]:
             return Seen(torch.full((1, 1), torch.nan), torch.zeros(facts["masks"].shape), **facts)
-        size = (self.view.image_size,) * 2
+        size = height_width(self.view.image_size)
         look = partial(self.look, item, bool(defect_pixels(item["mask"]).any()))
         output = slide_window(look, item["image"].numpy(), self.view.tiling, size, batch_size=self.batch_size)
         return Seen(torch.from_numpy(output.class_prob)[None], torch.from_numpy(output.mask_prob)[None], **facts)
@@ -194,7 +195,7 @@ class TiledPass:
     def look(
         self, item: dict[str, Any], is_located: bool, tiles: np.ndarray, corners: list[tuple[int, int]]
     ) -> Started:
-        """The model's answers for tiles (B, S, S, 3) uint8 of an image; their losses are added."""
+        """The model's answers for tiles (B, h, w, 3) uint8 of an image; their losses are added."""
         images = torch.from_numpy(tiles).to(self.precision.device).permute(0, 3, 1, 2)
         with self.precision.autocast():
             outputs = self.model(self.view.normalization(images), return_attention=True)
@@ -212,7 +213,7 @@ class TiledPass:
     ) -> None:
         """Add the losses of the tiles at these corners of an image."""
         mask, label, has_mask = item["mask"].numpy(), item["label"], item["has_mask"]
-        targets = [tile_target(mask, label, is_located, *corner, self.view.tiling.size) for corner in corners]
+        targets = [tile_target(mask, label, is_located, *corner, self.view.tiling.shape) for corner in corners]
         masks = torch.stack([self.resize(tv_tensors.Mask(target.mask)) for target in targets])
         labels = torch.tensor([target.label for target in targets], device=self.precision.device)
         known = torch.full_like(labels, has_mask, dtype=torch.bool)

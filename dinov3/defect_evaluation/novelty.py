@@ -16,6 +16,7 @@ from dinov3.data.defect_tiles import Tiling
 from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError
 from dinov3.defect_evaluation.evaluate import report_unreadable
+from dinov3.defect_size import ImageSize
 from dinov3.models.defect_checkpoint import restore_model
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
 from dinov3.models.defect_device import Precision
@@ -27,7 +28,7 @@ FEWEST = 5  # parts whose spread says what is usual
 def fit_novelty(
     model: AttentionGuidedDefectClassifier,
     manifest: Manifest,
-    image_size: int,
+    image_size: ImageSize,
     *,
     precision: Precision,
     normalization: Normalization,

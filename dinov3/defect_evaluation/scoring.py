@@ -99,8 +99,7 @@ class _RowReader:
         columns, root, size = self.rows.columns, self.rows.root, self.size
         label, name = int(self.labels[index]), str(columns["mask"][index])
         try:
-            side = None if size is None else max(size)
-            pixels, full_size = read_for_size(root / columns["image"][index], side, self.rows.white_level)
+            pixels, full_size = read_for_size(root / columns["image"][index], size, self.rows.white_level)
             mask = read_mask(root / name) if name else None
             if mask is not None and mask.shape != full_size:
                 raise ImageReadError(f"{root / name}: mask and image differ in size; run --check_data")

@@ -38,7 +38,9 @@ class PredictorConfig:
         "classifier",
         "what becomes of an image that the classifier accepts while its mask shows a defect (default: accepted)",
     )
-    tile_size: NonNegativeInt | None = flag(None, "tiles of so many pixels, 0: none (default: as trained)")
+    tile_size: NonNegativeInt | None = flag(
+        None, "tiles whose longer side has so many pixels, 0: none (default: as trained)"
+    )
     tile_overlap: Fraction | None = flag(None, "share of a tile's side that neighbours share (default: as trained)")
     batch_size: PositiveInt = flag(16, "images, or tiles of an image, at a time")
     num_workers: NonNegativeInt = flag(2, "threads that read images")

@@ -160,7 +160,7 @@ class FileReader:
 
     def __call__(self, path: Source) -> InputFile:
         try:
-            pixels, size = read_for_size(path, None if self.size is None else max(self.size), self.white_level)
+            pixels, size = read_for_size(path, self.size, self.white_level)
             display = shrink(pixels) if self.display else None
             image = pixels if self.size is None else resize_image(pixels, self.size)
         except ImageReadError as error:

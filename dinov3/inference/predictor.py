@@ -90,7 +90,7 @@ class DefectPredictor:
         self.calibration: dict[str, Any] | None = facts.calibration if as_calibrated else None
         self.mm_per_pixel, self.min_region_area = mm_per_pixel, min_region_area
         self.on_disagreement: OnDisagreement = on_disagreement
-        self.decode_size = max(self.image_size) if self.tiling is None else None  # tiles come from all of the image
+        self.decode_size = self.image_size if self.tiling is None else None  # tiles come from all of the image
 
     @classmethod
     def from_checkpoint(

@@ -19,11 +19,11 @@ class OpenedImage(NamedTuple):
     size: tuple[int, int]  # full height and width
 
 
-def load_input(image: Any, decode_size: int | None, white_level: int) -> OpenedImage:
+def load_input(image: Any, decode_size: tuple[int, int] | None, white_level: int) -> OpenedImage:
     """Any image that the predictor accepts; files as :func:`~dinov3.data.defect_images.read_for_size` reads them.
 
     Args:
-        decode_size: pixels a side that the image will be resized to; None: not at all.
+        decode_size: height and width that the image will be resized to; None: not at all.
         white_level: of the training images, which 16-bit images are scaled by.
 
     Raises:

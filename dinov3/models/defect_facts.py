@@ -11,6 +11,7 @@ from typing import Any
 
 from dinov3 import __version__
 from dinov3.defect_errors import DefectError
+from dinov3.defect_size import height_width
 from dinov3.models.defect_field_checks import (
     FACTS,
     FLAG,
@@ -22,7 +23,7 @@ from dinov3.models.defect_field_checks import (
     check_table,
     check_thresholds,
     expect,
-    is_int,
+    is_pair,
 )
 
 METADATA_KEY = "dinov3_defect_model"  # of an exported file's metadata; its value is the text of ``to_json``
@@ -31,10 +32,9 @@ FORMAT_VERSION = 1
 RESIZES = ("antialiased_bilinear_uint8",)  # dinov3.data.defect_resize
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
-_is_side = is_int(1, LARGEST_IMAGE)
 _REQUIRED: dict[str, Check] = FACTS | {
     "image_size": (
-        lambda value: isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_side, value)),
+        is_pair,
         f"height and width, whole numbers of pixels from 1 to {LARGEST_IMAGE}",
     ),
     "resize": (lambda value: value in RESIZES, f"one of {', '.join(RESIZES)}"),
@@ -63,7 +63,8 @@ class ModelFacts:
         calibration: what calibration measured and promised, in the words of its record; None: never calibrated.
         resize: the way images are resized, one of ``RESIZES``.
         white_level: value of white in the 16-bit images it was trained on.
-        tile_size, tile_overlap: the tiles it was trained on, in pixels of the original and as a share; size 0: none.
+        tile_size, tile_overlap: the longer side of the tiles it was trained on, in pixels of the original, and what
+            neighbours share of a side; size 0: none.
         flips: answers are the mean over an image's mirror images (inside the network).
         novelty: the network tells how unlike good parts each place is, and that counts in its class probabilities.
         rules: limits that images must keep to, the content of a rules file; None: none.
@@ -103,12 +104,11 @@ class ModelFacts:
     @classmethod
     def of_checkpoint(cls, content: Mapping[str, Any], fingerprint: str = "") -> ModelFacts:
         """Those of a checkpoint's content, as ``load_checkpoint`` returns it."""
-        size = content["image_size"]
         known = {name: content.get(name) for name in ("calibration", "white_level", "tile_size", "tile_overlap")}
         return cls(
             classes=tuple(content["classes"]),
             mask_classes=tuple(content["mask_classes"]),
-            image_size=(size, size) if isinstance(size, int) else tuple(size),
+            image_size=height_width(content["image_size"]),
             mean=tuple(content["normalization"]["mean"]),
             std=tuple(content["normalization"]["std"]),
             thresholds=_without_none(content["thresholds"]),

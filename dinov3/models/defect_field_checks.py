@@ -67,6 +67,14 @@ def _is_promises(value: Any) -> bool:
     )
 
 
+is_side = is_int(1, LARGEST_IMAGE)  # of an image that a network takes
+
+
+def is_pair(value: Any) -> bool:
+    """Whether a value is such a height and width."""
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_side, value))
+
+
 TEXT: Check = (lambda value: isinstance(value, str) and bool(value), "a text")
 FLAG: Check = (is_a(bool), "true or false")
 TABLE: Check = (is_a(dict), "a table")
@@ -76,7 +84,10 @@ FACTS: dict[str, Check] = {
     "backbone": TEXT,
     "classes": (_is_names(2, math.inf), "a list of two or more different names"),
     "mask_classes": (_is_names(1, MOST_CLASSES), f"a list of 1 to {MOST_CLASSES} different names"),
-    "image_size": (is_int(1, LARGEST_IMAGE), f"a whole number of pixels from 1 to {LARGEST_IMAGE}"),
+    "image_size": (
+        lambda value: is_side(value) or is_pair(value),
+        f"a whole number of pixels from 1 to {LARGEST_IMAGE}, or two: height and width",
+    ),
     "normalization": TABLE,
     "normalization.mean": (_is_triple(-1e6, 1e6), "three numbers"),
     "normalization.std": (_is_triple(1e-6, 1e6), "three numbers above 0"),

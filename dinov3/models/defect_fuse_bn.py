@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from dinov3.defect_size import ImageSize, height_width
+
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def fuse_batch_norms(model: nn.Module, image_size: int) -> int:
+def fuse_batch_norms(model: nn.Module, image_size: ImageSize) -> int:
     """Fuse, in place, every BatchNorm whose input comes straight from a convolution; which ones do is found by running
     ``model`` on one image of ``image_size``. Where that changes what comes out (a convolution's output is used
     elsewhere, too), everything stays as it was.
@@ -23,7 +25,7 @@ def fuse_batch_norms(model: nn.Module, image_size: int) -> int:
         How many were fused.
     """
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(1, 3, image_size, image_size, generator=generator)
+    image = torch.randn(1, 3, *height_width(image_size), generator=generator)
     pairs, before = _find_pairs(model, image)
     undo = [(conv, conv.weight, conv.bias) for conv, _ in pairs]
     norms = {norm: name for name, norm in model.named_modules()}

@@ -43,14 +43,14 @@ def slide_window(
         batch_size: tiles at a time.
     """
     height, width = image.shape[:2]
-    tops, lefts = tiling.starts(height), tiling.starts(width)
-    canvas = _Canvas((height, width), tiling, tops, lefts)
+    canvas = _Canvas((height, width), tiling)
+    tops, lefts = canvas.tops, canvas.lefts
     places = list(product(range(len(tops)), range(len(lefts))))
     under_way: tuple[list[tuple[int, int]], Started] | None = None
     for first in range(0, len(places), batch_size):
         batch = places[first : first + batch_size]
         corners = [(tops[row], lefts[column]) for row, column in batch]
-        tiles = np.stack([resize_image(cut_tile(image, *corner, tiling.size), image_size) for corner in corners])
+        tiles = np.stack([resize_image(cut_tile(image, *corner, tiling.shape), image_size) for corner in corners])
         started = look(tiles, corners)
         if under_way is not None:
             canvas.add(under_way[0], under_way[1].wait()[0])
@@ -62,14 +62,15 @@ def slide_window(
 class _Canvas:
     """Collects tiles, row after row from the top; holds all mask channels of one row of tiles alone."""
 
-    def __init__(self, shape: tuple[int, int], tiling: Tiling, tops: list[int], lefts: list[int]):
+    def __init__(self, shape: tuple[int, int], tiling: Tiling):
         self.height, self.width = shape
-        self.size, self.tops, self.lefts = tiling.size, tops, lefts
-        self.row_weights, self.column_weights = tiling.weights(self.height), tiling.weights(self.width)
+        self.tile, (down, across) = tiling.shape, tiling.grid(shape)
+        self.tops, self.lefts = down.starts(), across.starts()
+        self.row_weights, self.column_weights = down.weights(), across.weights()
         self.mask_prob = np.empty(shape, np.float32)
         self.mask_channel = np.empty(shape, np.uint8)
         self.row = 0
-        self.band: np.ndarray | None = None  # (S, size, W) sums from the top of the row of tiles on
+        self.band: np.ndarray | None = None  # (S, h, W) sums from the top of the row of tiles on
         self.class_prob: np.ndarray | None = None
         self.attention: np.ndarray | None = None
 
@@ -84,7 +85,7 @@ class _Canvas:
     def _add_mask(self, row: int, column: int, mask_prob: np.ndarray) -> None:
         """Add (S, h, w) probabilities times their weights."""
         if self.band is None:
-            self.band = np.zeros((len(mask_prob), self.size, max(self.width, self.size)), np.float32)
+            self.band = np.zeros((len(mask_prob), self.tile[0], max(self.width, self.tile[1])), np.float32)
         if row != self.row:
             done = self.tops[row] - self.tops[self.row]  # rows of pixels that no later tile reaches
             self._write(done)
@@ -93,8 +94,8 @@ class _Canvas:
         weights = self.row_weights[row][:, None] * self.column_weights[column]
         left = self.lefts[column]
         for sums, prob in zip(self.band, mask_prob, strict=True):
-            large = cv2.resize(prob, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
-            sums[:, left : left + self.size] += large * weights
+            large = cv2.resize(prob, self.tile[::-1], interpolation=cv2.INTER_LINEAR)
+            sums[:, left : left + self.tile[1]] += large * weights
 
     def _write(self, rows: int) -> None:
         top = self.tops[self.row]
@@ -109,18 +110,18 @@ class _Canvas:
         """Add (h, w) weights; where tiles overlap, the larger counts."""
         cells = attention.shape  # per tile; the canvas has cells of the same size
         corner = self.tops[row], self.lefts[column]
-        y, x = (round(c / self.size * n) for c, n in zip(corner, cells, strict=True))
+        y, x = (round(c / side * n) for c, side, n in zip(corner, self.tile, cells, strict=True))
         if self.attention is None:
-            last = zip((self.tops[-1], self.lefts[-1]), cells, strict=True)
-            self.attention = np.zeros([round(c / self.size * n) + n for c, n in last], np.float32)
+            last = zip((self.tops[-1], self.lefts[-1]), self.tile, cells, strict=True)
+            self.attention = np.zeros([round(c / side * n) + n for c, side, n in last], np.float32)
         view = self.attention[y : y + cells[0], x : x + cells[1]]
         np.maximum(view, attention, out=view)
 
     def finish(self) -> LargeImageOutput:
         """Everything, once all tiles are in."""
-        self._write(self.size)
+        self._write(self.tile[0])
         # An image smaller than a tile was mirrored at its border: that part goes.
-        shares = (min(side / self.size, 1.0) for side in (self.height, self.width))
+        shares = (min(n / side, 1.0) for n, side in zip((self.height, self.width), self.tile, strict=True))
         rows, columns = (max(round(n * share), 1) for n, share in zip(self.attention.shape, shares, strict=True))
         attention = self.attention[:rows, :columns]
         return LargeImageOutput(self.class_prob, self.mask_prob, self.mask_channel, attention / attention.sum())

@@ -20,6 +20,7 @@ from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_distributed import Agreement, World, max_over_ranks
 from dinov3.defect_errors import StoppedError
 from dinov3.defect_interrupts import StopSignals
+from dinov3.defect_size import shortest
 from dinov3.models.defect_checkpoint import save_checkpoint
 from dinov3.train.defect_config import TrainConfig
 from dinov3.train.defect_resume import fingerprint
@@ -60,7 +61,7 @@ def describe_run(config: TrainConfig, manifest: Manifest, normalization: Normali
         "mask_classes": manifest.mask_classes,
         "manifest": fingerprint(manifest),
         "white_level": manifest.white_level,
-        "image_size": config.image_size,
+        "image_size": shortest(config.image_size),
         "tile_size": config.tile_size,
         "tile_overlap": config.tile_overlap,
         "normalization": {"mean": list(normalization.mean), "std": list(normalization.std)},

@@ -20,6 +20,7 @@ from dinov3.defect_cli import (
     to_record,
 )
 from dinov3.defect_errors import DefectError
+from dinov3.defect_size_flag import SizeInPixels
 from dinov3.models.defect_classifier import GuidanceName
 from dinov3.models.defect_decoder import DecoderName
 from dinov3.models.defect_device import PrecisionName
@@ -56,7 +57,9 @@ class TrainConfig:
     freeze_backbone: bool = flag(False, "train the heads alone")
     init_from: Path | None = flag(None, "checkpoint whose weights to start from (the stage before)")
 
-    image_size: PositiveInt = flag(512, "pixels a side the network sees", group="data")
+    image_size: SizeInPixels = flag(
+        512, "pixels a side the network sees, or their height and width (images are resized to it)", group="data"
+    )
     batch_size: PositiveInt = flag(16, "images per step and process")
     num_workers: NonNegativeInt = flag(4, "processes that load images")
     paste_defects: Fraction = flag(
@@ -65,7 +68,8 @@ class TrainConfig:
 
     tile_size: NonNegativeInt = flag(
         0,
-        "side in pixels of the original image; a tile is resized to --image_size; 0: whole images",
+        "longer side in pixels of the original image; a tile has the shape of --image_size, to which it is resized; "
+        "0: whole images",
         group="tiles, for large images",
     )
     tile_overlap: Fraction = flag(0.25, "share of a tile's side that neighbours share, up to 0.75")

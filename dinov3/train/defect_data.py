@@ -17,6 +17,7 @@ from dinov3.defect_display import on_a_line
 from dinov3.defect_distributed import World
 from dinov3.defect_errors import DefectError
 from dinov3.defect_evaluation.evaluate import View, evaluation_loader
+from dinov3.defect_size import size_text
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier, MultiTaskLoss
 from dinov3.train.defect_config import TrainConfig
 
@@ -61,7 +62,7 @@ def build_datasets(
     if not config.tile_size:
         train_set = DefectDataset(train_rows, config.image_size, augment=True, paste_defects=config.paste_defects)
         return train_set, DefectDataset(val_rows, config.image_size)
-    tiling = Tiling(config.tile_size, config.tile_overlap)
+    tiling = Tiling.for_size(config.image_size, config.tile_size, config.tile_overlap)
     crops = {"defect_fraction": config.tile_defect_fraction, "tiles_per_image": config.tiles_per_image}
     train_set = DefectTileDataset(train_rows, tiling, config.image_size, augment=True, **crops)
     return train_set, DefectTileDataset(val_rows, tiling, config.image_size)
@@ -147,7 +148,8 @@ def print_summary(
     """What is about to be trained, on what."""
     total = sum(p.numel() for p in model.parameters()) / 1e6
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
-    print(f"{config.backbone} on {device}: {total:.1f} M parameters, {trained:.1f} M trained, {config.image_size} px")
+    size = f"{size_text(config.image_size)} px"
+    print(f"{config.backbone} on {device}: {total:.1f} M parameters, {trained:.1f} M trained, {size}")
     if config.auto_batch or config.accumulate > 1:
         print(f"  batches of {config.batch_size}, {config.accumulate} per update")
     for split, counts in data.manifest.counts().items():
@@ -156,7 +158,8 @@ def print_summary(
     for line in data.manifest.weak_labels():
         print(f"  {line}")
     if isinstance(data.train_set, DefectTileDataset):
-        print(f"  tiles of {config.tile_size} px, {config.tile_defect_fraction:.0%} of the crops centered on defects")
+        centered = f"{config.tile_defect_fraction:.0%} of the crops centered on defects"
+        print(f"  tiles of {data.train_set.tiling} px, {centered}")
         skipped = len(data.train_set) - len(data.train_set.usable_rows())
         if skipped:
             print(f"  {skipped} training images are larger than a tile and have no mask: skipped")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from torch import nn
 
 from dinov3.data.defect_transforms import Normalization
 from dinov3.defect_errors import DefectError
+from dinov3.defect_size import ImageSize, height_width, size_text
 from dinov3.models.defect_device import Precision
 from dinov3.train.defect_config import TrainConfig
 
@@ -26,7 +28,7 @@ class Demand:
 
     batch_size: int
     accumulate: int
-    image_size: int
+    image_size: ImageSize
     parameters: int
     trained: int
     averaged: bool
@@ -81,17 +83,18 @@ def out_of_memory_message(demand: Demand, device: torch.device, reason: str) -> 
     fixed = demand.fixed_bytes / GIB
     lines.append(
         f"The model takes {fixed:.2f} GiB whatever the batch ({demand.parameters / 1e6:.1f} M parameters, "
-        f"{demand.trained / 1e6:.1f} M trained); the rest grows with --batch_size {demand.batch_size} and the square "
-        f"of --image_size {demand.image_size}. Choose one or more:"
+        f"{demand.trained / 1e6:.1f} M trained); the rest grows with --batch_size {demand.batch_size} and the area "
+        f"of --image_size {size_text(demand.image_size, ' ')}. Choose one or more:"
     )
     if demand.batch_size > 1:
         half = demand.batch_size // 2
         steps = -(-demand.batch_size * demand.accumulate // half)
         lines.append(f"--batch_size {half} --accumulate {steps}: half of the rest, and as many images per update")
-    smaller = max(demand.image_size * 3 // 4 // 32 * 32, 32)
-    if smaller < demand.image_size:
-        share = (smaller / demand.image_size) ** 2
-        lines.append(f"--image_size {smaller}: {share:.0%} of the rest, if the smallest defect stays a few pixels wide")
+    sides = height_width(demand.image_size)
+    smaller = tuple(min(max(side * 3 // 4 // 32 * 32, 32), side) for side in sides)
+    if smaller != sides:
+        flag, share = f"--image_size {size_text(smaller, ' ')}", math.prod(smaller) / math.prod(sides)
+        lines.append(f"{flag}: {share:.0%} of the rest, if the smallest defect stays a few pixels wide")
     if device.type == "cuda":
         lines.append("--auto_batch: the largest batch that fits, found by trying")
         if not demand.autocast:
@@ -170,14 +173,14 @@ def find_batch_size(
 def trial_step(step: nn.Module, batch: int, demand: Demand, precision: Precision, normalization: Normalization) -> None:
     """Forward and backward on ``batch`` gray images, with room held for what the optimizer will want; ``step`` is left
     as it was, without gradients."""
-    device, size = precision.device, demand.image_size
+    device, size = precision.device, height_width(demand.image_size)
     kept = {name: buffer.clone() for name, buffer in step.named_buffers()}
     try:
         held = torch.empty((3 + demand.averaged) * 4 * demand.trained, dtype=torch.uint8, device=device)
         step.train()
-        images = normalization(torch.full((batch, 3, size, size), 128, dtype=torch.uint8, device=device))
+        images = normalization(torch.full((batch, 3, *size), 128, dtype=torch.uint8, device=device))
         labels = torch.zeros(batch, dtype=torch.long, device=device)
-        masks = torch.zeros((batch, size, size), dtype=torch.uint8, device=device)
+        masks = torch.zeros((batch, *size), dtype=torch.uint8, device=device)
         with precision.autocast():
             losses = step(images, labels, masks, torch.ones(batch, dtype=torch.bool, device=device))
         losses["total_loss"].backward()

@@ -77,7 +77,7 @@ def _check_same(content: dict[str, Any], source: Path, manifest: Manifest, confi
     names = [name for name in now if name not in free] if same_run else ["backbone", "decoder"]
     pairs = {f"--{name}": (before[name], now[name]) for name in names}
     pairs["classes"] = (content["classes"], manifest.classes)
-    problems = [f"{name} was {old}, now {new}" for name, (old, new) in pairs.items() if old != new]
+    problems = [f"{name} was {_shown(old)}, now {_shown(new)}" for name, (old, new) in pairs.items() if old != new]
     if same_run and content["manifest"] != fingerprint(manifest):
         problems.append("the dataset has changed since, or is another one")
     if problems:
@@ -85,6 +85,11 @@ def _check_same(content: dict[str, Any], source: Path, manifest: Manifest, confi
             f"{source}: does not fit this run: {'; '.join(problems)}. "
             "Use the same flags and data, or another --save_dir"
         )
+
+
+def _shown(value: Any) -> Any:
+    """As on the command line, where it is two numbers."""
+    return " ".join(map(str, value)) if isinstance(value, list) and all(isinstance(v, int) for v in value) else value
 
 
 def _what_is_complete(content: dict[str, Any], config: TrainConfig) -> str:

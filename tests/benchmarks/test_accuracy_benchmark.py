@@ -180,7 +180,7 @@ def flags_for(data: Path, folder: Path) -> list[object]:
         "--weights",
         "none",
     ]
-    return [*flags, "--image_size", 32, "--epochs", 3, "--num_workers", 0, "--device", "cpu"]
+    return [*flags, "--image_size", 32, 64, "--epochs", 3, "--num_workers", 0, "--device", "cpu"]
 
 
 def test_one_command_runs_the_folds_and_the_next_one_runs_nothing_again(demo: Path, tmp_path: Path, accuracy) -> None:

@@ -15,7 +15,15 @@ from dinov3.data.defect_dataset import DefectDataset, EpochSampler, make_loader
 from dinov3.data.defect_images import read_image
 from dinov3.data.defect_manifest import read_manifest
 from dinov3.data.defect_masks import IGNORE_INDEX, read_mask
-from dinov3.data.defect_transforms import Normalization, RandomGamma, RandomNoise, eval_transform, train_transform
+from dinov3.data.defect_transforms import (
+    Normalization,
+    RandomGamma,
+    RandomNoise,
+    Resize,
+    eval_transform,
+    train_transform,
+)
+from dinov3.defect_errors import DefectError
 
 
 def letter(height: int = 96, width: int = 128) -> torch.Tensor:
@@ -52,6 +60,22 @@ def test_image_and_mask_stay_aligned_through_every_augmentation():
         assert overlap > 0.85, f"seed {seed}: {overlap:.2f}"
         shapes.add(mask.numpy().tobytes())
     assert len(shapes) > 15  # and it does move things
+
+
+def test_a_rectangle_is_never_turned_on_its_side():
+    bar = torch.zeros(60, 120, dtype=torch.uint8)
+    bar[25:35, 20:100] = 1
+    upright = {}
+    for size in (64, (48, 96)):
+        transform, found = train_transform(size), []
+        for seed in range(60):
+            torch.manual_seed(seed)
+            image, mask = transform(as_image(bar), tv_tensors.Mask(bar))
+            assert image.shape[1:] == mask.shape == Resize(size)(as_image(bar)).shape[1:]
+            down, across = (mask == 1).nonzero().max(0)[0] - (mask == 1).nonzero().min(0)[0]
+            found.append(bool(down > across))
+        upright[size] = sum(found)
+    assert upright[48, 96] == 0 < upright[64] < 20
 
 
 def test_what_comes_in_from_outside_is_ignored():
@@ -114,9 +138,13 @@ def test_items_are_what_the_files_hold(squares):
 def test_items_have_the_size_asked_for_whatever_the_files(tmp_path):
     manifest = write_squares(tmp_path / "data", train=2, val=0, test=0)
     Image.new("L", (20, 90)).save(manifest.root / manifest.columns["image"][0])
-    item = DefectDataset(manifest, 32)[0]
-    assert item["image"].shape == (3, 32, 32)
-    assert item["mask"].shape == (32, 32)
+    for size, shape in ((32, (32, 32)), ((24, 40), (24, 40))):
+        item = DefectDataset(manifest, size)[0]
+        assert item["image"].shape == (3, *shape)
+        assert item["mask"].shape == shape
+    for size in (0, (32, -1), (32, 32, 32)):
+        with pytest.raises(DefectError, match="image size .*: expected one whole number of pixels from 1, or height"):
+            DefectDataset(manifest, size)
 
 
 def test_a_defect_without_a_mask_says_so(tmp_path):

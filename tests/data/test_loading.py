@@ -45,7 +45,7 @@ def save_jpeg(path: Path, stored: np.ndarray, orientation: int = 1) -> Path:
     return path
 
 
-def resized(image: np.ndarray, side: int) -> torch.Tensor:
+def resized(image: np.ndarray, side: int | tuple[int, int]) -> torch.Tensor:
     return eval_transform(side)(torch.from_numpy(image.copy()).permute(2, 0, 1)).float()
 
 
@@ -59,6 +59,8 @@ def resized(image: np.ndarray, side: int) -> torch.Tensor:
         ((720, 960), 200, (360, 480)),
         ((1280, 960), 128, (320, 240)),
         ((961, 1283), 64, (121, 161)),
+        ((720, 960), (100, 250), (360, 480)),  # not a fourth, for the width alone
+        ((480, 1920), (60, 240), (120, 480)),
     ],
 )
 def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(tmp_path, shape, side, expected):
@@ -84,9 +86,10 @@ def test_reduced_photographs_are_upright(tmp_path, orientation):
     upright = surface(640, 960)
     turns = {1: 0, 3: 2, 6: 1, 8: -1}
     path = save_jpeg(tmp_path / "a.jpg", np.rot90(upright, turns[orientation]), orientation)
-    image, full_size = read_for_size(path, 100)
-    assert (image.shape, full_size) == ((320, 480, 3), (640, 960))
-    assert (resized(image, 100) - resized(upright, 100)).abs().mean() < 2
+    for size in (100, (150, 270)):  # as it is stored, half the width of the rectangle would be too small
+        image, full_size = read_for_size(path, size)
+        assert (image.shape, full_size) == ((320, 480, 3), (640, 960))
+        assert (resized(image, size) - resized(upright, size)).abs().mean() < 2
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])

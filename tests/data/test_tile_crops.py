@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import square_image
-from helpers.tiling import SHAPE, TILE, write_large
+from helpers.tiling import FLAT, SHAPE, TILE, write_large
 from PIL import Image
 
 from dinov3.data.defect_dataset import make_loader
@@ -99,7 +99,7 @@ def test_a_turned_or_cut_off_file_is_read_as_a_whole(tmp_path: Path) -> None:
 
 
 def crops(large: Manifest, epochs: int, **options: object) -> tuple[DefectTileDataset, list[list[CropKey]]]:
-    dataset = DefectTileDataset(large.select("train"), Tiling(TILE), TILE, **options)
+    dataset = DefectTileDataset(large.select("train"), Tiling.for_size(FLAT, TILE), FLAT, **options)
     sampler = dataset.sampler(seed=3)
     keys = []
     for sampler.epoch in range(epochs):
@@ -130,24 +130,25 @@ def test_every_defect_gets_its_turn_in_the_middle_half(large: Manifest) -> None:
         ys, xs = np.nonzero(mask.numpy() == 1)
         boxes.setdefault(len(ys), []).append((ys.mean(), xs.mean()))
     assert set(boxes) == {64, 25}  # the large and the small square, whole
-    away = np.abs(np.array(boxes[64]) - TILE / 2)
-    assert (away <= TILE / 4 + 8).all()
+    away = np.abs(np.array(boxes[64]) - np.array(FLAT) / 2)
+    assert (away <= np.array(FLAT) / 4 + 8).all()
     assert len(set(boxes[64])) == len(boxes[64])  # never twice in the same place
 
 
 def test_every_part_of_every_image_is_reached_in_the_promised_time(large: Manifest) -> None:
-    epochs = math.ceil(walk_length(SHAPE, TILE) / (4 * 0.5)) + 1
+    epochs = math.ceil(walk_length(SHAPE, FLAT) / (4 * 0.5)) + 1
     dataset, keys = crops(large, epochs)
     seen = np.zeros((len(dataset), *SHAPE), bool)
     for key in (key for epoch in keys for key in epoch if not key.centered):
-        top, left = walk_step(SHAPE, TILE, (key.walk_seed, key.index), key.turn)
-        seen[key.index, top : top + TILE, left : left + TILE] = True
+        top, left = walk_step(SHAPE, FLAT, (key.walk_seed, key.index), key.turn)
+        seen[key.index, top : top + FLAT[0], left : left + FLAT[1]] = True
     assert seen.all()
     # and what is walked is what is shown
     key = next(key for key in keys[0] if not key.centered)
-    top, left = walk_step(SHAPE, TILE, (key.walk_seed, key.index), key.turn)
+    top, left = walk_step(SHAPE, FLAT, (key.walk_seed, key.index), key.turn)
     image = read_image(dataset.manifest.root / dataset.manifest.columns["image"][key.index])
-    np.testing.assert_array_equal(dataset[key]["image"].permute(1, 2, 0), image[top : top + TILE, left : left + TILE])
+    shown = dataset[key]["image"].permute(1, 2, 0)
+    np.testing.assert_array_equal(shown, image[top : top + FLAT[0], left : left + FLAT[1]])
 
 
 def test_an_epoch_of_crops_is_decided_by_its_number_whatever_the_workers(large: Manifest) -> None:
@@ -177,7 +178,7 @@ def test_unreadable_images_become_black_crops_with_their_reason(tmp_path: Path) 
     dataset, (keys,) = crops(manifest, 1)
     for item in (dataset[key] for key in keys if key.index == 1):
         assert item["label"] == -1 and not item["has_mask"] and "001.png: empty" in item["error"]
-        assert item["image"].shape == (3, TILE, TILE)
+        assert item["image"].shape == (3, *FLAT)
 
 
 @pytest.mark.parametrize("value", [0, IGNORE_INDEX])
@@ -211,7 +212,7 @@ def test_the_verdict_of_a_tile() -> None:
     mask[100:110, 60:80] = 2
 
     def label(top: int, left: int, image_label: int = 2, located: bool = True, of: np.ndarray = mask) -> int:
-        tile, result = tile_target(of, image_label, located, top, left, 64)
+        tile, result = tile_target(of, image_label, located, top, left, (64, 64))
         assert tile.shape == (64, 64)
         return result
 

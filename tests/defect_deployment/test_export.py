@@ -40,7 +40,9 @@ CALIBRATED = {"thresholds": {"classification": 0.4, "mask": 0.5, "review": 0.3, 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a model for tiles, with a temperature and a review band; its images are padded inside."""
-    return write_checkpoint(tmp_path_factory.mktemp("model") / "best.pth", "timm:test_resnet", size=40, **CALIBRATED)
+    return write_checkpoint(
+        tmp_path_factory.mktemp("model") / "best.pth", "timm:test_resnet", size=(40, 32), **CALIBRATED
+    )
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ def run_stages(data: Manifest, save_dir: Path, *flags: str, **more: object) -> s
 
     settings = {
         "DATA_ROOT": data.root, "SAVE_DIR": save_dir, "BACKBONE": "dinov3_vitt16", "WEIGHTS": "none",
-        "IMAGE_SIZE": 32, "BATCH_SIZE": 8, "NUM_WORKERS": 0, "STAGE1_EPOCHS": 1, "STAGE2_EPOCHS": 1,
+        "IMAGE_SIZE": "32 48", "BATCH_SIZE": 8, "NUM_WORKERS": 0, "STAGE1_EPOCHS": 1, "STAGE2_EPOCHS": 1,
         "STAGE3_EPOCHS": 1, "OMP_NUM_THREADS": 1,
     }  # fmt: skip
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -1,4 +1,4 @@
-"""Training, evaluation and inspection of large images by tiles: the scripts' whole path."""
+"""Training, evaluation and inspection of large images by tiles that are no squares: the scripts' whole path."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 import train_defect_model
 from conftest import TRAIN_FLAGS
-from helpers.tiling import SHAPE, TILE, write_large
+from helpers.tiling import FLAT, SHAPE, TILE, write_large
 from PIL import Image
 
 import dinov3.train.train_defect_classifier as loop
@@ -37,7 +37,7 @@ def by_tiles(large: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train_flags(large: Manifest, folder: Path, *more: object) -> list[object]:
-    tiles = ("--tile_size", TILE, "--tile_defect_fraction", 0.6, "--tiles_per_image", 3)
+    tiles = ("--image_size", *FLAT, "--tile_size", TILE, "--tile_defect_fraction", 0.6, "--tiles_per_image", 3)
     return ["--data_root", large.root, "--save_dir", folder, *TRAIN_FLAGS, *tiles, *more]
 
 
@@ -46,8 +46,8 @@ def test_training_validates_on_whole_images_and_stores_its_tiles(by_tiles: Path)
     assert len(lines) == 2 and all(math.isfinite(line["val_total_loss"]) for line in lines)
     assert sum(map(sum, lines[0]["confusion"])) == 4  # images, not tiles
     content = load_checkpoint(by_tiles / "last.pth")
-    assert Tiling.of(content) == Tiling(TILE, 0.25)
-    assert Tiling.of(content, overlap=0.5) == Tiling(TILE, 0.5) and Tiling.of(content, size=0) is None
+    assert Tiling.of(content) == Tiling.for_size(FLAT, TILE, 0.25) and Tiling.of(content).shape == FLAT
+    assert Tiling.of(content, overlap=0.5).overlap == 0.5 and Tiling.of(content, size=0) is None
 
 
 def test_a_run_on_tiles_goes_on_exactly_and_only_with_the_same_tiles(
@@ -79,7 +79,7 @@ def test_a_run_on_tiles_goes_on_exactly_and_only_with_the_same_tiles(
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [
-        ("--tile_size", 4, "--tile_size 4: expected at least 16"),
+        ("--tile_size", 4, "--tile_size 4 (tiles of 3 x 4 pixels): expected at least 16"),
         ("--tile_overlap", 0.8, "--tile_overlap 0.8: expected a share"),
         ("--tile_defect_fraction", 1, "--tile_defect_fraction 1.0: expected from 0 to less than 1"),
     ],
@@ -93,7 +93,7 @@ def test_evaluation_and_inspection_use_the_tiles_of_the_checkpoint(large, by_til
     base = ("--checkpoint", by_tiles / "best_accuracy.pth", "--device", "cpu", "--num_workers", 0)
     report = tmp_path / "metrics.json"
     status, out, err = script("evaluate_defect_model", *base, "--data_root", large.root, "--output", report)
-    assert status == 0 and "by tiles of 64 px" in out, err
+    assert status == 0 and "by tiles of 48 x 64 px" in out, err
     metrics = json.loads(report.read_text())
     assert sum(map(sum, metrics["confusion"])) == 4 and 0 <= metrics["pixel_ap"] <= 1
     folders = {"default": (), "same": ("--tile_size", TILE), "none": ("--tile_size", 0)}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dinov3.defect_size import ImageSize, height_width
 from dinov3.models.defect_backbone import build_backbone
 from dinov3.models.defect_checkpoint import load_checkpoint, save_checkpoint
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
@@ -35,7 +36,7 @@ def write_checkpoint(
     path: Path,
     backbone_name: str = "efficientnet_lite0",
     *,
-    size: int = 32,
+    size: ImageSize = 32,
     classes: int = 2,
     masks: int = 1,
     novelty: bool = False,
@@ -60,7 +61,7 @@ def write_checkpoint(
     }
     if novelty:
         with torch.no_grad():
-            maps = model.encode(torch.randn(4, 3, size, size))[2][-2:][0]
+            maps = model.encode(torch.randn(4, 3, *height_width(size)))[2][-2:][0]
         content["novelty"] = Novelty.fit([maps], [maps]).state_dict()
     save_checkpoint(path, content | more)
     return path

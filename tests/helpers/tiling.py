@@ -10,7 +10,8 @@ from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_prepare.writer import DatasetWriter
 
 SHAPE = (150, 230)  # of the images here: no multiple of any tile
-TILE = 64
+TILE = 64  # the longer side
+FLAT = (48, 64)  # height and width of a tile that is no square
 
 
 def write_large(folder: Path, count: int = 8) -> Manifest:

@@ -60,6 +60,8 @@ WRONG = [
     ("image_size", 32.0),
     ("image_size", True),
     ("image_size", torch.tensor(32)),
+    ("image_size", [32, 0]),
+    ("image_size", [32, 32, 32]),
     ("tile_size", -1),
     ("tile_overlap", math.inf),
     ("normalization.mean", [0.5, 0.5]),

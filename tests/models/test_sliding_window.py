@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import square_image
 from helpers.networks import small_facts
-from helpers.tiling import SHAPE, TILE
+from helpers.tiling import FLAT, SHAPE, TILE
 
 from dinov3.data.defect_tiles import Tiling
 from dinov3.data.defect_transforms import Normalization
@@ -45,8 +45,8 @@ class OneMask(Brightness):
         return outputs | {"segmentation": outputs["segmentation"][:, :1]}
 
 
-def slide(image: np.ndarray, tiling: Tiling, image_size: int, batch_size: int = 3, model=None):
-    size = (image_size, image_size)
+def slide(image: np.ndarray, overlap: float = 0.25, batch_size: int = 3, model=None):
+    size, tiling = FLAT, Tiling.for_size(FLAT, TILE, overlap)
     engine = TorchEngine(
         model or Brightness(), small_facts(image_size=size, mean=(0.0,) * 3, std=(1.0,) * 3), device="cpu"
     )
@@ -58,17 +58,17 @@ def slide(image: np.ndarray, tiling: Tiling, image_size: int, batch_size: int = 
 def test_tiles_leave_no_seams(shape: tuple[int, int], overlap: float) -> None:
     rng = np.random.default_rng(0)
     flat = np.full((*shape, 3), 100, np.uint8)
-    output = slide(flat, Tiling(TILE, overlap), TILE)
+    output = slide(flat, overlap)
     assert output.mask_prob.shape == output.mask_channel.shape == shape
     np.testing.assert_allclose(output.mask_prob, np.full(shape, output.mask_prob[0, 0]), rtol=1e-5)
     # A model that judges each pixel by itself gives the same with and without tiles.
     image = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
     direct = Brightness()(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)["segmentation"][0, 0].sigmoid()
-    output = slide(image, Tiling(TILE, overlap), TILE)
+    output = slide(image, overlap)
     np.testing.assert_allclose(output.mask_prob, direct.numpy(), atol=1e-5, rtol=0)
     assert not output.mask_channel.any()
     assert output.attention.sum() == pytest.approx(1, abs=1e-4)
-    assert output.attention.shape[0] * 4 == pytest.approx(shape[0], abs=4)
+    assert [cells * 4 for cells in output.attention.shape] == pytest.approx(shape, abs=4)
 
 
 def test_one_defective_tile_decides_the_verdict_wherever_it_is() -> None:
@@ -76,7 +76,7 @@ def test_one_defective_tile_decides_the_verdict_wherever_it_is() -> None:
         image = np.full((*SHAPE, 3), 20, np.uint8)
         image[y, x] = 250
         for batch_size in (1, 7):
-            output = slide(image, Tiling(TILE), TILE, batch_size)
+            output = slide(image, batch_size=batch_size)
             assert output.class_prob[1] > 0.95 and output.class_prob.sum() == pytest.approx(1)
             assert np.unravel_index(output.mask_prob.argmax(), SHAPE) == (y, x)
             cell = np.unravel_index(output.attention.argmax(), output.attention.shape)
@@ -97,7 +97,7 @@ def test_a_tile_without_an_answer_is_not_hidden_by_others() -> None:
         image = np.full((*SHAPE, 3), 20, np.uint8)
         image[80, 120], image[y, x] = 250, 255
         for batch_size in (1, 7):
-            assert np.isnan(slide(image, Tiling(TILE), TILE, batch_size, Overflowing()).class_prob).all()
+            assert np.isnan(slide(image, batch_size=batch_size, model=Overflowing()).class_prob).all()
 
 
 def test_validation_losses_do_not_depend_on_how_many_tiles_run_at_a_time() -> None:
@@ -108,7 +108,7 @@ def test_validation_losses_do_not_depend_on_how_many_tiles_run_at_a_time() -> No
     broken = {"image": pixels[:1, :1], "mask": image["mask"][:1, :1], "label": -1, "has_mask": False, "error": "broken"}
 
     def losses(item: dict, batch_size: int) -> dict[str, float]:
-        view = View(TILE, Normalization((0.0,) * 3, (1.0,) * 3), Tiling(TILE))
+        view = View(FLAT, Normalization((0.0,) * 3, (1.0,) * 3), Tiling.for_size(FLAT, TILE))
         options = {"batch_size": batch_size, "precision": resolve_precision("off", torch.device("cpu"))}
         found = evaluate(OneMask(), [item], DefectMetrics(2), view, criterion=MultiTaskLoss(), **options)
         return {name: value for name, value in found.items() if name.startswith("val_")}

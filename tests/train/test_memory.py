@@ -58,6 +58,8 @@ def test_the_message_has_numbers() -> None:
         "--lora_rank 8: most of 0.96 GiB",
     ):
         assert part in text, part
+    text = memory.out_of_memory_message(replace(DEMAND, image_size=(32, 1024)), torch.device("cpu"), FULL)
+    assert "the area of --image_size 32 1024" in text and "--image_size 32 768: 75% of the rest" in text
     frozen = replace(DEMAND, batch_size=1, trained=1_000_000, autocast=True)
     text = memory.out_of_memory_message(frozen, torch.device("cpu"), FULL)
     assert "0.33 GiB whatever" in text

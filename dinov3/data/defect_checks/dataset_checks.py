@@ -14,6 +14,8 @@ from dinov3.data.defect_checks.explanations import Text
 from dinov3.data.defect_checks.facts import PATCH, Facts
 from dinov3.data.defect_files import IMAGE_SUFFIXES, one_spelling
 from dinov3.data.defect_manifest import SPLITS, Manifest
+from dinov3.data.defect_tiles import SHORTEST_SIDE
+from dinov3.defect_size import ImageSize, height_width
 
 TILE_SIZES = (1024, 768, 512, 384, 256, 192, 128, 96, 64)  # the last is four patches: less shows no surroundings
 FAR = 6  # standard deviations from the median, of which chance leaves two in a thousand million
@@ -184,7 +186,7 @@ def _minority(kinds: list[str]) -> tuple[np.ndarray, list[Text], Text]:
     return np.array([kind != usual for kind in kinds]), named[:-1], named[-1]
 
 
-def small_defects(facts: list[Facts], image_size: int) -> tuple[list[Finding], Text | None]:
+def small_defects(facts: list[Facts], image_size: ImageSize) -> tuple[list[Finding], Text | None]:
     """Masks with regions smaller than a patch after resizing, and which tiles would keep them."""
     sides: Counter[int] = Counter()
     findings, regions, vanishing = [], 0, 0
@@ -202,16 +204,18 @@ def small_defects(facts: list[Facts], image_size: int) -> tuple[list[Finding], T
                 findings.append(Finding(f.name, note))
     if not findings:
         return [], None
-    total = sides.total()
-    kept = {tile: sum(n for side, n in sides.items() if side * image_size >= PATCH * tile) for tile in TILE_SIZES}
-    tile = next((t for share in (1, 0.95) for t in TILE_SIZES if kept[t] >= share * total), TILE_SIZES[-1])
+    total, resized = sides.total(), "x".join(map(str, height_width(image_size)))
+    shorter, longer = sorted(height_width(image_size))  # the tiles' shape, too
+    tiles = [tile for tile in TILE_SIZES if tile * shorter >= SHORTEST_SIDE * longer] or TILE_SIZES[:1]
+    kept = {tile: sum(n for side, n in sides.items() if side * longer >= PATCH * tile) for tile in tiles}
+    tile = next((t for share in (1, 0.95) for t in tiles if kept[t] >= share * total), tiles[-1])
     english = (
         f"{total} of {regions} defect regions are smaller than a patch of {PATCH} pixels in images resized to "
-        f"{image_size}x{image_size}; thinner than a pixel, so they may vanish: {vanishing}. Tiles of {tile} pixels "
+        f"{resized}; thinner than a pixel, so they may vanish: {vanishing}. Tiles of {tile} pixels "
         f"keep {'all' if kept[tile] == total else kept[tile]} of them at a patch or more."
     )
     chinese = (
-        f"图像缩放到 {image_size}x{image_size} 后，{regions} 个缺陷区域中有 {total} 个小于一个 {PATCH} 像素的图块；"
+        f"图像缩放到 {resized} 后，{regions} 个缺陷区域中有 {total} 个小于一个 {PATCH} 像素的图块；"
         f"其中 {vanishing} 个不足一个像素宽，可能消失。按 {tile} 像素切片，"
         f"可使{'它们全部' if kept[tile] == total else f'其中 {kept[tile]} 个'}不小于一个图块。"
     )

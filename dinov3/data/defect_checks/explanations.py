@@ -227,8 +227,8 @@ EXPLANATIONS: dict[str, Explanation] = {
     "odd_aspect": Explanation(
         "长宽比异常",
         (
-            "Images of another shape than the rest. Resizing to a square distorts them differently.",
-            "与其他图像长宽比不同，缩放为正方形时变形不同。",
+            "Images of another shape than the rest. Resizing to one size distorts them differently.",
+            "与其他图像长宽比不同，缩放到同一尺寸时变形不同。",
         ),
         ("Crop them like the others, or remove them.", "按其他图像的方式裁剪，或者删除。"),
     ),

@@ -21,6 +21,7 @@ from dinov3.data.defect_formats.masks import foreground
 from dinov3.data.defect_images import ImageReadError, deep_values, open_image, to_rgb
 from dinov3.data.defect_manifest import UNKNOWN, Manifest
 from dinov3.data.defect_masks import IGNORE_INDEX, MASK_MODES, defect_pixels, is_own_palette
+from dinov3.defect_size import ImageSize, height_width
 
 PATCH = 16  # pixels a side; what the network sees as one
 SPECK = 8  # regions of up to so many pixels, less than 3 x 3, are slips of the pen or noise
@@ -74,24 +75,23 @@ class Facts:
     mask_error: str = ""
 
 
-def examine(manifest: Manifest, image_size: int) -> list[Facts]:
+def examine(manifest: Manifest, image_size: ImageSize) -> list[Facts]:
     """Read each file of a dataset once, in threads (decoding lets go of Python's lock), and keep its facts alone.
 
     Args:
         manifest: the dataset.
-        image_size: the side in pixels that training will resize images to.
+        image_size: what training will resize images to.
     """
     columns = [manifest.columns[name].tolist() for name in ("image", "mask", "label", "split")]
     rows = list(zip(*columns, strict=True))
-    look = partial(
-        _examine_row, manifest.root, manifest.classes[0], len(manifest.mask_classes), image_size, manifest.white_level
-    )
+    dataset = manifest.root, manifest.classes[0], len(manifest.mask_classes)
+    look = partial(_examine_row, *dataset, height_width(image_size), manifest.white_level)
     with ThreadPool(min(THREADS, os.cpu_count() or 1)) as pool:
         return list(tqdm(pool.imap(look, rows, chunksize=8), total=len(rows), desc="check", unit="image"))
 
 
 def _examine_row(
-    root: Path, normal: str, classes: int, image_size: int, white_level: int, row: tuple[str, str, str, str]
+    root: Path, normal: str, classes: int, image_size: tuple[int, int], white_level: int, row: tuple[str, str, str, str]
 ) -> Facts:
     name, mask_name, label, split = row
     image = mask = None
@@ -141,8 +141,11 @@ def image_facts(path: Path, white_level: int) -> ImageFacts:
     )
 
 
-def mask_facts(image: Image.Image, lossy: bool, classes: int, image_size: int, may_ignore: bool = False) -> MaskFacts:
-    """Facts of a decoded mask, in a dataset of so many mask classes."""
+def mask_facts(
+    image: Image.Image, lossy: bool, classes: int, image_size: tuple[int, int], may_ignore: bool = False
+) -> MaskFacts:
+    """Facts of a decoded mask, in a dataset of so many mask classes, that is to be resized to ``image_size`` (height,
+    width)."""
     reading: Literal["classes", "ignored", "other"] = "other"
     strange = np.empty(0)
     if image.mode in MASK_MODES:
@@ -163,7 +166,7 @@ def mask_facts(image: Image.Image, lossy: bool, classes: int, image_size: int, m
     wide, high, area = boxes[:, cv2.CC_STAT_WIDTH], boxes[:, cv2.CC_STAT_HEIGHT], boxes[:, cv2.CC_STAT_AREA]
     specks = area <= SPECK
     counted = area >= 4 if specks.all() else ~specks  # where nothing larger is marked, 2 x 2 may be a tiny defect
-    resized = np.stack([wide * (image_size / width), high * (image_size / height)])
+    resized = np.stack([wide * (image_size[1] / width), high * (image_size[0] / height)])
     small = counted & (resized.max(axis=0) < PATCH)
     return MaskFacts(
         size=image.size,

@@ -22,6 +22,7 @@ from dinov3.data.defect_checks.explanations import Text
 from dinov3.data.defect_checks.facts import SPECK, Facts, examine
 from dinov3.data.defect_manifest import Manifest
 from dinov3.data.defect_masks import MASK_MODES
+from dinov3.defect_size import ImageSize
 
 EXAMPLES = 5  # how many are named
 INVERTED = 0.9  # a defect that covers more of its image is probably the background
@@ -134,17 +135,17 @@ ROW_CHECKS: dict[Callable[[Facts], Text | None], Severity] = {
 }
 
 
-def check_dataset(manifest: Manifest, image_size: int = 512) -> list[Issue]:
+def check_dataset(manifest: Manifest, image_size: ImageSize = 512) -> list[Issue]:
     """Run every check over a dataset; an empty list means that nothing was found.
 
     Args:
         manifest: the dataset.
-        image_size: the side in pixels that training will resize images to; defects that get too small are counted.
+        image_size: what training will resize images to; defects that get too small are counted.
     """
     return judge(manifest, examine(manifest, image_size), image_size)
 
 
-def judge(manifest: Manifest, facts: list[Facts], image_size: int) -> list[Issue]:
+def judge(manifest: Manifest, facts: list[Facts], image_size: ImageSize) -> list[Issue]:
     """Run every check over what :func:`examine` found, without reading a file again; errors come first."""
     issues = [
         _issue(check.__name__, severity, (Finding(f.name, note) for f in facts if (note := check(f))))

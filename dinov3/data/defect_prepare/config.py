@@ -12,6 +12,7 @@ from dinov3.data.defect_formats.mask_rules import MaskRules, MaskValue, mask_val
 from dinov3.data.defect_formats.registry import FormatName
 from dinov3.data.defect_prepare.grouping import Grouping
 from dinov3.defect_cli import Fraction, NonNegativeInt, PositiveInt, flag
+from dinov3.defect_size_flag import SizeInPixels
 
 
 def renaming(text: str) -> tuple[str, str]:
@@ -120,7 +121,7 @@ class CheckConfig:
     """What is wrong with a dataset; --fix repairs what is safe to repair."""
 
     dataset: Path = flag(help="dataset folder; it is only read", positional=True, metavar="DATASET")
-    image_size: PositiveInt = flag(512, "of the training: which defects get too small?")
+    image_size: SizeInPixels = flag(512, "of the training: which defects get too small?")
     json: Path | None = flag(None, "write what was found as JSON", metavar="FILE")
     html: Path | None = flag(None, "write a sheet with thumbnails, one file for any browser", metavar="FILE")
     fix: bool = flag(False, "write a repaired copy to --output_dir")

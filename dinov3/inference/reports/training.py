@@ -14,6 +14,7 @@ from dinov3.defect_evaluation.figures import CHINESE, epochs_figure, metric_figu
 from dinov3.defect_evaluation.findings import Findings
 from dinov3.defect_evaluation.thresholds import Thresholds
 from dinov3.defect_pages.html import render
+from dinov3.defect_size import size_text
 from dinov3.inference.predictor import DefectPredictor
 from dinov3.inference.reports.evaluation import choose_pictures, common_values
 from dinov3.inference.reports.figure_svg import figure_svg
@@ -67,7 +68,7 @@ def write_training_report(
         TEMPLATE,
         **common_values(metrics, findings, figures, pictures, content.get("calibration")),
         backbone=content["backbone"],
-        image_size=content["image_size"],
+        image_size=size_text(content["image_size"]),
         best_epoch=content["epoch"],
         images=len(findings.rows),
         epochs=records,

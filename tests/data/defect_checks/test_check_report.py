@@ -34,7 +34,7 @@ def test_check_as_json(dataset, script, tmp_path):
     write(dataset, "03.png.png", np.zeros((48, 48)))
     (dataset / "images/01.png").unlink()
     report = tmp_path / "new/report.json"
-    status, out, _ = script("prepare_defect_data", "check", dataset, "--json", report)
+    status, out, _ = script("prepare_defect_data", "check", "--image_size", 512, dataset, "--json", report)
     assert status == 1
     assert "error: unreadable_image: 1 (for example images/01.png)" in out
     assert json.loads(report.read_text(encoding="utf-8")) == {

@@ -219,6 +219,8 @@ def test_defects_smaller_than_a_patch_and_the_tile_that_keeps_them(dataset):
     assert (issue.count, issue.examples) == (1, ["images/03.png"])
     assert "1 of 7 defect regions" in issue.summary[0]
     assert "Tiles of 192 pixels keep all" in issue.summary[0]  # 10 x 320 / 192 = 16.7
+    issue = next(issue for issue in check_dataset(manifest, (640, 160)) if issue.check == "small_defects")
+    assert "resized to 640x160; " in issue.summary[0] and "Tiles of 384 pixels keep all" in issue.summary[0]
 
 
 def test_odd_files_never_stop_the_checks(dataset):
