@@ -21,7 +21,7 @@ from dinov3.data.defect_manifest import Manifest
 from dinov3.models.defect_checkpoint import load_checkpoint
 
 FLAGS = "--backbone timm:test_efficientnet --weights none --image_size 32 --num_workers 0 --device cpu --dropout 0"
-FLAGS += " --use_uncertainty_weighting --class_weights balanced --epochs 3 --lr 1e-4"
+FLAGS += " --use_uncertainty_weighting --class_weights balanced --epochs 3 --lr 1e-4 --decoder multiscale"
 
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked on this system")
