@@ -14,7 +14,11 @@ from dinov3.data.defect_images import ImageReadError
 from dinov3.defect_serving.logs import now
 from dinov3.defect_serving.models import ServedModel
 from dinov3.defect_serving.worker import Result
+from dinov3.inference.reasons import record_reasons
 from dinov3.inference.records import Record, failed_record, make_record
+from dinov3.inference.verdict import verdict_bounds
+
+EXTRA_FIELDS = ("attention", "reasons", "bounds")
 
 
 @dataclass(frozen=True)
@@ -29,21 +33,33 @@ class Outcome:
     status: int = 200
 
 
-def finisher(
-    name: str, mm_per_pixel: float | None, *, mask: bool = False, attention: bool = False
-) -> Callable[[Result], Outcome]:
-    """Makes the outcome of a prediction.
+@dataclass(frozen=True)
+class Extras:
+    """What an answer holds beside the fields of ``predictions.json``.
 
-    Args:
-        mask, attention: add them to the record, as ``data:`` addresses of PNG files.
+    Attributes:
+        mask, attention: as ``data:`` addresses of PNG files.
+        explain: the reason in English and Chinese, and the mildest and the strictest verdict that other thresholds
+            could give.
     """
+
+    mask: bool = False
+    attention: bool = False
+    explain: bool = False
+
+
+def finisher(name: str, model: ServedModel, mm_per_pixel: float | None, extras: Extras) -> Callable[[Result], Outcome]:
+    """Makes the outcome of a prediction of ``model``."""
 
     def finish(result: Result) -> Outcome:
         if isinstance(result, ImageReadError):
             return Outcome(failed_record(name, str(result)), 422)
         record = make_record(name, result, mm_per_pixel)
-        record["mask"] = png_uri(result.mask) if mask else None  # there is no folder that it could lie in
-        if attention:
+        record["mask"] = png_uri(result.mask) if extras.mask else None  # there is no folder that it could lie in
+        if extras.explain:
+            record["reasons"] = record_reasons(record)
+            record["bounds"] = verdict_bounds(record, model.predictor.thresholds)
+        if extras.attention:
             strongest = max(float(result.attention.max()), 1e-12)
             record["attention"] = png_uri((result.attention * (255 / strongest)).round().astype(np.uint8))
         return Outcome(record)
@@ -64,7 +80,7 @@ def messages(
     common = {"time": now(), "request_id": request_id, **labels, "model": model.brief}
     found = []
     for number, outcome in enumerate(outcomes):
-        result = {name: value for name, value in outcome.record.items() if name != "attention"}
+        result = {name: value for name, value in outcome.record.items() if name not in EXTRA_FIELDS}
         if "mask" in result:
             result["mask"] = None
         found.append({"id": f"{request_id}-{number}", **common, "result": result})

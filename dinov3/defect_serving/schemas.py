@@ -69,6 +69,10 @@ class ImageResult(BaseModel):
     mask: str | None = Field(None, description="a data: address of a PNG file if asked for: 0, or the mask class")
     attention: str | None = Field(None, description="likewise, only if asked for; 255 where it is strongest")
     regions: list[dict[str, Any]] | None = None
+    reasons: list[str] | None = Field(None, description="only if asked for: the reason in English and in Chinese")
+    bounds: list[int] | None = Field(
+        None, description="likewise: the mildest and strictest verdict at other thresholds, 0 accept to 2 reject"
+    )
 
 
 class InspectAnswer(BaseModel):

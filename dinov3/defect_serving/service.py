@@ -15,7 +15,7 @@ from dinov3.defect_serving.keys import Keys
 from dinov3.defect_serving.logs import LOGGER, log
 from dinov3.defect_serving.metrics import Metrics
 from dinov3.defect_serving.models import ModelRegistry, ServedModel
-from dinov3.defect_serving.results import Outcome, finisher, messages
+from dinov3.defect_serving.results import Extras, Outcome, finisher, messages
 from dinov3.defect_serving.sinks.outbox import Outbox
 from dinov3.defect_serving.worker import Task, Worker
 from dinov3.inference.records import failed_record
@@ -62,16 +62,15 @@ class Service:
         return self.worker.problem
 
     async def inspect(
-        self, images: list[ImageBytes], model: ServedModel, *, mask: bool, attention: bool, deadline: float
+        self, images: list[ImageBytes], model: ServedModel, extras: Extras, *, deadline: float
     ) -> list[Outcome]:
         """What becomes of images that room was reserved for, in their order.
 
         Args:
-            mask, attention: add them to the records.
             deadline: by the clock of the event loop; images that are not done by then have no verdict.
         """
         scale = self.config.mm_per_pixel
-        tasks = [Task(image, model, finisher(image.name, scale, mask=mask, attention=attention)) for image in images]
+        tasks = [Task(image, model, finisher(image.name, model, scale, extras)) for image in images]
         for task in tasks:
             self.worker.submit(task)
         answers = [asyncio.wrap_future(task.answer) for task in tasks]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dinov3.defect_errors import DefectError
 from dinov3.defect_serving.logs import LOGGER, log
-from dinov3.defect_serving.results import Outcome, finisher, messages
+from dinov3.defect_serving.results import Extras, Outcome, finisher, messages
 from dinov3.defect_serving.service import Service
 from dinov3.defect_serving.sinks.outbox import Outbox
 from dinov3.defect_serving.worker import Task
@@ -68,7 +68,7 @@ class FolderInspection:
                 time.sleep(0.05)
             else:
                 name = path.relative_to(self.folder).as_posix()
-                task = Task(path, model, finisher(name, service.config.mm_per_pixel))
+                task = Task(path, model, finisher(name, model, service.config.mm_per_pixel, Extras()))
                 tasks.append((path, name, task))
                 service.worker.submit(task)
         wait([task.answer for _, _, task in tasks])

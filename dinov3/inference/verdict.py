@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds
-from dinov3.inference.reasons import Cause
+from dinov3.inference.reasons import Cause, record_kinds
 from dinov3.inference.regions import Region
 from dinov3.inference.rules import RuleOutcome
 
@@ -109,3 +109,18 @@ def decide(
         opinions += fired
     verdict = max((opinion for opinion, _ in opinions), key=VERDICTS.index)
     return Verdict(verdict, [cause for opinion, cause in opinions if opinion == verdict], disagrees)
+
+
+def verdict_bounds(record: Mapping[str, Any], thresholds: Thresholds) -> tuple[int, int]:
+    """The mildest and the strictest verdict that thresholds other than these could give a record of
+    ``predictions.json``, as places in ``VERDICTS``.
+
+    A rule rejects at any thresholds, and rules that decide alone also accept; what a disagreement of mask and
+    classifier raised stays raised.
+    """
+    given = VERDICTS.index(record["verdict"])
+    by_probability = VERDICTS.index(thresholds.verdict(record["defect_probability"]))
+    kinds = record_kinds(record)
+    mildest = given if kinds & {"rule", "nothing_left"} or given > by_probability else 0
+    strictest = given if "no_rule_fired" in kinds or given < by_probability else 2
+    return mildest, strictest

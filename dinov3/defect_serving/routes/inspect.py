@@ -14,6 +14,7 @@ from starlette.responses import Response
 from dinov3.defect_serving.errors import RequestError
 from dinov3.defect_serving.gate import expect_key
 from dinov3.defect_serving.logs import now
+from dinov3.defect_serving.results import Extras
 from dinov3.defect_serving.schemas import EXAMPLE_ANSWER, ErrorAnswer, InspectAnswer
 from dinov3.defect_serving.service import Service
 from dinov3.defect_serving.uploads import FIELD, LABELS, LONGEST, read_upload
@@ -70,6 +71,7 @@ def router(service: Service) -> APIRouter:
         name: Annotated[str | None, Query(max_length=LONGEST, description="of an image that is the whole body")] = None,
         mask: Annotated[bool, Query(description="add each mask as PNG")] = False,
         attention: Annotated[bool, Query(description="add where the classifier looked, as PNG")] = False,
+        explain: Annotated[bool, Query(description="add the reason in two languages, and bounds of verdicts")] = False,
     ) -> Response:
         """Inspect one image or many.
 
@@ -88,7 +90,7 @@ def router(service: Service) -> APIRouter:
             _reserve(service, len(upload.images) - 1)
             reserved = len(upload.images)
             model = service.models.current
-            inspecting = service.inspect(upload.images, model, mask=mask, attention=attention, deadline=deadline)
+            inspecting = service.inspect(upload.images, model, Extras(mask, attention, explain), deadline=deadline)
             reserved = 0  # the worker gives the room back
             outcomes = await inspecting
             await service.keep(request.state.request_id, upload.labels, model, outcomes)

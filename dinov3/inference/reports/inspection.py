@@ -20,9 +20,10 @@ from markupsafe import Markup
 from dinov3.defect_errors import DefectError
 from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds
 from dinov3.defect_pages.html import data_script
-from dinov3.inference.reasons import record_kinds, record_reasons
+from dinov3.inference.reasons import record_reasons
 from dinov3.inference.reports.inspection_page import report_page
 from dinov3.inference.reports.spool import Spool
+from dinov3.inference.verdict import verdict_bounds
 
 MILLION = 1_000_000  # probabilities are whole millionths here
 BLOCK = 50  # pictures that the page unpacks at a time
@@ -150,7 +151,7 @@ class ReportWriter:
                 continue
             summary.counts[record["verdict"]] += 1
             summary.disagreements += bool(record.get("disagreement"))
-            mildest, strictest = self._bounds(record)
+            mildest, strictest = verdict_bounds(record, self.thresholds)
             summary.bound += (mildest, strictest) != (0, 2)
             packed = placed(record["defect_probability"], self.thresholds)
             summary.packed.append(packed | mildest << 20 | strictest << 22)
@@ -159,19 +160,6 @@ class ReportWriter:
                 heapq.heappop(best)
         summary.chosen = [-minus for _, _, minus in sorted(best, reverse=True)]
         return summary
-
-    def _bounds(self, record: dict[str, Any]) -> tuple[int, int]:
-        """The mildest and the strictest verdict that other thresholds could give, by index.
-
-        A rule rejects at any thresholds, and rules that decide alone also accept; what a disagreement of mask and
-        classifier raised stays raised.
-        """
-        given = VERDICTS.index(record["verdict"])
-        by_probability = VERDICTS.index(self.thresholds.verdict(record["defect_probability"]))
-        kinds = record_kinds(record)
-        mildest = given if kinds & {"rule", "nothing_left"} or given > by_probability else 0
-        strictest = given if "no_rule_fired" in kinds or given < by_probability else 2
-        return mildest, strictest
 
     def _data(self, summary: Summary) -> Iterator[Markup]:
         """The elements with what the script reads: probabilities, rows, and blocks of pictures."""
@@ -195,7 +183,7 @@ class ReportWriter:
             "name": record["image"],
             "picture": picture,
             "verdict": VERDICTS.index(record["verdict"]),
-            "bounds": self._bounds(record),
+            "bounds": verdict_bounds(record, self.thresholds),
             "class": self.classes.index(record["predicted_class"]),
             "p": placed(record["defect_probability"], self.thresholds),
             "probabilities": [millionths(record[f"prob_{name}"]) for name in self.classes],
