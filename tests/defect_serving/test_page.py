@@ -78,6 +78,7 @@ def test_images_are_inspected_and_saved(open_page: Any, files: list[Path], tmp_p
     assert page.locator("article.failed").inner_text().startswith("! no verdict")
     assert "defect probability 0.57 >= 0.40 (review limit)" in page.locator("article.review").inner_text()
     assert page.locator("article.reject canvas.mask").is_visible()
+    assert page.locator("article.reject canvas.mask").evaluate("c => getComputedStyle(c).opacity") == "1"
     marked = "c => c.getContext('2d').getImageData(0, 0, 60, 40).data.filter((v, i) => i % 4 == 3 && v).length"
     assert page.locator("article.accept canvas.mask").evaluate(marked) == 100
     page.check("input[value=attention]")

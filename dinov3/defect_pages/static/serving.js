@@ -131,7 +131,7 @@ byId("reset").addEventListener("click", () => drawAll(Object.assign(limits, own)
 function drawAll() {
   for (const name of ["review", "reject"]) {
     byId(`${name}-range`).value = limits[name];
-    if (document.activeElement !== byId(`${name}-value`)) byId(`${name}-value`).value = limits[name];
+    if (document.activeElement !== byId(`${name}-value`)) byId(`${name}-value`).value = Number(limits[name].toPrecision(4));
   }
   if (model) {
     const values = { ...model, fingerprint: model.fingerprint.slice(0, 12), size: model.image_size.join(" × ") };
@@ -174,10 +174,9 @@ function drawCard(item) {
     const [given, now] = [VERDICTS.indexOf(result.verdict), verdictNow(result)];
     card.className = result.verdict;
     const badges = make("p", {}, badge(given), ...(now === given ? [] : [" → ", badge(now)]));
-    const p = say("probability", { p: result.defect_probability.toFixed(3) });
     const reason = result.reasons[lang === "zh" ? 1 : 0];
     text.append(badges, name, make("p", { textContent: reason }));
-    text.append(make("p", { className: "soft", textContent: `${result.predicted_class} · ${p} · ${result.milliseconds} ms` }));
+    text.append(make("p", { className: "soft", textContent: `${result.predicted_class} · ${result.milliseconds} ms` }));
     text.append(regions(result));
     if (!item.drawn) drawLayers(item);
   }

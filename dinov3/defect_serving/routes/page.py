@@ -39,7 +39,6 @@ TEXTS = VERDICT_NAMES | {
     "length": ("Length", "长度"),
     "width": ("Width", "宽度"),
     "score": ("Mean probability", "平均概率"),
-    "probability": ("defect probability {p}", "缺陷概率 {p}"),
     "wrong_key": ("The server does not know this key.", "服务器不认识此密钥。"),
 }
 
