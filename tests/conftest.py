@@ -9,24 +9,24 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 
-if TYPE_CHECKING:
-    from helpers.forking import Launcher
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
+
+from helpers.drawing import draw_nothing  # noqa: E402
+from helpers.forking import Launcher  # noqa: E402
 
 from dinov3.data.defect_manifest import Manifest  # noqa: E402
 from dinov3.data.defect_prepare.writer import DatasetWriter  # noqa: E402
 from dinov3.defect_errors import run_script  # noqa: E402
 
 pytest_plugins = ["helpers.browser", "helpers.postgresql", "helpers.serving_fixtures"]
+LAUNCHER = pytest.StashKey[Launcher]()
 torch.set_num_threads(1)
 # The same examples in every run: what passes here passes everywhere. New ones: pytest --hypothesis-profile=default
 settings.register_profile("same", derandomize=True, database=None)
@@ -159,11 +159,28 @@ def organize(script, tmp_path: Path) -> Callable[..., tuple[Manifest, str]]:
     return organizing.organizer(script, tmp_path)
 
 
-@pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    """Starts processes of its own, where the system can fork."""
-    from helpers.forking import Launcher
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Everything is imported and nothing has run: the moment to fork what children of tests fork from."""
+    if hasattr(os, "fork") and not session.config.option.collectonly:
+        session.config.stash[LAUNCHER] = Launcher()
 
-    launcher = Launcher(tmp_path_factory.mktemp("logs"))
-    yield launcher
-    launcher.close()
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if launcher := session.config.stash.get(LAUNCHER, None):
+        launcher.close()
+
+
+@pytest.fixture(scope="session")
+def launcher(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Launcher:
+    """Starts scripts in processes of their own, where the system can fork."""
+    if LAUNCHER not in request.config.stash:
+        pytest.skip("processes cannot be forked on this system")
+    launcher = request.config.stash[LAUNCHER]
+    launcher.folder = tmp_path_factory.mktemp("logs")
+    return launcher
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests whose runs leave pages and pictures that they don't look at."""
+    draw_nothing(monkeypatch.setattr)

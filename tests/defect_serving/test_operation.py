@@ -170,6 +170,6 @@ def test_flags_that_do_not_go_together(flags: dict, message: str) -> None:
 
 def test_an_address_in_use_is_named(servers: Servers, served_models: Path) -> None:
     server = servers.start(served_models / "toy.onnx")
-    other = servers.launcher.start(["--checkpoint", served_models / "toy.onnx", "--port", server.port])
+    other = servers.begin(served_models / "toy.onnx", "--port", server.port)
     assert other.status(30) == 1 and f"--port {server.port}: cannot listen there" in other.log.read_text()
     stop(server)

@@ -6,12 +6,14 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from helpers.documents import read, table_with
+from helpers.forking import Launcher
 
 from dinov3.data.defect_manifest import Manifest
 from dinov3.models.defect_checkpoint import load_checkpoint
@@ -19,22 +21,25 @@ from dinov3.models.defect_checkpoint import load_checkpoint
 STAGES = ("stage1_frozen", "stage2_finetune", "stage3_uncertainty")
 
 
-def run_stages(data: Manifest, save_dir: Path, *flags: str, **more: object) -> subprocess.CompletedProcess[str]:
-    import sys
-
+def run_stages(
+    python: Path, data: Manifest, save_dir: Path, *flags: str, **more: object
+) -> subprocess.CompletedProcess[str]:
     settings = {
         "DATA_ROOT": data.root, "SAVE_DIR": save_dir, "BACKBONE": "dinov3_vitt16", "WEIGHTS": "none",
         "IMAGE_SIZE": "32 48", "BATCH_SIZE": 8, "NUM_WORKERS": 0, "STAGE1_EPOCHS": 1, "STAGE2_EPOCHS": 1,
         "STAGE3_EPOCHS": 1, "OMP_NUM_THREADS": 1,
     }  # fmt: skip
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
     env = os.environ | {name: str(value) for name, value in (settings | more).items()} | {"PATH": path}
     command = ["bash", ROOT / "examples/train_large_dataset.sh", *flags]
     return subprocess.run(command, env=env, capture_output=True, text=True)
 
 
-def test_three_stages_follow_each_other_and_a_second_run_has_nothing_to_do(squares: Manifest, tmp_path: Path) -> None:
-    first = run_stages(squares, tmp_path / "ck", "--dropout", "0.3", TEST_IMAGES=squares.root / "images/test")
+def test_three_stages_follow_each_other_and_a_second_run_has_nothing_to_do(
+    launcher: Launcher, squares: Manifest, tmp_path: Path
+) -> None:
+    python, test_images = launcher.python(tmp_path / "bin"), squares.root / "images/test"
+    first = run_stages(python, squares, tmp_path / "ck", "--dropout", "0.3", TEST_IMAGES=test_images)
     assert first.returncode == 0, first.stderr
     stages = [load_checkpoint(tmp_path / "ck" / stage / "last.pth") for stage in STAGES]
     assert [stage["config"]["freeze_backbone"] for stage in stages] == [True, False, False]
@@ -45,12 +50,12 @@ def test_three_stages_follow_each_other_and_a_second_run_has_nothing_to_do(squar
     assert len(list((tmp_path / "ck/results/masks").rglob("*.png"))) == 12
     # stage 2 was killed before its end: it alone is done again
     (tmp_path / "ck/stage2_finetune/last.pth").unlink()
-    second = run_stages(squares, tmp_path / "ck", "--dropout", "0.3")
+    second = run_stages(python, squares, tmp_path / "ck", "--dropout", "0.3")
     assert second.returncode == 0 and second.stdout.count("nothing to do") == 2, second.stderr
 
 
 def test_a_failing_stage_stops_the_chain(squares: Manifest, tmp_path: Path) -> None:
-    done = run_stages(squares, tmp_path / "ck", WEIGHTS="/no/such/file.pth")
+    done = run_stages(Path(sys.executable), squares, tmp_path / "ck", WEIGHTS="/no/such/file.pth")
     assert done.returncode == 1 and "/no/such/file.pth" in done.stderr and "Stage 2" not in done.stdout
 
 

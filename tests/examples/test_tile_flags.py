@@ -21,6 +21,8 @@ from dinov3.data.defect_tiles import Tiling
 from dinov3.defect_evaluation.evaluate import evaluate
 from dinov3.models.defect_checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Manifest:

@@ -99,17 +99,19 @@ class Server:
 
 
 class Servers:
-    """Starts servers from one process that has their modules."""
+    """Starts servers from a process that has their modules."""
 
-    def __init__(self, folder: Path):
-        self.launcher = Launcher(folder, MODULES)
+    def __init__(self, launcher: Launcher):
+        self.launcher = launcher
+        launcher.load(*MODULES)
 
     def start(self, model: Path, *flags: object, before: str = "") -> Server:
         return Server(self.begin(model, *flags, before=before))
 
     def begin(self, model: Path, *flags: object, before: str = "") -> Child:
         """As ``start``, without waiting for it."""
-        return self.launcher.start(["--checkpoint", model, "--port", 0, "--threads", 1, *flags], before=before)
+        line = ["--checkpoint", model, "--port", 0, "--threads", 1, *flags]
+        return self.launcher.start(line, before=before, script="serve_defect_model")
 
     def script(self, name: str, *flags: object) -> int | None:
         """Run another script to its end, for its exit status."""

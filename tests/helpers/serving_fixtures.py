@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.forking import Launcher
 from helpers.inspecting import records_of, write_images
 from helpers.serving import KEY, Servers
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    if not hasattr(os, "fork"):
-        pytest.skip("needs a system that can fork processes")
-    servers = Servers(tmp_path_factory.mktemp("logs"))
-    yield servers
-    servers.launcher.close()
+def servers(launcher: Launcher) -> Servers:
+    return Servers(launcher)
 
 
 @pytest.fixture(scope="session")

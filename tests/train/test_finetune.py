@@ -30,6 +30,7 @@ from dinov3.train.defect_ema import ModelEma
 from dinov3.train.defect_state import TrainState
 from dinov3.train.defect_step import TrainStep
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 CPU = torch.device("cpu")
 
 

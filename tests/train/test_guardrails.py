@@ -18,6 +18,7 @@ from dinov3.train.defect_config import TrainConfig
 from dinov3.train.defect_guardrails import EarlyStopping, LossGuard
 from dinov3.train.defect_run_diagnosis import is_constant_mask, is_constant_verdict, learned_nothing
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 FLAGS = "--backbone timm:test_efficientnet --weights none --image_size 32 --batch_size 4 --num_workers 0 --device cpu"
 
 

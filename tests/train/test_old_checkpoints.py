@@ -12,6 +12,7 @@ from conftest import ROOT, write_squares
 
 from dinov3.models.defect_checkpoint import load_checkpoint, restore_model
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 FILES = ROOT / "tests/files/checkpoint_format_1"
 EXPECTED = json.loads((FILES / "expected.json").read_text())
 

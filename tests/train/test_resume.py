@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import threading
@@ -23,9 +22,6 @@ from dinov3.models.defect_checkpoint import load_checkpoint
 EPOCHS = 8
 FLAGS = "--backbone timm:test_vit --weights none --image_size 32 --batch_size 2 --num_workers 0 --device cpu"
 EVERY_STEP = ("--save_every_minutes", 1e-6)
-
-
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked on this system")
 
 
 @pytest.fixture(scope="module")

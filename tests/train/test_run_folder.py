@@ -12,6 +12,8 @@ from helpers.organizing import content
 
 from dinov3.defect_folders import FolderLock
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def train(script, squares):

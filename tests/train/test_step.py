@@ -31,6 +31,7 @@ from dinov3.train.defect_meter import MAX_OVERFLOWS, EpochMeter
 from dinov3.train.defect_optim import SkippingOptimizer, restore_optimizer, taint
 from dinov3.train.defect_state import TrainState
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 CPU = torch.device("cpu")
 
 

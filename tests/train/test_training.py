@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, TRAIN_FLAGS, write_squares
+from helpers.forking import Launcher
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -21,6 +20,8 @@ from dinov3.models.defect_checkpoint import load_checkpoint, restore_model
 from dinov3.train.defect_checkpointer import improved_files
 from dinov3.train.defect_config import TrainConfig
 from dinov3.train.defect_optim import lr_factor
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def flags(data: Manifest | Path, save_dir: Path, *more: object) -> list[object]:
@@ -212,17 +213,19 @@ def test_a_batch_without_any_readable_image_is_skipped(tmp_path: Path, script) -
     assert sum(map(sum, log_lines(tmp_path / "run")[0]["confusion"])) == 8
 
 
-def test_a_full_disk_keeps_the_previous_checkpoint(squares: Manifest, trained: Path, tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_previous_checkpoint(
+    launcher: Launcher, squares: Manifest, trained: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
     before = (folder / "last.pth").read_bytes()
     # A limit on the size of files stands for the full disk: writing fails midway in the same place.
-    limited = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-    limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, -1)); sys.path.insert(0, 'examples'); "
-    limited += "import train_defect_model as t; from dinov3.defect_errors import run_script; run_script(t.main)"
-    command = [sys.executable, "-c", limited, *map(str, flags(squares, folder, "--epochs", 3, "--resume"))]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and "could not be written" in done.stderr and "Traceback" not in done.stderr
+    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, -1))"
+    child = launcher.start(flags(squares, folder, "--epochs", 3, "--resume"), before=limit)
+    assert child.status(60) == 1
+    printed = child.log.read_text()
+    assert "could not be written" in printed and "Traceback" not in printed
     assert (folder / "last.pth").read_bytes() == before
     assert not list(folder.glob(".*unfinished"))
 

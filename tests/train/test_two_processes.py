@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,9 +19,6 @@ from dinov3.models.defect_checkpoint import load_checkpoint
 
 FLAGS = "--backbone timm:test_efficientnet --weights none --image_size 32 --num_workers 0 --device cpu --dropout 0"
 FLAGS += " --use_uncertainty_weighting --class_weights balanced --epochs 3 --lr 1e-4 --decoder multiscale"
-
-
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked on this system")
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +138,10 @@ def test_a_process_that_dies_ends_the_other_one_soon(
         assert load_checkpoint(tmp_path / "run/last.pth")["epoch"] == 1
 
 
-def test_torchrun_starts_them(squares: Manifest, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    arguments = ["--data_root", squares.root, "--save_dir", tmp_path, *TRAIN_FLAGS, "--epochs", 1]
-    command += [str(a) for a in (ROOT / "examples/train_defect_model.py", *arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert sum(map(sum, log_lines(tmp_path)[0]["confusion"])) == 12  # every validation image once
+def test_torchrun_starts_them(launcher: Launcher, squares: Manifest, tmp_path: Path) -> None:
+    python = launcher.python(tmp_path / "bin")
+    command = ["--standalone", "--nproc_per_node=2", "--no-python", python, ROOT / "examples/train_defect_model.py"]
+    arguments = ["--data_root", squares.root, "--save_dir", tmp_path / "run", *TRAIN_FLAGS, "--epochs", 1]
+    torchrun = launcher.start([*command, *arguments], script="torch.distributed.run")
+    assert torchrun.status(120) == 0, torchrun.log.read_text()
+    assert sum(map(sum, log_lines(tmp_path / "run")[0]["confusion"])) == 12  # every validation image once
