@@ -22,7 +22,7 @@ from dinov3.train.defect_config import TrainConfig
 from dinov3.train.defect_fsdp import is_to_shard
 
 FLAGS = "--backbone timm:test_vit --weights none --image_size 32 --num_workers 0 --device cpu --dropout 0"
-FLAGS += " --use_uncertainty_weighting --epochs 2 --lr 1e-3 --ema_decay 0.9 --grad_clip 0.5 --grad_checkpointing"
+FLAGS += " --use_uncertainty_weighting --epochs 2 --lr 1e-4 --ema_decay 0.9 --grad_clip 0.5 --grad_checkpointing"
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_two_shares_learn_what_one_whole_learns(launcher: Launcher, data: Manife
     one, two = (load_checkpoint(folder / "last.pth") for folder in (tmp_path / "one", pair))
     for part in ("model", "average"):
         for name, value in one["training_state"][part].items():
-            torch.testing.assert_close(two["training_state"][part][name], value, rtol=1e-3, atol=1e-3, msg=name)
+            torch.testing.assert_close(two["training_state"][part][name], value, rtol=1e-3, atol=1e-4, msg=name)
     assert len(one["optimizer"]["state"]) == len(two["optimizer"]["state"])
     for number, entry in one["optimizer"]["state"].items():
         for name, value in entry.items():
@@ -86,8 +86,8 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
 def test_tiles_are_evaluated_though_their_numbers_differ(launcher: Launcher, data: Manifest, tmp_path: Path) -> None:
     """Each process has images of its own, so what counts is that whole models in two processes do the same."""
     for mode in ("on", "off"):
-        arguments = flags(data, tmp_path / mode, 2, "--tile_size", 32, "--epochs", 1, "--fsdp", mode)
-        for child in start_two(launcher, arguments):
+        more = ("--tile_size", 32, "--decoder", "light", "--epochs", 1, "--fsdp", mode)
+        for child in start_two(launcher, flags(data, tmp_path / mode, 2, *more)):
             assert child.status(60) == 0, child.log.read_text()
     shares, whole = (log_lines(tmp_path / mode)[0] for mode in ("on", "off"))
     assert shares["confusion"] == whole["confusion"]

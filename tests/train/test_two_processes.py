@@ -18,7 +18,9 @@ from dinov3.data.defect_manifest import Manifest
 from dinov3.models.defect_checkpoint import load_checkpoint
 
 FLAGS = "--backbone timm:test_efficientnet --weights none --image_size 32 --num_workers 0 --device cpu --dropout 0"
-FLAGS += " --use_uncertainty_weighting --class_weights balanced --epochs 3 --lr 1e-4 --decoder multiscale"
+# On images this small the full decoder's coarsest norms are over four values, and make much of rounding: test_fsdp.py
+# compares it on a ViT, where they are over more.
+FLAGS += " --decoder multiscale --use_uncertainty_weighting --class_weights balanced --epochs 3 --lr 1e-4"
 
 
 @pytest.fixture(scope="module")
