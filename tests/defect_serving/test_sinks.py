@@ -122,9 +122,11 @@ def test_each_result_arrives_whenever_the_server_is_killed(
                     return  # an error, which is no verdict
 
         clients = [threading.Thread(target=client, args=(asked + i,)) for i in range(6)]
+        known = len(answered)
         for one in clients:
             one.start()
-        time.sleep(rng.uniform(0.05, 0.6))
+        assert eventually(lambda known=known: len(answered) > known + 2)
+        time.sleep(rng.uniform(0.0, 0.5))
         server.child.send(9)
         server.child.status(20)
         ended.set()
