@@ -78,8 +78,10 @@ class Server:
     def run(self, kind: str, images: Sequence[Path], *arguments: float) -> dict[str, Any]:
         """What clients find (:mod:`serving_clients`)."""
         job = {"kind": kind, "port": self.port, "images": [str(path) for path in images], "arguments": arguments}
-        command = [sys.executable, str(ROOT / "benchmarks/serving_clients.py")]
-        done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=True)
+        file = self.log.with_name("job.json")
+        file.write_text(json.dumps(job), encoding="utf-8")
+        command = [sys.executable, str(ROOT / "benchmarks/serving_clients.py"), "--job", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         return json.loads(done.stdout)
 
     def memory_mb(self) -> float:

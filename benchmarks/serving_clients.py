@@ -1,10 +1,11 @@
 """Clients of a server under test: closed loop (each sends again once it has its answer) and open loop (sent by the
-clock, whatever comes back). Run as a script in a process of its own, so that they share no lock with what they measure:
-reads a job as JSON from standard input, prints what it found as JSON.
+clock, whatever comes back). Run by serving.py in a process of its own, so that they share no lock with what they
+measure; prints what it found as JSON.
 """
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import json
 import random
@@ -100,12 +101,20 @@ def form(images: Sequence[tuple[str, bytes]]) -> bytes:
 KINDS: dict[str, Callable[..., Found]] = {"closed_loop": closed_loop, "open_loop": open_loop, "soak": soak}
 
 
-def main() -> None:
-    """Do the job on standard input."""
-    job = json.load(sys.stdin)
+def build_parser() -> argparse.ArgumentParser:
+    """All flags."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--job", type=Path, required=True, help="JSON file with kind, port, images and arguments")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do the job."""
+    job = json.loads(build_parser().parse_args(argv).job.read_text(encoding="utf-8"))
     images = [(str(number), Path(path).read_bytes()) for number, path in enumerate(job["images"])]
     print(json.dumps(KINDS[job["kind"]](Client(job["port"]), images, *job["arguments"])))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
