@@ -6,14 +6,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers.forking import Child, Launcher
 from helpers.inspecting import FLAGS, records_of, rows_of, write_images
 from helpers.report_page import Page
 
@@ -66,22 +64,28 @@ def content(output: Path) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_run_goes_on_exactly(tiny, folder, whole, tmp_path: Path, script, number: signal.Signals) -> None:
-    output = tmp_path / "out"
-    command = [sys.executable, str(ROOT / "examples/inference_defect_model.py"), *flags(tiny, folder, output)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None:
-        if (output / "masks").exists() and len(os.listdir(output / "masks")) > 20:
-            process.send_signal(number)
-            break
+def stop_after(masks: int, process: Child, output: Path, number: int) -> int | None:
+    """Send a signal when the run has written as many ``masks``; its exit status."""
+    while process.status() is None:
+        if (output / "masks").exists() and len(os.listdir(output / "masks")) > masks:
+            process.send(number)
+            return process.status(60)
         time.sleep(0.002)
-    _, err = process.communicate()
+    raise AssertionError(process.log.read_text())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_goes_on_exactly(
+    launcher: Launcher, tiny, folder, whole, tmp_path: Path, script, number: signal.Signals
+) -> None:
+    output = tmp_path / "out"
+    process = launcher.start(flags(tiny, folder, output), script="inference_defect_model")
+    status = stop_after(20, process, output, number)
+    printed = process.log.read_text()
     if number == signal.SIGKILL:
-        assert process.returncode == -number
-    elif process.returncode != 3:  # else it was done before the signal came
-        assert process.returncode == 128 + number and "--resume" in err and "Traceback" not in err
+        assert status == -number
+    else:
+        assert status == 128 + number and "--resume" in printed and "Traceback" not in printed
         assert 0 < len(records_of(output)) == len(rows_of(output)) < COUNT  # whole files, though not all rows
     status, out, _ = script("inference_defect_model", *flags(tiny, folder, output, "--resume"))
     assert status == 3 and f"{COUNT} images:" in out and "3 not readable" in out
@@ -223,14 +227,10 @@ def test_a_new_run_removes_what_a_stopped_one_had_not_noted(two_folders, tmp_pat
     assert mine.stat().st_mtime_ns == mine_before and mine.read_text() == "from before"
 
 
-def test_a_killed_run_leaves_nothing_to_the_next(tiny, folder, two_folders, tmp_path: Path) -> None:
+def test_a_killed_run_leaves_nothing_to_the_next(launcher: Launcher, tiny, folder, two_folders, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    command = [sys.executable, str(ROOT / "examples/inference_defect_model.py"), *flags(tiny, folder, output)]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not ((output / "masks").exists() and len(os.listdir(output / "masks")) > 20):
-        time.sleep(0.002)
-    process.kill()
-    process.wait()
+    process = launcher.start(flags(tiny, folder, output), script="inference_defect_model")
+    assert stop_after(20, process, output, signal.SIGKILL) == -signal.SIGKILL
     assert two_folders("in2") == {"masks/c.png.png", "visualizations/c.png.png", "report.html"}
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers.forking import Child, Launcher
 from helpers.inspecting import FLAGS, records_of, rows_of, write_images
 from helpers.report_page import Page
 
@@ -188,10 +187,10 @@ def test_looking_costs_little_with_100_000_files(outside: Path) -> None:
     assert (time.process_time() - used) / (time.perf_counter() - start) < 0.25
 
 
-def wait_for_rows(output: Path, names: list[str], process: subprocess.Popen) -> None:
+def wait_for_rows(output: Path, names: list[str], process: Child) -> None:
     end = time.monotonic() + 300
     while not (output / "predictions.csv").exists() or set(rows_of(output)) != set(names):
-        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        assert process.status() is None and time.monotonic() < end, process.log.read_text()
         time.sleep(0.05)
 
 
@@ -204,16 +203,17 @@ def not_utf8(folder: Path) -> bool:
     return True
 
 
-def test_the_script_inspects_what_comes_and_ends_cleanly(tiny: Path, folder: Path, image: Path, tmp_path: Path) -> None:
+def test_the_script_inspects_what_comes_and_ends_cleanly(
+    launcher: Launcher, tiny: Path, folder: Path, image: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "out"
-    command = [sys.executable, ROOT / "examples/inference_defect_model.py", "--checkpoint", tiny, "--watch", "--resume"]
+    command = ["--checkpoint", tiny, "--watch", "--resume"]
     command += ["--image_dir", folder, "--output_dir", output, *FLAGS, "--no_visualize"]
     known: list[str] = []
     # The second goes on with the results of the first.
     for part, number in (("first", signal.SIGINT), ("second", signal.SIGTERM)):
         shutil.copy(image, folder / f"{part} before.png")
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen([str(c) for c in command], env=environment, stdout=-1, stderr=-1, text=True)
+        process = launcher.start(command, script="inference_defect_model")
         known.append(f"{part} before.png")
         wait_for_rows(output, known, process)
         shutil.copy(image, folder / f"{part} later.png")
@@ -227,11 +227,11 @@ def test_the_script_inspects_what_comes_and_ends_cleanly(tiny: Path, folder: Pat
         if part == "second" and not_utf8(folder):
             known.append("caf\\xe9.png")
             wait_for_rows(output, known, process)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 0 and "Traceback" not in err, err
+        process.send(number)
+        status, printed = process.status(60), process.log.read_text()
+        assert status == 0 and "Traceback" not in printed, printed
     rows = rows_of(output)
-    assert set(rows) == set(known) and len(rows) == len(records_of(output)) and f"{len(rows)} images" in out
+    assert set(rows) == set(known) and len(rows) == len(records_of(output)) and f"{len(rows)} images" in printed
     bad = {name for name in known if "bad" in name or "caf" in name}
     assert {name for name, row in rows.items() if row["error"]} == bad == set(rows_of(output, "errors.csv"))
     assert all("not valid UTF-8; rename" in row["error"] for name, row in rows.items() if "caf" in name)
@@ -240,25 +240,21 @@ def test_the_script_inspects_what_comes_and_ends_cleanly(tiny: Path, folder: Pat
 
 
 def test_a_share_that_is_away_for_a_moment_is_not_inspected_again(
-    tiny: Path, folder: Path, image: Path, tmp_path: Path, script
+    launcher: Launcher, tiny: Path, folder: Path, image: Path, tmp_path: Path, script
 ) -> None:
     output, known = tmp_path / "out", ["before.png", "watched.png", "after.png"]
     base = ("--checkpoint", tiny, "--image_dir", folder, "--output_dir", output, *FLAGS, "--no_visualize", "--resume")
     shutil.copy(image, folder / known[0])
     assert script("inference_defect_model", *base)[0] == 0
-    command = [str(c) for c in (sys.executable, ROOT / "examples/inference_defect_model.py", *base, "--watch")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True)
-    try:
-        shutil.copy(image, folder / known[1])
-        wait_for_rows(output, known[:2], process)
-        folder.rename(tmp_path / "away")
-        time.sleep(1.5)  # three looks
-        (tmp_path / "away").rename(folder)
-        shutil.copy(image, folder / known[2])
-        wait_for_rows(output, known, process)
-        process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert "3 images:" in out and "before.png: " not in out
+    process = launcher.start([*base, "--watch"], script="inference_defect_model")
+    shutil.copy(image, folder / known[1])
+    wait_for_rows(output, known[:2], process)
+    folder.rename(tmp_path / "away")
+    time.sleep(1.5)  # three looks
+    (tmp_path / "away").rename(folder)
+    shutil.copy(image, folder / known[2])
+    wait_for_rows(output, known, process)
+    process.send(signal.SIGINT)
+    assert process.status(60) == 0
+    printed = process.log.read_text()
+    assert "3 images:" in printed and "before.png: " not in printed
