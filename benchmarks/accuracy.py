@@ -132,9 +132,9 @@ def print_all(args: argparse.Namespace) -> None:
             print_power(folder, names, seeds, folds, split=args.split)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing and print the tables."""
-    args = build_parser().parse_args()
+    args = build_parser().parse_args(argv)
     if not 0 <= args.masks <= 100:
         raise DefectError(f"--masks is {args.masks}; expected 0 to 100, in percent")
     if wrong := [fold for fold in args.only_folds or () if not 0 <= fold < args.folds]:

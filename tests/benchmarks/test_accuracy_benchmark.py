@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.forking import Launcher
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -34,6 +35,8 @@ from accuracy_table import (  # noqa: E402
 from dinov3.data.defect_manifest import read_manifest  # noqa: E402
 from dinov3.data.defect_synthesis.demo import write_demo  # noqa: E402
 from dinov3.defect_errors import DefectError, run_script  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def test_folds_hold_every_type_and_never_part_a_group() -> None:
@@ -97,7 +100,7 @@ def test_a_difference_is_only_as_sure_as_the_runs_agree() -> None:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small demo dataset; don't change it."""
     folder = tmp_path_factory.mktemp("demo") / "data"
-    write_demo(folder, 120, seed=0)
+    write_demo(folder, 96, seed=0)
     return folder
 
 
@@ -183,10 +186,12 @@ def flags_for(data: Path, folder: Path) -> list[object]:
     return [*flags, "--image_size", 32, 64, "--epochs", 3, "--num_workers", 0, "--device", "cpu"]
 
 
-def test_one_command_runs_the_folds_and_the_next_one_runs_nothing_again(demo: Path, tmp_path: Path, accuracy) -> None:
+def test_one_command_runs_the_folds_and_the_next_one_runs_nothing_again(
+    launcher: Launcher, demo: Path, tmp_path: Path, accuracy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data, runs, tables = tmp_path / "data", tmp_path / "runs", tmp_path / "tables.json"
     shutil.copytree(demo, data)
-    flags = [*flags_for(data, runs), "--backbone", "dinov3_vitt16", "--variants", "guided", "dual_branch"]
+    flags = [*flags_for(data, runs), "--backbone", "timm:test_vit", "--variants", "guided", "dual_branch"]
 
     def means_of(*more: str) -> dict[str, dict[str, str]]:
         """What the script's table says of each variant."""
@@ -194,7 +199,9 @@ def test_one_command_runs_the_folds_and_the_next_one_runs_nothing_again(demo: Pa
         assert status == 0, error
         return json.loads(tables.read_text())["means"]
 
-    status, out, error = accuracy(*flags, "--jobs", 2, "--json", tables)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(launcher.python(tmp_path / "bin")))
+        status, out, error = accuracy(*flags, "--jobs", 2, "--json", tables)
     assert status == 0, error
     means = json.loads(tables.read_text())["means"]
     assert means["dual_branch"]["runs"] == "1" and f"| {means['guided']['image AP']} | " in out
@@ -225,7 +232,7 @@ def test_one_command_runs_the_folds_and_the_next_one_runs_nothing_again(demo: Pa
 
 
 def test_answers_that_come_about_otherwise_are_kept_beside_the_plain_ones(demo: Path, tmp_path: Path, accuracy) -> None:
-    flags = [*flags_for(demo, tmp_path), "--backbone", "dinov3_vitt16", "--variants", "guided", "--novelty"]
+    flags = [*flags_for(demo, tmp_path), "--backbone", "timm:test_vit", "--variants", "guided", "--novelty"]
     status, out, error = accuracy(*flags)
     assert status == 0, error
     assert "| guided without novelty | 1 | " in out
@@ -254,6 +261,8 @@ def test_power_follows_from_the_spread_of_parts_and_runs(tmp_path: Path, capsys)
 
 def test_a_peer_goes_through_the_same_training(demo: Path, tmp_path: Path, accuracy) -> None:
     pytest.importorskip("segmentation_models_pytorch", reason="segmentation-models-pytorch is not installed (peers)")
-    status, out, error = accuracy(*flags_for(demo, tmp_path), "--backbone", "efficientnet_lite0", "--variants", "unet")
+    status, out, error = accuracy(
+        *flags_for(demo, tmp_path), "--backbone", "timm:test_efficientnet", "--variants", "unet"
+    )
     assert status == 0, error
     assert "| unet | 1 | " in out
