@@ -25,7 +25,7 @@ def read_requirements() -> dict[str, list[str]]:
 needed = read_requirements()
 runtime, openvino = ["onnxruntime>=1.20,<2"], ["openvino>=2025.1"]
 export = ["onnx>=1.17,<2", "onnxscript>=0.5,<1", *runtime]
-COMMANDS = "prepare train calibrate export evaluate inspect serve drift select".split()
+COMMANDS = "prepare train calibrate export evaluate inspect serve drift select compare".split()
 
 setup(
     name="dinov3-defect-detection",
@@ -39,6 +39,7 @@ setup(
     package_data={
         "dinov3.defect_pages": ["templates/*", "static/*"],
         "dinov3.data.defect_checks": ["templates/*"],
+        "dinov3.defect_station": ["templates/*"],
         "dinov3.inference.reports": ["templates/*", "static/*"],
     },
     python_requires=">=3.10,<3.14",

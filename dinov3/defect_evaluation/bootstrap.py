@@ -90,7 +90,7 @@ def measure(results: ImageResults, thresholds: Thresholds, parts: np.ndarray) ->
     tables = []
     for start in range(0, len(weights), step):
         block = weights[start : start + step].astype(np.float64)
-        tables.append(_image_metrics(block[:, known], score, label, predicted) | _mask_metrics(block, images))
+        tables.append(image_metrics(block[:, known], score, label, predicted) | _mask_metrics(block, images))
     values = {name: np.concatenate([one[name] for one in tables]) for name in tables[0]}
     normal, defect, region = results.histograms.transpose(1, 0, 2)[:, :, ::-1]  # each (R, bins), strictest first
     values["pixel_ap"] = binned_average_precision(normal, defect)
@@ -147,7 +147,7 @@ def _estimate(values: np.ndarray, units: int) -> Estimate:
     return Estimate(value, low, high)
 
 
-def _image_metrics(w: np.ndarray, score: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
+def image_metrics(w: np.ndarray, score: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
     """Name to (R,) values for (R, N) weights of images with scores, labels and predicted classes (N,)."""
     defective, rejected = label > 0, predicted > 0
     tp, fp, fn = (w @ kind for kind in (defective & rejected, ~defective & rejected, defective & ~rejected))

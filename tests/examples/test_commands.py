@@ -20,6 +20,7 @@ SCRIPTS = {
     "defect-serve": "serve_defect_model",
     "defect-drift": "check_defect_drift",
     "defect-select": "select_defect_images",
+    "defect-compare": "compare_defect_models",
 }
 
 

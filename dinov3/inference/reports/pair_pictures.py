@@ -48,13 +48,19 @@ def draw_pair(rows: Manifest, number: int, note: tuple[str, str], predict: Calla
         predicted = predict(rows.root / name)
     except ImageReadError:
         return None
+    if truth is not None:
+        truth = np.where(defect_pixels(truth), truth, 0).astype(np.uint8)  # ignored pixels are no class
+    return Pair(name, note, beside_each_other(image, truth, predicted))
+
+
+def beside_each_other(image: np.ndarray, left: np.ndarray | None, right: np.ndarray | None) -> np.ndarray:
+    """(SIDE, 2 * SIDE + GAP, 3) uint8: an (H, W, 3) uint8 image twice, each time with a mask (H, W) uint8 of mask
+    classes unless None."""
     scale = SIDE / max(image.shape[:2])
     size = [max(round(side * scale), 1) for side in image.shape[1::-1]]
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    if truth is not None:
-        truth = np.where(defect_pixels(truth), truth, 0).astype(np.uint8)  # ignored pixels are no class
-    left = small if truth is None else overlay_mask(small, truth)
-    return Pair(name, note, np.hstack([_square(left), _square(None), _square(overlay_mask(small, predicted))]))
+    pictures = [small if mask is None else overlay_mask(small, mask) for mask in (left, right)]
+    return np.hstack([_square(pictures[0]), _square(None), _square(pictures[1])])
 
 
 def _square(picture: np.ndarray | None) -> np.ndarray:
