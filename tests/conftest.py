@@ -86,7 +86,7 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 TRAIN_FLAGS = (
-    "--backbone efficientnet_lite0 --weights none --image_size 64 --batch_size 8 --num_workers 0 --device cpu"
+    "--backbone timm:test_efficientnet --weights none --image_size 64 --batch_size 8 --num_workers 0 --device cpu"
 ).split()
 
 

@@ -110,8 +110,10 @@ def test_one_image_thresholds_and_no_pictures(trained: Path, folder: Path, tmp_p
 def test_backbone_mismatch_names_both(trained: Path, folder: Path, tmp_path: Path, script) -> None:
     base = ("--checkpoint", trained / "last.pth", "--image_dir", folder, "--output_dir", tmp_path / "out", *FLAGS)
     status, _, err = script("inference_defect_model", *base, "--backbone", "dinov3_vitb16")
-    assert status == 1 and "dinov3_vitb16" in err and "efficientnet_lite0" in err and not (tmp_path / "out").exists()
-    assert script("inference_defect_model", *base, "--backbone", "efficientnet_lite0")[0] == 3
+    assert (
+        status == 1 and "dinov3_vitb16" in err and "timm:test_efficientnet" in err and not (tmp_path / "out").exists()
+    )
+    assert script("inference_defect_model", *base, "--backbone", "timm:test_efficientnet")[0] == 3
 
 
 def test_bad_input_is_one_sentence(trained: Path, folder: Path, tmp_path: Path, script) -> None:

@@ -68,7 +68,7 @@ def test_an_asynchronous_value_is_the_one_before() -> None:
     [
         (("--lora_rank", 4, "--freeze_backbone"), "leave --freeze_backbone out"),
         (("--lora_rank", 4, "--unfreeze_last", 2), "leave --unfreeze_last out"),
-        (("--unfreeze_last", 99), "this backbone has 17 layers"),
+        (("--unfreeze_last", 99), "this backbone has 6 layers"),
         (("--mixed_precision", "tf32"), "only CUDA devices"),
         (("--auto_batch",), "--auto_batch needs a CUDA device"),
     ],

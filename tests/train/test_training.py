@@ -41,7 +41,7 @@ def test_a_run_leaves_everything_it_promises(trained: Path) -> None:
     )
     assert set(keys.split()) | {"pixel_ap", "pixel_aupro", "confusion", "train_total_loss", "lr_heads"} <= set(lines[0])
     content = load_checkpoint(trained / "best_accuracy.pth")
-    assert content["backbone"] == "efficientnet_lite0" and content["classes"] == ["normal", "defect"]
+    assert content["backbone"] == "timm:test_efficientnet" and content["classes"] == ["normal", "defect"]
     assert content["best"]["best_accuracy.pth"]["image_accuracy"] == max(line["image_accuracy"] for line in lines)
     assert yaml.safe_load((trained / "config.yaml").read_text())["image_size"] == 64
     assert Image.open(trained / "curves.png").size[0] > 500
@@ -87,7 +87,7 @@ def test_init_from_takes_the_weights_over_and_refuses_others(
     assert all(torch.equal(one[name], other[name]) for name in learned)
     arguments = flags(squares, tmp_path / "other", *more, "--backbone", "dinov3_vitt16")
     status, _, err = script("train_defect_model", *arguments)
-    assert status == 1 and "efficientnet_lite0" in err and "dinov3_vitt16" in err
+    assert status == 1 and "timm:test_efficientnet" in err and "dinov3_vitt16" in err
     assert not (tmp_path / "other").exists()
     config = tmp_path / "next/config.yaml"  # resumed with another start, it says where it did start
     more = ("--epochs", 2, "--init_from", trained / "best_iou.pth", "--lr", 0, "--freeze_backbone", "--resume")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import square_image
+from conftest import TRAIN_FLAGS, square_image
 from helpers.scoring import add_all
 from PIL import Image
 
@@ -208,8 +208,7 @@ def test_training_leaves_a_report_with_curves_and_pictures(trained: Path) -> Non
 
 
 def test_a_cut_off_report_is_made_up_for(squares: Manifest, tmp_path: Path, script) -> None:
-    flags = "--backbone efficientnet_lite0 --weights none --image_size 64 --batch_size 8 --num_workers 0 --device cpu"
-    base = ("--data_root", squares.root, "--save_dir", tmp_path, "--epochs", 1, *flags.split())
+    base = ("--data_root", squares.root, "--save_dir", tmp_path, "--epochs", 1, *TRAIN_FLAGS)
     assert script("train_defect_model", *base)[0] == 0
     report = tmp_path / "report.html"
     report.unlink()
