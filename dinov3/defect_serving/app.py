@@ -38,7 +38,11 @@ def create_app(service: Service) -> FastAPI:
 
 
 async def _http_error(request: Request, error: HTTPException) -> None:
-    raise RequestError(error.status_code, str(error.detail)) from None
+    headers = dict(error.headers or {})
+    if error.status_code == 405:  # Starlette names the methods of the first route that has this path
+        methods = request.app.openapi()["paths"].get(request.url.path, {})
+        headers["Allow"] = ", ".join(sorted(map(str.upper, methods))) or headers.get("Allow", "")
+    raise RequestError(error.status_code, str(error.detail), headers=headers) from None
 
 
 async def _validation_error(request: Request, error: RequestValidationError) -> None:

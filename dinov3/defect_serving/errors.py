@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class RequestError(Exception):
     """A request without an answer.
@@ -10,12 +12,13 @@ class RequestError(Exception):
         status: of HTTP.
         text: what was found, what was expected and what to do.
         retry_after: seconds after which it is worth trying again.
+        headers: others to send.
     """
 
-    def __init__(self, status: int, text: str, retry_after: int | None = None):
+    def __init__(
+        self, status: int, text: str, retry_after: int | None = None, headers: Mapping[str, str] | None = None
+    ):
         super().__init__(text)
-        self.status, self.text, self.retry_after = status, text, retry_after
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        self.status, self.text, self.headers = status, text, dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(retry_after)

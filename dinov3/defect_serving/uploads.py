@@ -54,7 +54,7 @@ async def read_upload(request: Request, config: ServeConfig) -> Upload:
             f"field {FIELD}, or one image as application/octet-stream or image/...",
         )
     if len(upload.images) > config.max_images:
-        raise RequestError(413, f"{len(upload.images)} images; expected at most {config.max_images} in a request")
+        raise RequestError(422, f"{len(upload.images)} images; expected at most {config.max_images} in a request")
     for text in (*upload.labels.values(), *(image.name for image in upload.images)):
         if text is not None and len(text) > LONGEST:
             raise RequestError(422, f"{text[:20]!r}...: a label or name of more than {LONGEST} characters")
@@ -74,7 +74,7 @@ async def _read_form(request: Request, config: ServeConfig, boundary: bytes, lab
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        status = 413 if error.message.startswith("Too many files") else 400
+        status = 422 if error.message.startswith("Too many files") else 400
         raise RequestError(status, f"not a form that can be read: {error.message}") from None
     images = []
     for name, value in form.multi_items():

@@ -127,7 +127,7 @@ def test_requests_that_cannot_be_answered(server: Server, served_images: list[Pa
     kind, body = form([good], part_id="1" * 300)
     refused(ask(body, kind), 422, "more than 200 characters")
     kind, body = form([good] * 9)
-    refused(ask(body, kind), 413, "8")
+    refused(ask(body, kind), 422, "Maximum number of files is 8")
     refused(ask(bytes(300_000), "image/png"), 413, "more than 0.2 MB")
     refused(ask(bomb(), "image/png"), 422, "10000 x 10000 pixels; expected at most 1 megapixels")
     refused(ask(b"", "image/png"), 422, "empty file")
@@ -135,6 +135,7 @@ def test_requests_that_cannot_be_answered(server: Server, served_images: list[Pa
     refused(ask(good[1], "image/png", Host="evil.example"), 403, "Host")
     refused(server.ask("POST", "/v1/inspect?mask=perhaps", good[1], {"Content-Type": "image/png"}), 422, "query.mask")
     refused(server.ask("GET", "/v1/inspect"), 405, "Method Not Allowed")
+    assert server.ask("DELETE", "/v1/model").headers["allow"] == "GET, POST"
     refused(server.ask("GET", "/nothing"), 404, "Not Found")
     assert server.inspect(served_images[0]).status == 200
 

@@ -25,31 +25,29 @@ REFUSALS = {
     401: "no valid key",
     403: "a page of another site, or another host",
     408: "the request took too long to come",
-    413: "too large, or too many images",
+    413: "too large",
     415: "neither a form nor an image",
-    422: "no image could be read, or a field is wrong",
+    422: "no image could be read, too many images, or a field is wrong",
     500: "the inspection failed",
     503: "too much to do, or shutting down; try again after Retry-After seconds",
     504: "no result in time",
 }
-BODY = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": [FIELD],
-                "properties": {
-                    FIELD: {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}},
-                    **{label: {"type": "string", "maxLength": LONGEST} for label in LABELS},
-                },
-                "additionalProperties": False,
-            }
+FILE = {"type": "string", "format": "binary"}
+
+
+def body_schema(most: int) -> dict[str, Any]:
+    """What a request with at most so many images holds, as OpenAPI tells it."""
+    form = {
+        "type": "object",
+        "required": [FIELD],
+        "properties": {
+            FIELD: {"type": "array", "minItems": 1, "maxItems": most, "items": FILE},
+            **{label: {"type": "string", "maxLength": LONGEST} for label in LABELS},
         },
-        "image/*": {"schema": {"type": "string", "format": "binary"}},
-        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-    },
-}
+        "additionalProperties": False,
+    }
+    kinds = {"multipart/form-data": form, "image/*": FILE, "application/octet-stream": FILE}
+    return {"required": True, "content": {kind: {"schema": schema} for kind, schema in kinds.items()}}
 
 
 def router(service: Service) -> APIRouter:
@@ -62,7 +60,9 @@ def router(service: Service) -> APIRouter:
         told = InspectAnswer | ErrorAnswer if status in (422, 500, 504) else ErrorAnswer
         answers[status] = {"model": told, "description": meaning}
 
-    @routes.post("/v1/inspect", responses=answers, openapi_extra={"requestBody": BODY})
+    body = body_schema(service.config.max_images)
+
+    @routes.post("/v1/inspect", responses=answers, openapi_extra={"requestBody": body})
     async def inspect(
         request: Request,
         part_id: Label = None,
