@@ -61,6 +61,7 @@ def commands(text: str) -> list[list[str]]:
     lines = blocks.replace("\\\n", " ").splitlines() + inline_code(text)
     found = []
     for line in lines:
+        line = re.sub(r"( +[12]?>\S* *\S+)?( +&)? *$", "", line)  # where its output goes
         if re.match(r"(\w+=\S* +)*(python|torchrun|sbatch|bash) ", line.strip()):
             found.append(shlex.split(line, comments=True))
     return found
