@@ -29,7 +29,7 @@ set "NUM_WORKERS=2"
 set "STAGE1_EPOCHS=2"
 set "STAGE2_EPOCHS=10"
 set "STAGE3_EPOCHS=1"
-call examples\train_large_dataset.bat || exit /b 1
+call examples\train_large_dataset.bat --decoder multiscale || exit /b 1
 echo Evaluating on images the model has not seen
 python examples/evaluate_defect_model.py --checkpoint "%SAVE_DIR%/stage3_uncertainty/best_accuracy.pth" --data_root "%DEMO%" --split test --output "%SAVE_DIR%/test_metrics.json" || exit /b 1
 python examples/inference_defect_model.py --checkpoint "%SAVE_DIR%/stage3_uncertainty/best_accuracy.pth" --image_dir "%DEMO%/images" --output_dir results/demo || exit /b 1
