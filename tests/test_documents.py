@@ -13,14 +13,15 @@ import pytest
 from conftest import ROOT
 from helpers.documents import broken_links, commands, inline_code, read, table_with, tables, without_code
 
-sys.path.append(str(ROOT / "benchmarks"))
+sys.path += [str(ROOT / "benchmarks"), str(ROOT / "examples/deploy")]
 FOLDERS = ("benchmarks", "dinov3", "docs", "examples", "tests")
 DOCUMENTS = sorted(
     path.relative_to(ROOT)
     for path in (*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md")))
 )
 RESULTS = read(ROOT / "benchmarks/RESULTS.md")
-SCRIPTS = {path.name: path for folder in ("examples", "benchmarks") for path in (ROOT / folder).glob("[a-z]*.py")}
+PLACES = ("examples", "examples/deploy", "benchmarks")
+SCRIPTS = {path.name: path for folder in PLACES for path in (ROOT / folder).glob("[a-z]*.py")}
 # words of commands that stand for something of the reader's
 PLACEHOLDERS = {"FORMAT": "coco", "...": "--data_root=data/dataset"}
 # flags of torchrun, sbatch and tensorboard
@@ -34,7 +35,7 @@ class ParserFoundError(Exception):
 
 @functools.cache
 def parser_of(script: str) -> argparse.ArgumentParser:
-    """The parser of a script in examples/ or benchmarks/: the one that its ``main`` parses flags with."""
+    """The parser of a script in one of ``PLACES``: the one that its ``main`` parses flags with."""
 
     def stop(parser: argparse.ArgumentParser, *_: object) -> None:
         raise ParserFoundError(parser)
