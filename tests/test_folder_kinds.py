@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from helpers.organizing import content
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def data(squares, tmp_path: Path) -> Path:

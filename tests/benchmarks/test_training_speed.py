@@ -74,7 +74,7 @@ def test_operations_are_counted_forward_and_backward(groups: int) -> None:
 
 def test_smp_is_measured_on_a_vit(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("segmentation_models_pytorch", reason="the pair needs segmentation-models-pytorch")
-    speed.main([*TINY, "--backbone", "dinov3_vitt16", "--image_size", "72", "--rounds", "1"])
+    speed.main([*TINY, "--backbone", "timm:test_vit", "--image_size", "72", "--rounds", "1"])
     out = capsys.readouterr().out
     assert "(smp: 96 px, the next multiple it takes)" in out and re.search(r"fine-tuning / smp: [\d.]+", out)
 

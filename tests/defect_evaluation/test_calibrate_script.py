@@ -89,6 +89,7 @@ def test_a_rate_of_zero_is_wrong_usage(script) -> None:
     assert status == 2 and "between 0 and 1" in err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_training_calibrates_its_best_files(trained: Path, squares: Manifest, tmp_path: Path, capsys) -> None:
     for name in ("best_accuracy", "best_iou"):
         content = load_checkpoint(trained / f"{name}.pth")
@@ -113,6 +114,7 @@ def test_training_calibrates_its_best_files(trained: Path, squares: Manifest, tm
     assert (run / "best_accuracy.pth").stat().st_mtime_ns == other
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_pass_serves_best_files_of_one_epoch(trained: Path, squares: Manifest, tmp_path: Path, monkeypatch) -> None:
     content = load_checkpoint(trained / "best_iou.pth")
     del content["calibration"]
@@ -161,6 +163,7 @@ def test_images_keep_their_part_past_unreadable_and_unknown_ones(
     assert images.class_prob.shape == (6, 2)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_files_beside_a_checkpoint_say_what_is_in_it(
     script, trained: Path, squares, tmp_path: Path, monkeypatch
 ) -> None:

@@ -20,6 +20,7 @@ from dinov3.inference.predictor import DefectPredictor
 from dinov3.models.defect_checkpoint import load_checkpoint, save_checkpoint
 from dinov3.models.defect_novelty import Novelty
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 Script = Callable[..., tuple[int, str, str]]
 
 

@@ -65,7 +65,7 @@ def thin_lines(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_full_decoder_outlines_what_a_quarter_of_the_resolution_loses() -> None:
     found = {}
     for decoder in ("full", "multiscale"):
-        model, criterion = make("efficientnet_lite0", decoder=decoder), MultiTaskLoss()
+        model, criterion = make("timm:test_efficientnet", decoder=decoder), MultiTaskLoss()
         model.freeze_backbone()
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 3e-3)
         images, masks = thin_lines(0)

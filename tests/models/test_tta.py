@@ -16,6 +16,8 @@ from dinov3.inference.predictor import DefectPredictor
 from dinov3.models.defect_checkpoint import load_checkpoint
 from dinov3.models.defect_tta import FlipAugmented
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 class Corner(nn.Module):
     """Says 'defect' as far as the top left pixel is bright, and marks bright pixels."""
