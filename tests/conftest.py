@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -28,6 +29,7 @@ from dinov3.defect_errors import run_script  # noqa: E402
 pytest_plugins = ["helpers.browser", "helpers.postgresql", "helpers.serving_fixtures"]
 LAUNCHER = pytest.StashKey[Launcher]()
 torch.set_num_threads(1)
+cv2.setNumThreads(1)  # a child has no threads of a pool that was begun before it forked, and would wait for them
 # The same examples in every run: what passes here passes everywhere. New ones: pytest --hypothesis-profile=default
 settings.register_profile("same", derandomize=True, database=None)
 settings.load_profile("same")
