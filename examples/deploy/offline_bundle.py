@@ -54,6 +54,10 @@ def make_bundle(config: BundleConfig) -> list[str]:
     extras = config.extras.split(",")
     if not set(extras) <= set(EXTRAS):
         raise DefectError(f"--extras {config.extras}: expected some of {','.join(EXTRAS)}, separated by commas")
+    if not {"runtime", "openvino"} & {*extras}:
+        raise DefectError(f"--extras {config.extras}: nothing in it runs a model; add runtime or openvino")
+    if "server" not in extras:
+        raise DefectError(f"--extras {config.extras}: the bundle installs a server; add server")
     target = Target(config.python, config.platform)
     facts = read_facts(config.model)
     place = config.output_dir.absolute()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -66,6 +67,7 @@ def test_wheels_for_older_c_libraries_are_taken_too() -> None:
         (("--platform", "linux"), ("--platform linux", "win_amd64")),
         (("--python", "2.7"), ("--python 2.7", "3.10 to 3.13")),
         (("--extras", "runtime,train"), ("--extras", "runtime,openvino,server")),
+        (("--extras", "server"), ("--extras server", "add runtime or openvino")),
         (("--output_dir", ROOT / "examples"), ("--output_dir", "exists")),
     ],
 )
@@ -149,9 +151,12 @@ def test_a_failed_installation_leaves_the_one_before(bundle: Path, tmp_path: Pat
     (place / "venv/kept").touch()
     assert "no virtual environment" in install(bundle, place)
     (place / "venv/pyvenv.cfg").touch()
+    shutil.copytree(place / "venv", place / "venv-previous")  # as a kill leaves it, with an unfinished one beside it
+    (place / "venv/unfinished").touch()
     assert "the model failed" in (said := install(bundle, place)) and "this model is bad" in said
     assert sorted(path.name for path in (place / "venv").iterdir()) == ["kept", "pyvenv.cfg"]
-    assert (place / "models/model.onnx").read_text() == "before" and not (place / "venv-previous").exists()
+    assert sorted(path.name for path in place.iterdir()) == ["models", "venv"]
+    assert (place / "models/model.onnx").read_text() == "before"
 
 
 def test_a_new_model_keeps_the_former_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import venv
@@ -55,11 +56,14 @@ def check_sums() -> None:
 
 def install(told: dict, folder: Path) -> None:
     """Install into ``folder``; a failure leaves what was there."""
-    place, previous = folder / "venv", folder / "venv-previous"
+    place, previous, outdated = (folder / name for name in ("venv", "venv-previous", "venv-outdated"))
     if place.exists() and not (place / "pyvenv.cfg").is_file():
         raise BundleError(f"{place} is no virtual environment; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(previous, ignore_errors=True)
+    shutil.rmtree(outdated, ignore_errors=True)
+    if previous.exists():  # a kill cut an installation short
+        shutil.rmtree(place, ignore_errors=True)
+        previous.rename(place)
     if place.exists():
         place.rename(previous)  # on Windows, not while a service runs from it
     try:
@@ -70,7 +74,9 @@ def install(told: dict, folder: Path) -> None:
         if previous.exists():
             previous.rename(place)
         raise
-    shutil.rmtree(previous, ignore_errors=True)
+    if previous.exists():
+        previous.rename(outdated)
+    shutil.rmtree(outdated, ignore_errors=True)
 
 
 def fill(told: dict, place: Path) -> Path:
@@ -119,6 +125,7 @@ def main() -> int:
         print("usage: python3 install.py FOLDER", file=sys.stderr)
         return 2
     folder = Path(sys.argv[1]).absolute()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         told = json.loads((HERE / "bundle.json").read_text(encoding="utf-8"))
         check_machine(told)
