@@ -74,7 +74,7 @@ setup(
             *needed["server"],
             *needed["station"],
             "psycopg[binary]>=3.1,<4",
-            "amqtt>=0.11,<0.13",
+            "amqtt>=0.12,<0.13",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "hypothesis>=6.100,<7",

@@ -62,15 +62,16 @@ class Gate:
     def _expect_own(self, scope: Scope) -> None:
         """Refuse what a page of another site makes a browser send: it could not read the answer, but start things."""
         headers = Headers(scope=scope)
-        host = urlsplit(f"//{headers.get('host', '')}")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host.netloc:
-            raise RequestError(403, f"a request from a page of {origin[:100]}; expected one of this server's own")
         try:
-            name = host.hostname
-        except ValueError:
-            name = None
-        if self.service.config.host in LOOPBACK and name not in LOOPBACK:
+            host = urlsplit(f"//{headers.get('host', '')}")
+            foreign = origin is not None and urlsplit(origin).netloc != host.netloc
+        except ValueError:  # no address
+            raise RequestError(403, "the header Host or Origin is no address") from None
+        if foreign:
+            raise RequestError(403, f"a request from a page of {origin[:100]}; expected one of this server's own")
+        # A name that leads to this machine from outside (DNS rebinding); whoever has a key is no such page.
+        if self.service.keys is None and host.hostname not in LOOPBACK:
             raise RequestError(403, "the header Host names another machine; ask for localhost or 127.0.0.1")
 
     def _note(self, scope: Scope, status: int, seconds: float, request_id: str, facts: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import shutil
 import threading
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from helpers.inspecting import records_of
 from helpers.serving import KEY, SLOW, Answer, Server, Servers
 
 from dinov3.defect_errors import DefectError
@@ -28,6 +30,27 @@ def failing(self, served_images):
     return start(self, served_images)
 Engine.start = failing
 """
+
+
+@pytest.mark.parametrize("kind", ["tiles", "checkpoint"])
+def test_tiles_and_checkpoints_are_served_as_the_script_inspects_them(
+    servers: Servers, served_models: Path, served_images: list[Path], tiny: Path, tmp_path: Path, kind: str
+) -> None:
+    model, flags = (tiny, ()) if kind == "checkpoint" else (served_models / "toy.onnx", ("--tile_size", 32))
+    common = ("--checkpoint", model, "--threads", 1, "--device", "cpu", *flags)
+    (tmp_path / "in").mkdir()
+    for path in served_images[18:22]:
+        shutil.copy(path, tmp_path / "in")
+    server = servers.start(model, *common[4:])
+    answer = server.inspect(*served_images[18:22])
+    stop(server)
+    output = ("--image_dir", tmp_path / "in", "--output_dir", tmp_path / "out", "--no_report", "--no_visualize")
+    assert servers.script("inference_defect_model", *common, *output) == 0
+    assert answer.status == 200
+    for found, wanted in zip(answer.results, records_of(tmp_path / "out"), strict=True):
+        assert found["image"] == wanted["image"] and found["verdict"] == wanted["verdict"]
+        assert found["defect_probability"] == pytest.approx(wanted["defect_probability"], abs=1e-5)
+        assert found["num_regions"] == wanted["num_regions"]
 
 
 def stop(server: Server) -> None:
@@ -142,8 +165,9 @@ def test_keys(servers: Servers, served_models: Path, served_images: list[Path], 
     server = servers.start(served_models / "toy.onnx", "--api_key_file", served_models / "keys.txt")
     assert server.inspect(served_images[0]).status == server.ask("GET", "/v1/model").status == 401
     assert server.inspect(served_images[0], headers={"X-API-Key": KEY}).status == 200
+    assert server.inspect(served_images[0], headers={"X-API-Key": KEY, "Host": "line.example"}).status == 200
     assert server.ask("POST", "/v1/model", b"{}", {"X-API-Key": KEY}).status == 403
-    assert [event["key"] for event in server.events if "key" in event] == ["line"]
+    assert [event["key"] for event in server.events if "key" in event] == ["line"] * 2
     stop(server)
     for text, message in (
         ("", "no key in it"),
