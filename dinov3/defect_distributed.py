@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,8 @@ def join_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
     dist.init_process_group("nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo")
     try:
         yield world, device
+        gc.collect()  # a sharded model refers to the group in cycles, which else would end it at any later time
+        sum_over_ranks(torch.zeros((), device=device)).item()  # none leaves while another still needs it
     except (RuntimeError, dist.DistError) as error:
         # The group is left as it is: taking it down could wait for a process that is gone.
         if any(words in str(error) for words in LOST):
