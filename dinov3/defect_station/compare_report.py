@@ -124,7 +124,8 @@ def write_comparison(
 
 
 def _row(flip: Flip, names: Sequence[str], labels: Sequence[str], parts: Sequence[str]) -> dict[str, Any]:
-    row = {"image": names[flip.place], "label": labels[flip.place], "part": parts[flip.place], "kind": flip.kind}
+    row: dict[str, Any] = {"image": names[flip.place], "label": labels[flip.place]}
+    row |= {"part": parts[flip.place], "kind": flip.kind}
     for which, said in (("old", flip.old), ("new", flip.new)):
         row |= {
             f"{which}_verdict": said.verdict,

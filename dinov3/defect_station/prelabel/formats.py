@@ -57,8 +57,8 @@ def write_labelme(folder: Path, images: Sequence[PreLabel]) -> None:
         if not shapes and not image.decision:
             continue
         flags = {image.class_name or DEFECT: True} if image.decision == "reject" and not shapes else {}
-        content = {"version": "5.5.0", "flags": flags, "shapes": shapes, "imagePath": Path(image.name).name}
-        content |= {"imageData": None, "imageHeight": height, "imageWidth": width}
+        content: dict[str, Any] = {"version": "5.5.0", "flags": flags, "shapes": shapes}
+        content |= {"imagePath": Path(image.name).name, "imageData": None, "imageHeight": height, "imageWidth": width}
         _write_json((folder / "images" / image.name).with_suffix(".json"), content)
 
 
@@ -99,8 +99,13 @@ def write_coco(folder: Path, images: Sequence[PreLabel]) -> None:
             region: Any = _column_runs(one, image.size)
             if one.points is not None:
                 region = [one.points.round(2).ravel().tolist()]
-            annotation = {"id": len(annotations) + 1, "image_id": number, "category_id": categories[one.label]}
-            annotation |= {"segmentation": region, "bbox": [one.x, one.y, width, height], "iscrowd": 0}
+            annotation: dict[str, Any] = {"id": len(annotations) + 1, "image_id": number}
+            annotation |= {
+                "category_id": categories[one.label],
+                "segmentation": region,
+                "bbox": [one.x, one.y, width, height],
+                "iscrowd": 0,
+            }
             annotations.append(annotation | {"area": int(np.count_nonzero(one.pixels))})
     entries = [
         {"id": number, "file_name": f"images/{image.name}", "height": image.size[0], "width": image.size[1]}
