@@ -1,5 +1,5 @@
-"""Inspection in an environment without torch: makes one, installs the package with the extra ``runtime`` and what a
-server needs, inspects images with an exported model, and measures the size of the environment and a cold start.
+"""Inspection in an environment without torch: makes one, installs the package with the extras ``runtime`` and
+``server``, inspects images with an exported model, and measures the size of the environment and a cold start.
 
 python benchmarks/torch_free.py --checkpoint export/best_accuracy.onnx --image_dir data/demo/images
 """
@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SERVER = ("fastapi", "uvicorn")
 # The aims: MB of site-packages with a server, seconds and MB from the start of Python to the first answer.
 MOST_PACKAGES, MOST_SECONDS, MOST_MEMORY = 350, 2.0, 200
 COLD_START = """
@@ -44,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         venv.create(environment, with_pip=True)
         scripts = environment / ("Scripts" if os.name == "nt" else "bin")
         python = scripts / "python"
-        run(folder, python, "-m", "pip", "install", "-q", "--disable-pip-version-check", f"{ROOT}[runtime]", *SERVER)
+        run(folder, python, "-m", "pip", "install", "-q", "--disable-pip-version-check", f"{ROOT}[runtime,server]")
         flags = ("--checkpoint", args.checkpoint.resolve(), "--image_dir", args.image_dir.resolve())
         print(run(folder, scripts / "defect-inspect", *flags, "--output_dir", Path(folder) / "results"), end="")
         image = json.loads((Path(folder) / "results/predictions.json").read_text(encoding="utf-8"))[0]["image"]

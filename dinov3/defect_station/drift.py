@@ -20,7 +20,7 @@ KEPT = 1000  # of the last images, to name those that moved the test most
 
 @dataclass(frozen=True)
 class Observation:
-    """What one image says to the test.
+    """What one image says to the test. A value that is not finite raises ``ValueError``.
 
     Attributes:
         name: of the image.
@@ -31,6 +31,10 @@ class Observation:
     name: str
     score: float
     novelty: float | None = None
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(value) for value in self.values().values()):
+            raise ValueError(f"{self.name}: {self.values()}; expected finite numbers")
 
     def values(self) -> dict[str, float]:
         """What is tested."""

@@ -91,5 +91,8 @@ def test_the_script_tells_a_change_and_what_spoke_for_it(tmp_path: Path, script)
     assert status == 0 and "80 images against 80" in out and "no change was found" in out, err
     status, out, _ = script(*flags, "--results", same, other)
     assert status == 4 and "changed: defect probabilities" in out and str(other) in out
+    broken = write_results(tmp_path / "broken", np.array([np.nan]))
+    status, _, err = script(*flags, "--results", broken)
+    assert status == 1 and "cell0_view1.png" in err and "expected finite numbers" in err
     status, _, err = script(*flags, "--results", tmp_path / "missing")
     assert status == 1 and "missing" in err and "results folder" in err
