@@ -5,7 +5,8 @@ python benchmarks/accuracy.py --data tiles --variants guided dual_branch unet fp
 Cross-validation: the parts are assigned to folds, each image is tested once per seed, and a fifth of the parts of the
 other folds is validation, which alone chooses thresholds; each run is tested at its last epoch. Finished runs are kept
 as small files in --runs and not run again: stop at any time and give the same command, or add a variant, a seed or a
-fold. ``--all`` prints the tables of everything that is there.
+fold. ``--all`` prints the tables of everything that is there; ``--factory`` what it means at the
+line, ``--curves`` how many masks and defective parts it takes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ BEGUN = time.monotonic()  # importing takes a while, too
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from accuracy_curves import print_curves  # noqa: E402
 from accuracy_data import open_data, strata_and_groups  # noqa: E402
+from accuracy_factory import print_factory  # noqa: E402
 from accuracy_folds import assign_folds, write_fold  # noqa: E402
 from accuracy_jobs import Place, run_share, run_side_by_side  # noqa: E402
 from accuracy_models import VARIANTS  # noqa: E402
@@ -60,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="assign images, not parts, to folds: shows what near-duplicates in training add",
     )
     add("--masks", type=int, default=100, help="percent of each type's defect images that train with their mask")
+    add("--defects", type=int, default=100, help="percent of each type's defective parts that train")
     add("--without", metavar="TYPE", help="train and validate without this type of defect, e.g. MT_Break")
     add("--backbone", default="efficientnet_lite0")
     add("--weights", default="default", help="default, none, or a local file")
@@ -81,6 +85,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--split", choices=("test", "val"), default="test", help="of the tables; choose by val, report test")
     add("--table_only", action="store_true", help="print the tables of what has been run; needs no data")
     add("--all", action="store_true", help="print the tables of everything in --runs")
+    add("--factory", action="store_true", help="what is rejected and reviewed at promised miss rates, of --runs")
+    add("--curves", action="store_true", help="what masks and defective parts are worth, of --runs")
+    add("--pictures", type=Path, metavar="DIR", help="draw what --factory and --curves print in this folder, too")
     add("--check", action="store_true", help="say in the tables which runs were done with today's code")
     add("--power", action="store_true", help="print the smallest difference that one, two, ... runs a fold can show")
     add("--jobs", type=positive_int, default=1, help="processes that train side by side, each one run at a time")
@@ -113,6 +120,7 @@ def setting_of(args: argparse.Namespace) -> dict[str, object]:
         "split": "random" if args.random_split else "grouped",
         "weights": weights.name if weights.is_file() else args.weights,
         **{name: getattr(args, name) for name in names},
+        **({"defects": args.defects} if args.defects < 100 else {}),
         "image_size": args.image_size if isinstance(args.image_size, int) else list(args.image_size),  # as JSON has it
     }
 
@@ -137,6 +145,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if not 0 <= args.masks <= 100:
         raise DefectError(f"--masks is {args.masks}; expected 0 to 100, in percent")
+    if not 1 <= args.defects <= 100:
+        raise DefectError(f"--defects is {args.defects}; expected 1 to 100, in percent")
     if wrong := [fold for fold in args.only_folds or () if not 0 <= fold < args.folds]:
         raise DefectError(f"--only_folds {wrong[0]}: expected 0 to {args.folds - 1}, as --folds is {args.folds}")
     stages = max(len(VARIANTS[name].stages) for name in args.variants)
@@ -144,13 +154,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise DefectError(f"--epochs is {args.epochs}; expected at least {stages}, one for each stage")
     if args.flips and args.novelty:
         raise DefectError("--flips and --novelty: each has its own tables; give one")
-    if not args.table_only and not args.all:
-        check_peers(args.variants)
-    if args.all:
-        print_all(args)
+    if args.all or args.factory or args.curves:
+        if args.all:
+            print_all(args)
+        if args.factory:
+            print_factory(args.runs, args.pictures)
+        if args.curves:
+            print_curves(args.runs, args.split, args.pictures)
         return 0
+    if not args.table_only:
+        check_peers(args.variants)
     name = f"{args.backbone}_{Path(args.weights).stem}_{size_text(args.image_size, 'x')}px_{args.epochs}epochs"
     name += f"_{args.masks}masks" if args.masks < 100 else ""
+    name += f"_{args.defects}defects" if args.defects < 100 else ""
     name += f"_without_{args.without}" if args.without else ""
     data = f"{Path(args.data).name}_{'random' if args.random_split else 'grouped'}"
     place = Place(args.work_dir / data / name, args.runs / data / name, setting_of(args))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -109,6 +110,30 @@ def keep_masks(data: Manifest, percent: int, seed: int) -> Manifest:
     unmasked = [row not in keep for row in range(len(data))] & (data.columns["split"] == "train")
     data.columns["mask"][unmasked] = ""
     return data
+
+
+def keep_defects(data: Manifest, percent: int, seed: int) -> Manifest:
+    """``data`` with ``percent`` of the defective parts of each type in training, at least one, and the more the
+    percentage, the same and others; all good parts stay."""
+    columns = data.columns
+    defective = (columns["split"] == "train") & (data.labels > 0)
+    keep = ~defective
+    for kind in np.unique(columns["source"][defective]):
+        rows = defective & (columns["source"] == kind)
+        parts = sorted(set(columns["group"][rows].tolist()), key=lambda part: _order(f"{seed}/{part}"))
+        keep |= rows & np.isin(columns["group"], parts[: max(round(len(parts) * percent / 100), 1)])
+    return data.subset(keep)
+
+
+def _order(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def trained_on(data: Manifest) -> dict[str, int]:
+    """How many defective parts train, and how many images of them with their mask."""
+    rows = (data.columns["split"] == "train") & (data.labels > 0)
+    masks = int((data.columns["mask"][rows] != "").sum())
+    return {"defective_parts": len(np.unique(data.columns["group"][rows])), "masks": masks}
 
 
 def without_type(data: Manifest, kind: str) -> Manifest:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accuracy_data import keep_masks, without_type
+from accuracy_data import keep_defects, keep_masks, trained_on, without_type
 from accuracy_models import VARIANTS
 from accuracy_run import run
 from accuracy_runs import expect_setting, write_run
@@ -54,9 +54,11 @@ def run_share(args: argparse.Namespace, place: Place, cells: Sequence[tuple[str,
         print(f"{name}, fold {fold}, seed {seed}", flush=True)
         try:
             data = keep_masks(read_manifest(place.data / f"fold{fold}"), args.masks, seed)
+            data = keep_defects(data, args.defects, seed) if args.defects < 100 else data
             data = without_type(data, args.without) if args.without else data
             for how, splits in run(args, VARIANTS[name], data, place.data / f"{name}_fold{fold}_seed{seed}", seed):
-                write_run(path.with_stem(path.stem + how), setting, time.monotonic() - begun, splits)
+                rest = {"trained_on": trained_on(data), **splits}
+                write_run(path.with_stem(path.stem + how), setting, time.monotonic() - begun, rest)
         except StoppedError:  # asked to end
             raise
         except Exception:

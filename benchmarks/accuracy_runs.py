@@ -69,9 +69,9 @@ def unpack(packed: dict[str, Any]) -> Run:
     }
 
 
-def write_run(path: Path, setting: dict[str, Any], seconds: float, splits: dict[str, dict[str, Any]]) -> None:
-    """Keep a finished run; the file appears whole or not at all."""
-    content = {
+def write_run(path: Path, setting: dict[str, Any], seconds: float, content: dict[str, dict[str, Any]]) -> None:
+    """Keep a finished run, with its splits as ``content``; the file appears whole or not at all."""
+    whole = {
         "format": FORMAT,
         "setting": setting,
         "code": code_digest(),
@@ -79,11 +79,11 @@ def write_run(path: Path, setting: dict[str, Any], seconds: float, splits: dict[
         "machine": f"{platform.processor() or platform.machine()}, {platform.system()}",
         "date": datetime.date.today().isoformat(),
         "seconds": round(seconds),
-        **splits,
+        **content,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
-    lines = [f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in content.items()]
+    lines = [f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in whole.items()]
     unfinished.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     unfinished.replace(path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -205,7 +206,7 @@ def _print_differences(runs: dict[str, dict[tuple[int, int], Run]]) -> Table:
         row = {"runs": str(len(shared))}
         for column, metric in METRICS.items():
             mean, low, high = mean_difference(pairs, metric)
-            row[column] = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" if np.isfinite(mean) else "-"
+            row[column] = with_interval(mean, low, high)
         print(f"| {name} | " + " | ".join(row.values()) + " |")
         table[name] = row
     return table
@@ -222,19 +223,38 @@ def mean_difference(
     three per fold the interval still holds the truth in nine cases of ten, not nineteen of twenty. One run per fold
     can't tell, and its interval is over parts alone.
     """
+    return _mean([(fold, one, partial(_difference, metric, one, other)) for fold, one, other in pairs])
+
+
+def mean_value(
+    runs: dict[tuple[int, int], Run], metric: Callable[[Run, np.ndarray], float]
+) -> tuple[float, float, float]:
+    """The ``metric`` averaged over ``runs``, and its 95% interval, as :func:`mean_difference` has it."""
+    return _mean([(fold, run, partial(metric, run)) for (fold, _), run in runs.items()])
+
+
+def _difference(metric: Callable[[Run, np.ndarray], float], one: Run, other: Run, weight: np.ndarray) -> float:
+    return metric(one, weight) - metric(other, weight)
+
+
+def _mean(cells: Sequence[tuple[int, Run, Callable[[np.ndarray], float]]]) -> tuple[float, float, float]:
+    """Of values that depend on how often each image counts: (fold, a run of it, value)."""
     draws, value = np.zeros(RESAMPLES + 1), 0.0
-    for fold in sorted({fold for fold, _, _ in pairs}):
-        mine = [(one, other) for number, one, other in pairs if number == fold]
+    for fold in sorted({fold for fold, _, _ in cells}):
+        mine = [(run, valued) for number, run, valued in cells if number == fold]
         bad, counts = _bad(mine[0][0]), _resamples(mine[0][0]["group"], fold)
-        differences = np.array(
-            [[metric(one, w) - metric(other, w) if w[bad].any() else np.nan for w in counts] for one, other in mine]
-        )
-        size = (max(len(mine) - 1, 1), differences.shape[1])
+        values = np.array([[valued(w) if w[bad].any() else np.nan for w in counts] for _, valued in mine])
+        size = (max(len(mine) - 1, 1), values.shape[1])
         drawn = np.random.default_rng((fold, 1)).integers(len(mine), size=size)
-        draws += len(mine) * np.take_along_axis(differences, drawn, axis=0).mean(0)
-        value += differences[:, 0].sum()
-    draws, value = draws / len(pairs), value / len(pairs)
+        draws += len(mine) * np.take_along_axis(values, drawn, axis=0).mean(0)
+        value += values[:, 0].sum()
+    draws, value = draws / len(cells), value / len(cells)
     return float(value), *np.nanpercentile(draws[1:], [2.5, 97.5]).tolist()
+
+
+def with_interval(mean: float, low: float, high: float) -> str:
+    """Of a difference; a dash where there is none."""
+    return f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" if np.isfinite(mean) else "-"
 
 
 def part_spread(pair: tuple[Run, Run], metric: Callable[[Run, np.ndarray], float], fold: int) -> float:
