@@ -53,8 +53,8 @@ setup(
         # inspection with exported models, without torch
         "runtime": runtime,
         "openvino": openvino,
-        # inspection by HTTP, beside what runs the model
-        "server": needed["server"],
+        # inspection by HTTP, beside what runs the model, also into the results database
+        "server": [*needed["server"], *needed["station"]],
         # the results database, in SQLite, and what to label next; and in PostgreSQL
         "station": [*needed["evaluate"], *needed["station"]],
         "postgresql": [*needed["evaluate"], *needed["station"], "psycopg[binary]>=3.1,<4"],

@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--batch_size", type=int, default=16)
     add("--seconds", type=float, default=30, help="of open loop")
     add("--soak_minutes", type=float, default=0.0)
+    add("--store", action="store_true", help="the server writes into a results database and keeps the images, too")
     add("--json", type=Path, help="write the figures to this file, too")
     return parser
 
@@ -63,6 +64,8 @@ class Server:
         self.log = folder / "log"
         command = [sys.executable, ROOT / "examples/serve_defect_model.py", "--checkpoint", args.checkpoint]
         command += ["--port", 0, "--batch_size", args.batch_size, "--queue_size", 512]
+        if args.store:
+            command += ["--store", folder / "results.sqlite", "--store_images", folder / "kept"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(list(map(str, command)), stderr=log)
         while not (found := [e for e in self._events() if e["event"] == "serving"]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from dinov3.defect_cli import PositiveFloat, PositiveInt, flag
 from dinov3.inference.config import PredictorConfig
@@ -33,4 +34,18 @@ class ServeConfig(PredictorConfig):
     webhook_token_file: Path | None = flag(None, "file with a token, sent as Authorization: Bearer")
     buffer_dir: Path = flag(Path("serving_buffer"), "folder for results that a sink has not taken yet")
     buffer_size: PositiveInt = flag(100_000, "results that may wait there; with more, images are refused")
-    watch: Path | None = flag(None, "folder of camera images to inspect, too; results go to the sinks")
+    watch: Path | None = flag(None, "folder of camera images to inspect, too; results go to --store and the sinks")
+
+    store: str | None = flag(
+        None, "results database: an SQLite file, or postgresql://user:password@host/database", group="store"
+    )
+    store_days: PositiveFloat | None = flag(
+        None, "days that results stay in --store if nobody decides them (default: all)"
+    )
+    store_mb: PositiveFloat | None = flag(
+        None, "megabytes that --store and its images may grow to: the oldest undecided go then"
+    )
+    store_images: Path | None = flag(None, "folder for copies of uploads and masks, which people can review then")
+    store_keep: Literal["all", "flagged"] = flag(
+        "all", "flagged: copies of what is not plainly accepted alone, that is of review, reject and disagreement"
+    )

@@ -40,6 +40,9 @@ class Metrics:
         self.sink_waiting = Gauge("defect_sink_waiting_results", "Results that wait for a sink", **sink)
         self.sink_delivered = Counter("defect_sink_delivered_results", "Results that a sink has taken", **sink)
         self.sink_failures = Counter("defect_sink_failures", "Times that a sink was not reached", **sink)
+        self.store_failures = Counter(
+            "defect_store_failures", "Times that results could not be written into the database", registry=registry
+        )
         self.swaps = Counter("defect_model_changes", "Changes of the model", ["outcome"], registry=registry)
 
     def text(self) -> bytes:

@@ -14,6 +14,7 @@ from dinov3.defect_errors import DefectError
 from dinov3.defect_serving.config import ServeConfig
 from dinov3.defect_serving.errors import RequestError
 from dinov3.defect_serving.logs import now
+from dinov3.defect_station.store.inspected import deciding_settings
 from dinov3.inference.inspection import open_predictor
 from dinov3.inference.pipeline import FileReader
 from dinov3.inference.predictor import DefectPredictor
@@ -28,11 +29,13 @@ class ServedModel:
 
     Attributes:
         brief: what every answer says of it.
+        settings: what else decides its verdicts, as the results database has it.
     """
 
     predictor: DefectPredictor
     read: FileReader
     brief: dict[str, Any]
+    settings: dict[str, Any]
     since: str
 
     @classmethod
@@ -56,7 +59,7 @@ class ServedModel:
             "precision": facts.precision,
             "thresholds": {"classification": limits.classification, "review": limits.review, "mask": limits.mask},
         }
-        return cls(predictor, FileReader.of(predictor), brief, now())
+        return cls(predictor, FileReader.of(predictor), brief, deciding_settings(config, predictor), now())
 
     def describe(self) -> dict[str, Any]:
         """All that a client may want to know of it."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
 import numpy as np
 
 from dinov3.data.defect_images import ImageReadError
+from dinov3.defect_serving.evidence import Evidence
 from dinov3.defect_serving.logs import now
 from dinov3.defect_serving.models import ServedModel
 from dinov3.defect_serving.worker import Result
@@ -27,10 +28,16 @@ class Outcome:
 
     Attributes:
         status: that of HTTP if it were the only image: 200; 422, it cannot be read; 500; 504, not in time.
+        evidence: for the results database, if there is one.
     """
 
     record: Record
     status: int = 200
+    evidence: Evidence | None = None
+
+
+# What the results database is to get of an outcome, whose image has this mask if it has a prediction.
+TakeEvidence = Callable[[Outcome, np.ndarray | None], Evidence]
 
 
 @dataclass(frozen=True)
@@ -48,12 +55,21 @@ class Extras:
     explain: bool = False
 
 
-def finisher(name: str, model: ServedModel, mm_per_pixel: float | None, extras: Extras) -> Callable[[Result], Outcome]:
+def finisher(
+    name: str,
+    model: ServedModel,
+    mm_per_pixel: float | None,
+    extras: Extras,
+    take: TakeEvidence | None = None,
+) -> Callable[[Result], Outcome]:
     """Makes the outcome of a prediction of ``model``."""
+
+    def with_evidence(outcome: Outcome, mask: np.ndarray | None) -> Outcome:
+        return outcome if take is None else replace(outcome, evidence=take(outcome, mask))
 
     def finish(result: Result) -> Outcome:
         if isinstance(result, ImageReadError):
-            return Outcome(failed_record(name, str(result)), 422)
+            return with_evidence(Outcome(failed_record(name, str(result)), 422), None)
         record = make_record(name, result, mm_per_pixel)
         record["mask"] = png_uri(result.mask) if extras.mask else None  # there is no folder that it could lie in
         if extras.explain:
@@ -62,7 +78,7 @@ def finisher(name: str, model: ServedModel, mm_per_pixel: float | None, extras: 
         if extras.attention:
             strongest = max(float(result.attention.max()), 1e-12)
             record["attention"] = png_uri((result.attention * (255 / strongest)).round().astype(np.uint8))
-        return Outcome(record)
+        return with_evidence(Outcome(record), result.mask)
 
     return finish
 

@@ -15,6 +15,7 @@ from dinov3.defect_serving.app import create_app
 from dinov3.defect_serving.config import ServeConfig
 from dinov3.defect_serving.logs import log, start_log
 from dinov3.defect_serving.metrics import Metrics
+from dinov3.defect_serving.recording import Recorder
 from dinov3.defect_serving.service import Service, expect_sound
 from dinov3.defect_serving.sinks.outbox import Outbox
 from dinov3.defect_serving.sinks.sender import Sender
@@ -36,8 +37,11 @@ def serve(config: ServeConfig) -> None:
     cv2.setNumThreads(1)  # images are finished side by side
     with StopSignals() as signals, ExitStack() as stack:  # uvicorn hands signals on at its end
         listening = stack.enter_context(listen(config))
-        outbox = open_outbox(config, stack)
-        service = Service(config, Metrics(), outbox)
+        outbox, metrics, recorder = open_outbox(config, stack), Metrics(), None
+        if config.store is not None:
+            recorder = Recorder(config, metrics)
+            stack.callback(recorder.close)
+        service = Service(config, metrics, outbox, recorder)
         senders = [] if outbox is None else open_senders(config, service, outbox)
         for sender in senders:
             sender.start()
@@ -59,7 +63,8 @@ def serve(config: ServeConfig) -> None:
         server = uvicorn.Server(settings)
         host, port = listening.getsockname()[:2]
         if not signals.received:
-            log("serving", host=host, port=port, keys=service.keys is not None, sinks=[one.name for one in senders])
+            sinks, store = [one.name for one in senders], None if service.store is None else service.store.place
+            log("serving", host=host, port=port, keys=service.keys is not None, sinks=sinks, store=store)
             server.run(sockets=[listening])
     log("stopped", signal=signals.received)
 
@@ -80,9 +85,9 @@ def listen(config: ServeConfig) -> socket.socket:
 
 
 def open_outbox(config: ServeConfig, stack: ExitStack) -> Outbox | None:
-    """The outbox of the sinks that are asked for; None if there are none."""
+    """The outbox of the sinks that are asked for, which also has what was watched; None if there is neither."""
     names = [name for name, address in (("mqtt", config.mqtt), ("webhook", config.webhook)) if address is not None]
-    if not names:
+    if not names and config.watch is None:
         return None
     outbox = Outbox(config.buffer_dir, names, config.buffer_size)
     stack.callback(outbox.close)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 
 from dinov3.data.defect_images import ImageBytes
 from dinov3.defect_errors import DefectError
@@ -15,9 +17,11 @@ from dinov3.defect_serving.keys import Keys
 from dinov3.defect_serving.logs import LOGGER, log
 from dinov3.defect_serving.metrics import Metrics
 from dinov3.defect_serving.models import ModelRegistry, ServedModel
-from dinov3.defect_serving.results import Extras, Outcome, finisher, messages
+from dinov3.defect_serving.recording import Occasion, Recorder
+from dinov3.defect_serving.results import Extras, Outcome, TakeEvidence, finisher, messages
 from dinov3.defect_serving.sinks.outbox import Outbox
 from dinov3.defect_serving.worker import Task, Worker
+from dinov3.inference.pipeline import Source
 from dinov3.inference.records import failed_record
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -28,13 +32,17 @@ class Service:
 
     Args:
         outbox: of the sinks, if there are any.
+        recorder: of the results database, if there is one.
 
     Raises:
         DefectError: a flag, a key file or the model cannot be used.
     """
 
-    def __init__(self, config: ServeConfig, metrics: Metrics, outbox: Outbox | None = None):
-        self.config, self.metrics, self.outbox = config, metrics, outbox
+    def __init__(
+        self, config: ServeConfig, metrics: Metrics, outbox: Outbox | None = None, recorder: Recorder | None = None
+    ):
+        self.config, self.metrics, self.outbox, self.recorder = config, metrics, outbox, recorder
+        self.store = None if recorder is None else recorder.store
         self.keys = Keys(config.api_key_file, "--api_key_file") if config.api_key_file else None
         self.admin_keys = Keys(config.admin_key_file, "--admin_key_file") if config.admin_key_file else None
         self.models = ModelRegistry(config, self._model_changed)
@@ -59,6 +67,8 @@ class Service:
             return "the server is shutting down"
         if self.outbox is not None and self.outbox.full:
             return "--buffer_size results wait for a sink that cannot be reached; see the log"
+        if self.recorder is not None and self.recorder.full:
+            return "--queue_size results wait for the results database"
         return self.worker.problem
 
     async def inspect(
@@ -70,12 +80,18 @@ class Service:
             deadline: by the clock of the event loop; images that are not done by then have no verdict.
         """
         scale = self.config.mm_per_pixel
-        tasks = [Task(image, model, finisher(image.name, model, scale, extras)) for image in images]
+        tasks = [
+            Task(image, model, finisher(image.name, model, scale, extras, self.evidence(image))) for image in images
+        ]
         for task in tasks:
             self.worker.submit(task)
         answers = [asyncio.wrap_future(task.answer) for task in tasks]
         await asyncio.wait(answers, timeout=max(deadline - asyncio.get_running_loop().time(), 0))
         return [self._outcome(image.name, answer) for image, answer in zip(images, answers, strict=True)]
+
+    def evidence(self, source: Source) -> TakeEvidence | None:
+        """What takes the evidence of an image; None without a results database."""
+        return None if self.recorder is None else partial(self.recorder.evidence, source)
 
     def _outcome(self, name: str, answer: asyncio.Future[Outcome]) -> Outcome:
         if not answer.done():
@@ -86,23 +102,40 @@ class Service:
         return answer.result()
 
     async def keep(
-        self, request_id: str, labels: Mapping[str, str | None], model: ServedModel, outcomes: Sequence[Outcome]
+        self, occasion: Occasion, model: ServedModel, images: Sequence[ImageBytes], outcomes: Sequence[Outcome]
     ) -> None:
-        """Count what is about to be answered, and keep it for the sinks, if there are any.
+        """Count what is about to be answered, and keep it in the results database and for the sinks, if there are any.
 
         Raises:
             RequestError: it cannot be kept, so it must not be answered.
         """
-        if self.outbox is not None:
-            kept = messages(request_id, labels, model, outcomes)
-            try:
+        try:
+            if self.recorder is not None:
+                await self._record(self.recorder, occasion, model, images, outcomes)
+            if self.outbox is not None:
+                kept = messages(occasion.request_id, occasion.labels, model, outcomes)
                 await asyncio.get_running_loop().run_in_executor(self._storing, self.outbox.add, kept)
-            except sqlite3.Error:
-                LOGGER.exception("results could not be kept", extra={"facts": {"request_id": request_id}})
-                raise RequestError(
-                    503, "the results could not be kept for the sinks; see the server's log", 30
-                ) from None
+        except (DefectError, OSError, sqlite3.Error, asyncio.TimeoutError):
+            LOGGER.exception("results could not be kept", extra={"facts": {"request_id": occasion.request_id}})
+            raise RequestError(503, "the results could not be kept; see the server's log", 30) from None
         self.count(outcomes)
+
+    async def _record(
+        self,
+        recorder: Recorder,
+        occasion: Occasion,
+        model: ServedModel,
+        images: Sequence[ImageBytes],
+        outcomes: Sequence[Outcome],
+    ) -> None:
+        found = [
+            outcome
+            if outcome.evidence is not None
+            else replace(outcome, evidence=await asyncio.to_thread(recorder.evidence, image, outcome, None))
+            for image, outcome in zip(images, outcomes, strict=True)
+        ]
+        written = asyncio.wrap_future(recorder.add(occasion, model, found))
+        await asyncio.wait_for(written, self.config.timeout)
 
     def count(self, outcomes: Sequence[Outcome]) -> None:
         """Add outcomes to the figures."""
@@ -132,5 +165,7 @@ def expect_sound(config: ServeConfig) -> None:
         )
     if config.model_dir is not None and not config.model_dir.is_dir():
         raise DefectError(f"--model_dir {config.model_dir}: no such folder")
-    if config.watch is not None and config.mqtt is None and config.webhook is None:
-        raise DefectError(f"--watch {config.watch}: its results would go nowhere; give --mqtt or --webhook")
+    if config.watch is not None and config.store is None and config.mqtt is None and config.webhook is None:
+        raise DefectError(f"--watch {config.watch}: its results would go nowhere; give --store, --mqtt or --webhook")
+    if config.store is None and (config.store_days or config.store_mb or config.store_images):
+        raise DefectError("--store_days, --store_mb and --store_images need --store")

@@ -1,4 +1,4 @@
-"""Camera folders: what comes into one is inspected like an upload, and its result goes to the sinks."""
+"""Camera folders: what comes into one is inspected like an upload, and its result goes where those of uploads go."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from pathlib import Path
 
 from dinov3.defect_errors import DefectError
 from dinov3.defect_serving.logs import LOGGER, log
+from dinov3.defect_serving.models import ServedModel
+from dinov3.defect_serving.recording import Occasion
 from dinov3.defect_serving.results import Extras, Outcome, finisher, messages
 from dinov3.defect_serving.service import Service
 from dinov3.defect_serving.sinks.outbox import Outbox
 from dinov3.defect_serving.worker import Task
 from dinov3.inference.watch import FolderWatcher, watch
+
+SECONDS_RETRY = 1.0  # after a result could not be kept
 
 
 class FolderInspection:
@@ -62,33 +66,60 @@ class FolderInspection:
     def _inspect(self, watcher: FolderWatcher, paths: list[Path]) -> None:
         service, model, tasks = self.service, self.service.models.current, []
         for path in paths:
-            while self.outbox.full or not service.worker.reserve(1):
+            while self._is_full() or not service.worker.reserve(1):
                 if self._stopping.is_set():
                     break
                 time.sleep(0.05)
             else:
-                name = path.relative_to(self.folder).as_posix()
-                task = Task(path, model, finisher(name, model, service.config.mm_per_pixel, Extras()))
-                tasks.append((path, name, task))
+                name, take = path.relative_to(self.folder).as_posix(), service.evidence(path)
+                task = Task(path, model, finisher(name, model, service.config.mm_per_pixel, Extras(), take))
+                tasks.append((path, name, _written(path), task))
                 service.worker.submit(task)
-        wait([task.answer for _, _, task in tasks])
-        for path, name, task in tasks:
+        wait([task.answer for *_, task in tasks])
+        for path, name, written, task in tasks:
             if task.answer.exception() is not None:
                 continue  # of the engine, which the log tells of; the file comes again
             outcome: Outcome = task.answer.result()
             if not watcher.finish(path, readable=outcome.status == 200):
                 continue
-            folder, _, _ = name.rpartition("/")
-            labels = {"part_id": None, "camera": folder or None, "trigger_id": None}
-            request_id = uuid.uuid4().hex
+            camera = name.rpartition("/")[0] or None
+            labels = {"part_id": None, "camera": camera, "trigger_id": None}
+            occasion = Occasion(uuid.uuid4().hex, labels, (self.folder.absolute(), written))
+            if self._keep(name, occasion, model, outcome):
+                service.count([outcome])
+                verdict = outcome.record.get("verdict", "error")
+                log("watched", request_id=occasion.request_id, camera=camera, verdict=verdict, waiting=len(paths))
+
+    def _is_full(self) -> bool:
+        recorder = self.service.recorder
+        return self.outbox.full or (recorder is not None and recorder.full)
+
+    def _keep(self, name: str, occasion: Occasion, model: ServedModel, outcome: Outcome) -> bool:
+        """Keep a result, however often that has to be tried; whether it was before the server ends."""
+        recorder, tried = self.service.recorder, 0
+        while True:
             try:
-                self.outbox.add(messages(request_id, labels, model, [outcome]), inspected=name)
-            except sqlite3.Error:
+                if recorder is not None:
+                    recorder.add(occasion, model, [outcome]).result()
+                kept = messages(occasion.request_id, occasion.labels, model, [outcome])
+                self.outbox.add(kept, inspected=name)
+                return True
+            except (DefectError, OSError, sqlite3.Error):
+                if not tried:
+                    LOGGER.exception("a result could not be kept; trying again")
+            except Exception:
                 LOGGER.exception("a result could not be kept; the file is inspected again after a restart")
-                continue
-            service.count([outcome])
-            verdict = outcome.record.get("verdict", "error")
-            log("watched", request_id=request_id, camera=folder or None, verdict=verdict, waiting=len(paths))
+                return False
+            tried += 1
+            if self._stopping.wait(SECONDS_RETRY):
+                return False
+
+
+def _written(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _has_files(folder: Path) -> bool:

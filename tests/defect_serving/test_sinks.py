@@ -22,6 +22,7 @@ from dinov3.defect_serving.service import expect_sound
 from dinov3.defect_serving.sinks.mqtt import MqttSink
 from dinov3.defect_serving.sinks.outbox import Outbox
 from dinov3.defect_serving.sinks.webhook import Webhook
+from dinov3.defect_station.store import Store
 
 
 @pytest.fixture
@@ -108,8 +109,12 @@ def test_each_result_arrives_whenever_the_server_is_killed(
     broker: MqttBroker,
     receiver: WebhookReceiver,
     flags: list[object],
+    tmp_path: Path,
 ) -> None:
+    pytest.importorskip("sqlalchemy", reason="needs sqlalchemy: pip install '.[station]'")
     rng, answered, asked = random.Random(0), [], 0
+    database = tmp_path / "results.sqlite"
+    flags += ["--store", database, "--store_images", tmp_path / "kept"]
     for _ in range(5):
         server, ended = servers.start(served_models / "toy.onnx", *flags), threading.Event()
 
@@ -148,6 +153,16 @@ def test_each_result_arrives_whenever_the_server_is_killed(
         assert all(found[result["id"]] == result for result in end.results)  # what comes twice is the same
         parts = [result["part_id"] for result in found.values()]
         assert len(parts) == len(set(parts))  # and nothing was inspected twice
+    with Store.open(str(database), must_exist=True) as store:
+        rows = {row["part"]: row for row in store.rows()}
+        assert len(rows) == sum(store.counts().values())
+    originals = {path.name: path.read_bytes() for path in served_images}
+    for answer in answered:
+        row, (result,) = rows[answer.body["part_id"]], answer.results
+        assert [row[name] for name in ("name", "verdict", "defect_probability")] == [
+            result[name] for name in ("image", "verdict", "defect_probability")
+        ]
+        assert Path(row["image_path"]).read_bytes() == originals[row["name"]] and Path(row["mask_path"]).is_file()
 
 
 def test_a_full_buffer_accepts_no_images(

@@ -154,7 +154,7 @@ def test_an_older_database_is_migrated_as_a_whole_and_a_newer_one_refused(url: s
         patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, ("CREATE TABLE notes (id {id})",)))
         with Store.open(url) as store:
             assert names(store) == ["00001.png"]
-    with pytest.raises(DefectError, match=r"made by a newer version .*\(schema 2; this one knows 1\); update"):
+    with pytest.raises(DefectError, match=r"made by a newer version .*\(schema 3; this one knows 2\); update"):
         Store.open(url)
 
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from dinov3.defect_serving.errors import RequestError
 from dinov3.defect_serving.gate import expect_key
 from dinov3.defect_serving.logs import now
+from dinov3.defect_serving.recording import Occasion
 from dinov3.defect_serving.results import Extras
 from dinov3.defect_serving.schemas import EXAMPLE_ANSWER, ErrorAnswer, InspectAnswer
 from dinov3.defect_serving.service import Service
@@ -93,7 +94,8 @@ def router(service: Service) -> APIRouter:
             inspecting = service.inspect(upload.images, model, Extras(mask, attention, explain), deadline=deadline)
             reserved = 0  # the worker gives the room back
             outcomes = await inspecting
-            await service.keep(request.state.request_id, upload.labels, model, outcomes)
+            occasion = Occasion(request.state.request_id, upload.labels)
+            await service.keep(occasion, model, upload.images, outcomes)
         finally:
             if reserved:
                 service.worker.release(reserved)

@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from dinov3.inference.config import PredictorConfig
+from dinov3.inference.predictor import DefectPredictor
 from dinov3.inference.records import Record
+from dinov3.models.defect_facts import fingerprint
 
 ERROR = "error"  # in place of a verdict, of a file that could not be inspected
 
@@ -26,6 +29,19 @@ def time_text(time: datetime) -> str:
     """A time, which without a zone is taken as UTC, as the database has it."""
     utc = time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
     return utc.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def deciding_settings(config: PredictorConfig, predictor: DefectPredictor) -> dict[str, Any]:
+    """What decides a verdict beside the model and its thresholds, for :attr:`Inspected.settings`."""
+    tiling = predictor.tiling
+    return {
+        "rules": fingerprint(config.rules) if config.rules else None,
+        "min_region_area": config.min_region_area,
+        "mm_per_pixel": config.mm_per_pixel,
+        "on_disagreement": config.on_disagreement,
+        "mixed_precision": config.mixed_precision,
+        "tiles": None if tiling is None else [tiling.size, tiling.overlap],
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +63,9 @@ class Inspected:
         regions: as ``predictions.json`` has them.
         embedding: (D,) the network's own description of the image; kept as float16. None: there is none.
         image_path, mask_path: where the files are, absolute; empty if nowhere.
+        labels: what else is known of how it came, such as its camera; decides nothing.
+        occasion: tells this inspection from others of the same image, such as a second upload; empty: there are none.
+        file_bytes: of files that are kept for this row alone, and count for its size.
         time: UTC, as :func:`now` writes it.
     """
 
@@ -69,6 +88,9 @@ class Inspected:
     embedding: np.ndarray | None = None
     image_path: str = ""
     mask_path: str = ""
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    occasion: str = ""
+    file_bytes: int = 0
     time: str = field(default_factory=now)
 
     @classmethod
@@ -84,10 +106,11 @@ class Inspected:
 
     @property
     def key(self) -> str:
-        """SHA-256 of all that decides the verdict: an image with the key of an earlier one is that image again. What
-        could not be inspected may be tried again, and is another image then."""
+        """SHA-256 of all that decides the verdict, and of the occasion: an image with the key of an earlier one is that
+        image again. What could not be inspected may be tried again, and is another image then."""
         deciding = [self.name, self.content_hash, self.model, dict(self.thresholds), dict(self.settings)]
-        text = json.dumps([*deciding, self.verdict == ERROR], sort_keys=True, ensure_ascii=True)
+        occasion = [self.occasion] if self.occasion else []
+        text = json.dumps([*deciding, self.verdict == ERROR, *occasion], sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -123,12 +146,13 @@ class Inspected:
             "error": self.error,
             "image_path": self.image_path,
             "mask_path": self.mask_path,
+            "labels": dict(self.labels),
             "embedding": None if embedding is None else embedding.tobytes(),
             "embedding_width": None if embedding is None else len(embedding),
         }
         # What it takes in the database, nearly: numbers and what surrounds a row are about 300 bytes.
         texts = (len(value) if isinstance(value, (str, bytes)) else len(json.dumps(value)) for value in row.values())
-        return row | {"bytes": sum(texts) + 300}
+        return row | {"bytes": sum(texts) + 300 + self.file_bytes}
 
 
 def finite(value: float) -> float | None:

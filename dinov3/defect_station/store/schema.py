@@ -38,6 +38,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             comment TEXT NOT NULL, UNIQUE (inspection_id, number))""",
         "CREATE INDEX decisions_time ON decisions (time)",
     ),
+    ("ALTER TABLE inspections ADD COLUMN labels {json} NOT NULL DEFAULT '{{}}'",),
 )
 TYPES = {
     "sqlite": {"id": "INTEGER PRIMARY KEY AUTOINCREMENT", "json": "TEXT", "bytes": "BLOB", "real": "REAL"},
@@ -48,7 +49,7 @@ TYPES = {
         "real": "DOUBLE PRECISION",
     },
 }
-JSON_COLUMNS = ("thresholds", "settings", "decided_by", "probabilities", "regions")
+JSON_COLUMNS = ("thresholds", "settings", "decided_by", "probabilities", "regions", "labels")
 COLUMNS = (
     "id key time name content_hash part model verdict predicted_class defect_probability doubt novelty milliseconds "
     "error image_path mask_path embedding embedding_width bytes"

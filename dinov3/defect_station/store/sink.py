@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from dinov3.defect_station.store.inspected import Inspected
+from dinov3.defect_station.store.inspected import Inspected, deciding_settings
 from dinov3.defect_station.store.store import Store
 from dinov3.inference.config import InspectConfig
 from dinov3.inference.outputs import Finished
@@ -29,20 +29,13 @@ class StoreSink:
     """
 
     def __init__(self, config: InspectConfig, predictor: DefectPredictor, root: Path):
-        limits, tiling = predictor.thresholds, predictor.tiling
+        limits = predictor.thresholds
         self.root, self.output_dir = Path(os.path.abspath(root)), Path(os.path.abspath(config.output_dir))
         self.max_days, self.max_mb = config.store_days, config.store_mb
         self.part_of = config.part_of()
         self.model = fingerprint(config.checkpoint)
         self.thresholds = {"classification": limits.classification, "review": limits.review, "mask": limits.mask}
-        self.settings = {
-            "rules": fingerprint(config.rules) if config.rules else None,
-            "min_region_area": config.min_region_area,
-            "mm_per_pixel": config.mm_per_pixel,
-            "on_disagreement": config.on_disagreement,
-            "mixed_precision": config.mixed_precision,
-            "tiles": None if tiling is None else [tiling.size, tiling.overlap],
-        }
+        self.settings = deciding_settings(config, predictor)
         self.store = Store.open(config.store)
         self._prune()
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from dinov3.defect_errors import DefectError
 from dinov3.defect_station.store.database import SECONDS_LOCKED, DecidedError, open_engine, told, use_wal
@@ -22,6 +22,14 @@ Decision = Literal["accept", "reject", "undo"]
 DECISIONS = ("accept", "reject", UNDO)
 PAGE = 500  # rows that are read at a time
 PRUNED = 500  # rows that are removed at a time
+
+
+class RemovedFiles(NamedTuple):
+    """What a row that is gone named."""
+
+    content_hash: str
+    image_path: str
+    mask_path: str
 
 
 class Store:
@@ -174,20 +182,27 @@ class Store:
         with self._reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
-    def prune(self, *, max_days: float | None = None, max_bytes: float | None = None) -> int:
+    def prune(
+        self,
+        *,
+        max_days: float | None = None,
+        max_bytes: float | None = None,
+        removed_files: Callable[[Sequence[RemovedFiles]], None] | None = None,
+    ) -> int:
         """Remove the oldest images that nobody decided. Returns how many. Image and mask files stay where they are.
 
         Args:
             max_days: remove what is older.
             max_bytes: of rows that stay, those with decisions included, which stay even if they are more.
+            removed_files: told of the files of removed rows, in pieces.
         """
         removed = 0
         if max_days is not None:
             oldest = time_text(datetime.now(timezone.utc) - timedelta(days=max_days))
-            removed += self._remove(inspections().c.time < oldest)
+            removed += self._remove(inspections().c.time < oldest, removed_files)
         if max_bytes is not None:
             first = self._first_that_fits(max_bytes)
-            removed += 0 if first is None else self._remove(inspections().c.id < first)
+            removed += 0 if first is None else self._remove(inspections().c.id < first, removed_files)
         if removed and self.engine.dialect.name == "sqlite":  # PostgreSQL gives space back by itself
             with told(self.place, self.seconds_locked), closing(self.engine.raw_connection()) as connection:
                 connection.driver_connection.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
@@ -211,7 +226,16 @@ class Store:
                 last = number
         return None
 
-    def _remove(self, condition: Any) -> int:
+    def files_named(self, content_hashes: Iterable[str]) -> set[str]:
+        """Paths of all images and masks that rows of these contents name."""
+        import sqlalchemy as sa
+
+        table = inspections()
+        query = sa.select(table.c.image_path, table.c.mask_path).where(table.c.content_hash.in_(list(content_hashes)))
+        with self._reading() as connection:
+            return {path for row in connection.execute(query) for path in row if path}
+
+    def _remove(self, condition: Any, removed_files: Callable[[Sequence[RemovedFiles]], None] | None) -> int:
         import sqlalchemy as sa
 
         table, decided = inspections(), decisions()
@@ -220,9 +244,12 @@ class Store:
         removed = 0
         while True:  # in pieces, so that nobody waits long for their turn to write
             with self._writing() as connection:
-                number = connection.execute(sa.delete(table).where(table.c.id.in_(some))).rowcount
-            removed += number
-            if number < PRUNED:
+                files = (table.c.content_hash, table.c.image_path, table.c.mask_path)
+                found = connection.execute(sa.delete(table).where(table.c.id.in_(some)).returning(*files)).all()
+            if removed_files is not None:
+                removed_files([RemovedFiles(*row) for row in found])
+            removed += len(found)
+            if len(found) < PRUNED:
                 return removed
             time.sleep(0)
 

@@ -1,0 +1,150 @@
+"""With a results database, every result is in it before anyone hears of it, and people can look at what was sent."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from helpers.serving import Server, Servers
+from helpers.sinks import eventually
+
+from dinov3.data.defect_masks import read_mask
+from dinov3.defect_errors import DefectError
+from dinov3.defect_serving.config import ServeConfig
+from dinov3.defect_serving.metrics import Metrics
+from dinov3.defect_serving.recording import Recorder
+from dinov3.defect_serving.service import expect_sound
+from dinov3.defect_station.store import Store
+from dinov3.models.defect_facts import fingerprint
+
+pytest.importorskip("sqlalchemy", reason="needs sqlalchemy: pip install '.[station]'")
+
+
+def rows_of(path: Path) -> list[dict]:
+    with Store.open(str(path), must_exist=True) as store:
+        return list(store.rows())
+
+
+def stop(server: Server) -> None:
+    server.child.send(15)
+    assert server.child.status(20) == 0, server.child.log.read_text()
+
+
+def test_what_is_answered_is_in_the_database_with_image_and_mask(
+    servers: Servers, served_models: Path, served_images: list[Path], tmp_path: Path
+) -> None:
+    database, kept, broken = tmp_path / "results.sqlite", tmp_path / "kept", tmp_path / "broken.png"
+    broken.write_bytes(served_images[0].read_bytes()[:60])
+    server = servers.start(served_models / "toy.onnx", "--store", database, "--store_images", kept)
+    labels = "?part_id=17&camera=left&mask=true"
+    answers = [server.inspect(served_images[0], broken, served_images[1], query=labels)]
+    answers += [server.inspect(served_images[2]) for _ in range(2)]  # a line that makes the same picture twice
+    answers += [server.inspect(served_images[3], query="?trigger_id=7") for _ in range(2)]  # an answer was not heard
+    answers += server.inspect_all(served_images[4:20])
+    assert {answer.status for answer in answers} == {200}
+    stop(server)
+    rows = rows_of(database)
+    told = Counter((answer.body["request_id"], result["image"]) for answer in answers for result in answer.results)
+    del told[answers[4].body["request_id"], served_images[3].name]
+    assert Counter((row["labels"]["request_id"], row["name"]) for row in rows) == told
+    by_name = {row["name"]: row for row in rows}
+    for answer in answers:
+        for result in answer.results:
+            row = by_name[result["image"]]
+            assert row["verdict"] == result.get("verdict", "error") and row["error"] == result["error"]
+            assert row["regions"] == result.get("regions", []) and row["model"] == answer.body["model"]["fingerprint"]
+            if row["verdict"] != "error":
+                assert row["defect_probability"] == result["defect_probability"]
+    first = answers[0].results[0]
+    row = by_name[first["image"]]
+    assert row["part"] == "17" and row["labels"] == {
+        "camera": "left",
+        "request_id": answers[0].body["request_id"],
+    }
+    image = Path(row["image_path"])
+    assert image.read_bytes() == served_images[0].read_bytes() and image.stem == row["content_hash"]
+    png = np.frombuffer(base64.b64decode(first["mask"].partition(",")[2]), np.uint8)
+    assert (read_mask(row["mask_path"]) == cv2.imdecode(png, cv2.IMREAD_UNCHANGED)).all()
+    assert by_name["broken.png"]["image_path"] == "" and by_name["broken.png"]["content_hash"] == fingerprint(broken)
+    assert all(Path(row["mask_path"]).is_file() for row in rows if row["verdict"] != "error")
+
+
+def test_retention_takes_the_copies_of_what_it_removes_and_no_others(
+    servers: Servers, served_models: Path, served_images: list[Path], tmp_path: Path
+) -> None:
+    database, kept, cameras = tmp_path / "results.sqlite", tmp_path / "kept", tmp_path / "cameras"
+    cameras.mkdir()
+    shutil.copy(served_images[6], cameras / "photo.png")
+    dark = tmp_path / "dark.png"
+    assert cv2.imwrite(str(dark), np.zeros((24, 24, 3), np.uint8))
+    flags = ("--store", database, "--store_images", kept)
+    watching = ("--store_keep", "flagged", "--watch", cameras, "--buffer_dir", tmp_path / "buffer")
+    server = servers.start(served_models / "toy.onnx", *flags, *watching)
+    assert {answer.status for answer in server.inspect_all([dark, *served_images[:6], served_images[0]])} == {200}
+    assert eventually(lambda: len(rows_of(database)) == 9)
+    stop(server)
+    rows = rows_of(database)
+    assert [row["name"] for row in rows if not row["image_path"] or not row["mask_path"]] == ["dark.png"]
+    twins = [row["id"] for row in rows if row["name"] == served_images[0].name]
+    with Store.open(str(database)) as store:
+        store.decide(twins[0], "Li", "reject")
+    (stay,) = (row for row in rows if row["id"] == twins[0])
+    server = servers.start(served_models / "toy.onnx", *flags, "--store_mb", 1e-6)
+    assert eventually(lambda: [row["id"] for row in rows_of(database)] == [twins[0]])
+    wanted = {Path(stay[name]) for name in ("image_path", "mask_path")}
+    assert eventually(lambda: {path for path in kept.glob("*/*") if path.is_file()} == wanted)
+    stop(server)
+    assert (cameras / "photo.png").is_file()
+
+
+def test_a_full_disk_loses_no_answer(
+    servers: Servers, served_models: Path, served_images: list[Path], tmp_path: Path
+) -> None:
+    resource = pytest.importorskip("resource", reason="limits on file size need a Unix system")
+    if not hasattr(resource, "prlimit"):
+        pytest.skip("limits of another process need Linux")
+    database, cameras = tmp_path / "results.sqlite", tmp_path / "cameras"
+    (cameras / "left").mkdir(parents=True)
+    flags = ("--store", database, "--store_images", tmp_path / "kept", "--watch", cameras)
+    server = servers.start(served_models / "toy.onnx", *flags, "--buffer_dir", tmp_path / "buffer")
+    assert server.inspect(served_images[0]).status == 200
+    limits = resource.prlimit(server.child.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+    answers = server.inspect_all(served_images[1:4])
+    assert {answer.status for answer in answers} == {503}
+    assert all("verdict" not in str(answer.body) and answer.headers["retry-after"] for answer in answers)
+    shutil.copy(served_images[5], cameras / "left" / "5.png")
+    assert eventually(lambda: "defect_store_failures_total 4.0" in server.ask("GET", "/metrics").body.decode())
+    resource.prlimit(server.child.pid, resource.RLIMIT_FSIZE, limits)
+    assert server.inspect(served_images[4]).status == 200
+    assert eventually(lambda: len(rows_of(database)) == 3)
+    server.child.send(9)
+    server.child.status(20)
+    server = servers.start(served_models / "toy.onnx", *flags, "--buffer_dir", tmp_path / "buffer")
+    assert server.inspect(served_images[6]).status == 200
+    shutil.copy(served_images[7], cameras / "7.png")
+    assert eventually(lambda: len(rows_of(database)) == 5)
+    stop(server)
+    rows = rows_of(database)
+    assert [row["name"] for row in rows] == ["00.png", "04.png", "left/5.png", "06.png", "7.png"]
+    watched = rows[2]
+    assert watched["labels"]["camera"] == "left" and watched["labels"]["watch"] == str(cameras)
+    assert watched["image_path"] == str(cameras / "left" / "5.png") and Path(watched["mask_path"]).is_file()
+
+
+def test_flags_that_cannot_be_used(tmp_path: Path, served_models: Path) -> None:
+    model = served_models / "toy.onnx"
+    with pytest.raises(DefectError, match="need --store"):
+        expect_sound(ServeConfig(checkpoint=model, store_images=tmp_path))
+    expect_sound(ServeConfig(checkpoint=model, watch=tmp_path, store="results.sqlite"))
+    config = ServeConfig(checkpoint=model, store=str(tmp_path / "results.sqlite"), store_images=tmp_path / "kept")
+    recorder = Recorder(config, Metrics())
+    try:
+        with pytest.raises(DefectError, match="--store_images"):
+            Recorder(config, Metrics())
+    finally:
+        recorder.close()
