@@ -1,5 +1,5 @@
-"""What labels are worth: a model retrained after 25, 50 and 100 images that ``select_defect_images.py`` chooses, against
-as many drawn at random.
+"""What labels are worth: a model retrained after 25, 50 and 100 images that ``select_defect_images.py`` chooses, beside
+one retrained after as many drawn at random.
 
 MAGNETIC_TILE_DIR=/path/to/magnetic_tile DEFECT_DATA_DIR=/path/to/sets python benchmarks/selection_gain.py
 

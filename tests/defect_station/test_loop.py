@@ -1,5 +1,5 @@
-"""The loop but for training, which other tests do: inspect into a database, review, select, pre-label, correct, append
-to the dataset in use, compare the models."""
+"""The whole loop: train on some of the parts, inspect the rest into a database, review, select, pre-label, correct,
+append to the dataset in use, train again, compare."""
 
 from __future__ import annotations
 
@@ -9,35 +9,37 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TRAIN_FLAGS, square_image
 from helpers.inspecting import FLAGS
-from helpers.networks import small_facts
-from helpers.toy_onnx import write_toy
 from PIL import Image
 
 from dinov3.data.defect_manifest import read_manifest
 from dinov3.data.defect_masks import read_mask
 from dinov3.data.defect_prepare.writer import DatasetWriter
+from dinov3.defect_station.prelabel.formats import PreLabel, write_labelme
 from dinov3.defect_station.store import Store
 
 pytest.importorskip("sqlalchemy", reason="needs sqlalchemy: pip install '.[station]'")
+pytestmark = pytest.mark.usefixtures("undrawn")
+KNOWN = 16  # parts in the dataset; the line shows those from SEEN_AGAIN on
+SEEN_AGAIN, ALL = 12, 30
 
 
-def photograph(number: int, bright: bool) -> np.ndarray:
-    """To the toy model, brightness is the defect probability."""
-    rng = np.random.default_rng(number)
-    image = rng.integers(90, 110, (32, 32, 3), dtype=np.uint8)
-    x, y = rng.integers(2, 10, 2)
-    image[y : y + 18, x : x + 18] += np.uint8(120 if bright else 0)
-    return image
+def is_bad(part: int) -> bool:
+    return part % 2 == 1
+
+
+def view(part: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    return square_image(np.random.default_rng([part, number]), is_bad(part))
 
 
 def write_dataset(folder: Path) -> None:
     with DatasetWriter(folder) as writer:
-        for number in range(16):
-            split, bright = ("train", "val", "test", "test")[number % 4], number % 3 == 0
-            mask = (photograph(number, bright)[..., 0] > 150).astype(np.uint8) if bright else None
-            facts = {"label": "defect" if bright else "normal", "split": split, "group": f"P{number}", "source": "made"}
-            writer.add(photograph(number, bright), f"P{number}_view1.png", mask, **facts)
+        for part in range(KNOWN):
+            kind, split = "defect" if is_bad(part) else "normal", ("train", "train", "val", "test")[part // 2 % 4]
+            image, mask = view(part, 1)
+            facts = {"label": kind, "split": split, "group": f"P{part}", "source": "made"}
+            writer.add(image, f"P{part}_view1.png", mask if is_bad(part) else None, **facts)
         writer.finish(classes=["normal", "defect"], mask_classes=["defect"], seed=0, command="test")
 
 
@@ -48,46 +50,71 @@ def test_the_loop(tmp_path: Path, script) -> None:
         return out
 
     data, store, labels = tmp_path / "data", tmp_path / "results.sqlite", tmp_path / "to_label"
-    old = write_toy(tmp_path / "old.onnx", small_facts(thresholds={"classification": 0.5, "review": 0.42, "mask": 0.6}))
-    new = write_toy(tmp_path / "new.onnx", small_facts(thresholds={"classification": 0.45, "mask": 0.6}))
     write_dataset(data)
+    train = ("--data_root", data, "--epochs", 1, *TRAIN_FLAGS)
+    run("train_defect_model", *train, "--save_dir", tmp_path / "old")
+    old = tmp_path / "old" / "best_accuracy.pth"
+
+    # Inspect what comes; parts 12 to 15 are in the dataset already, with another view.
     (tmp_path / "images").mkdir()
-    for number in range(10, 40):  # parts 10 to 15 are in the dataset already
-        Image.fromarray(photograph(100 + number, number % 2 == 0)).save(tmp_path / "images" / f"P{number}_view2.png")
-    part = ("--part_regex", "(P[0-9]+)_")
+    for part in range(SEEN_AGAIN, ALL):
+        Image.fromarray(view(part, 2)[0]).save(tmp_path / "images" / f"P{part}_view2.png")
     inspection = ("--checkpoint", old, "--image_dir", tmp_path / "images", "--output_dir", tmp_path / "results")
-    run("inference_defect_model", *inspection, "--store", store, *part, *FLAGS, "--no_report", "--no_visualize")
-    with Store.open(str(store)) as opened:  # a person looks at what is dark
+    part_flags = ("--part_regex", "(P[0-9]+)_")
+    run("inference_defect_model", *inspection, "--store", store, *part_flags, *FLAGS, "--no_report", "--no_visualize")
+
+    # A person reviews some, names a defect on one, and takes one decision back.
+    decided = {12: "accept", 16: "accept", 13: "reject", 17: "reject", 18: "undo"}
+    with Store.open(str(store)) as opened:
         for row in list(opened.rows()):
-            if int(row["part"][1:]) % 2:
-                opened.decide(row["id"], "Li", "accept", after=0)
-    told = run("select_defect_images", "--store", store, "--count", 24, "--output_dir", labels, "--format", "labelme")
-    assert "24 of 30 images" in told
+            part = int(row["part"][1:])
+            if part in decided:
+                first = "accept" if decided[part] == "undo" else decided[part]
+                number = opened.decide(row["id"], "Li", first, class_name="defect" if first == "reject" else None)
+                if decided[part] == "undo":
+                    opened.decide(row["id"], "Li", "undo", after=number)
+
+    told = run("select_defect_images", "--store", store, "--count", 16, "--output_dir", labels, "--random_share", 0.5)
+    assert "16 of 18 images" in told and "8 random" in told
     with (labels / "selection.csv").open(newline="", encoding="utf-8-sig") as file:
-        chosen = {Path(row["image"]).stem: row for row in csv.DictReader(file)}
-    corrected = next(name for name, row in chosen.items() if not row["decision"])
-    square = {"label": "defect", "shape_type": "rectangle", "points": [[1, 1], [6, 6]]}
-    path = labels / "images" / f"{corrected}.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"shapes": [square]}))
+        chosen = {int(row["part"][1:]): row for row in csv.DictReader(file)}
+    assert len(chosen) == 16
+    for part, row in chosen.items():
+        assert row["decision"] == ("" if decided.get(part) == "undo" else decided.get(part, ""))
+
+    # Whoever corrects the outlines draws what is true; what was decided before stays as it came.
+    for part, row in chosen.items():
+        if not row["decision"]:
+            path = (labels / "images" / row["image"]).with_suffix(".json")
+            path.unlink(missing_ok=True)
+            write_labelme(labels, [PreLabel(row["image"], view(part, 2)[1], {1: "defect"}, "accept")])
+
     before = (data / "manifest.csv").read_text()
-    group = ("--group_regex", "(P[0-9]+)_", "--no-group_similar")
-    run("prepare_defect_data", "import", "labelme", labels, "--output_dir", data, "--append", *group)
+    added = ("--output_dir", data, "--append", "--group_regex", "(P[0-9]+)_", "--no-group_similar")
+    run("prepare_defect_data", "import", "labelme", labels, *added)
     assert (data / "manifest.csv").read_text().startswith(before), "what was there stays"
     manifest = read_manifest(data)
-    assert len(manifest) == 16 + 24
+    assert len(manifest) == KNOWN + 16
     columns = {name: manifest.columns[name].tolist() for name in ("image", "mask", "label", "split", "group")}
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     splits: dict[str, set[str]] = {}
-    for group_name, split in zip(columns["group"], columns["split"], strict=True):
-        splits.setdefault(group_name, set()).add(split)
+    for row in rows:
+        splits.setdefault(row["group"], set()).add(row["split"])
+    assert len(splits) == KNOWN + sum(part >= KNOWN for part in chosen), "the views of a part have one group"
     assert all(len(found) == 1 for found in splits.values()), "no part is in two splits"
-    for image, mask, label in list(zip(columns["image"], columns["mask"], columns["label"], strict=True))[16:]:
-        name = Path(image).stem
-        assert label == ("normal" if chosen[name]["decision"] == "accept" else "defect")
-        if name == corrected:
-            assert np.count_nonzero(read_mask(data / mask)) == 36
-        elif label == "defect":
-            found, model = (read_mask(p) > 0 for p in (data / mask, tmp_path / "results" / "masks" / f"{name}.png.png"))
-            assert np.count_nonzero(found & model) >= 0.98 * np.count_nonzero(found | model)
+    for row in rows[KNOWN:]:
+        part = int(Path(row["image"]).name[1:].split("_")[0])
+        assert row["label"] == ("defect" if is_bad(part) else "normal"), "by a person's word or by the mask they drew"
+        if is_bad(part) and not chosen[part]["decision"]:
+            drawn, true = read_mask(data / row["mask"]) > 0, view(part, 2)[1] > 0
+            assert np.count_nonzero(drawn & true) >= 0.98 * np.count_nonzero(drawn | true)
+
+    run("train_defect_model", *train, "--save_dir", tmp_path / "new", "--init_from", old)
+    new = tmp_path / "new" / "best_accuracy.pth"
     compared = ("--old", old, "--new", new, "--data_root", data, "--output_dir", tmp_path / "comparison")
-    out = run("compare_defect_models", *compared, "--no_new_misses", "--num_workers", 0, "--threads", 1)
-    assert "inspected by both" in out and (tmp_path / "comparison" / "report.html").is_file()
+    status, out, err = script("compare_defect_models", *compared, "--no_new_misses", *FLAGS, "--threads", 1)
+    record = json.loads((tmp_path / "comparison" / "comparison.json").read_text(encoding="utf-8"))
+    tested = sum(row["split"] == "test" for row in rows)
+    assert record["inspected"] == tested and f"{tested} of {tested} images inspected by both" in out, err
+    assert record["old"]["thresholds"] != record["new"]["thresholds"], "each is calibrated"
+    assert status == ("new miss" in record["flips"]), "a release is stopped by a new miss"
