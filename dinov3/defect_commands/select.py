@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from dinov3.defect_cli import Fraction, NonNegativeInt, PositiveInt, flag, make_parser, parse
 from dinov3.defect_display import on_a_line
 from dinov3.defect_errors import DefectError, run_script
 from dinov3.defect_folder_kinds import expect_no_dataset
-from dinov3.defect_station.candidates import embeddings, from_results, from_store
+from dinov3.defect_station.candidates import Candidate, embeddings, from_results, from_store
 from dinov3.defect_station.prelabel.folder import write_selection
 from dinov3.defect_station.prelabel.formats import LabelFormat
 from dinov3.defect_station.selection import RANDOM, Selection, select, thumbnails
@@ -70,9 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not candidates:
             raise DefectError(f"{config.store or config.results}: no inspected images to choose from")
 
-        def features(chosen):  # noqa: ANN001, ANN202
-            found = embeddings(store, chosen)
-            return thumbnails(chosen) if found is None else found
+        def features(chosen: list[Candidate]) -> list[np.ndarray]:
+            found = [] if store is None else embeddings(store, chosen)
+            return found if len(found) == 1 and not np.isnan(found[0]).any() else [*found, thumbnails(chosen)]
 
         selection = select(candidates, config.count, config.random_share, config.seed, features)
     unwritten = write_selection(config.output_dir, selection, config.format)

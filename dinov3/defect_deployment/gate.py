@@ -29,6 +29,7 @@ from dinov3.models.defect_facts import ModelFacts
 BATCHES = (1, 2, 5)
 MOST_CLASS, MOST_MASK = 1e-5, 2e-5  # differences of probabilities
 MOST_NOVELTY = 1e-4  # of a deviation, as a share of it or, below 1, of 1
+MOST_EMBEDDING = 1e-2  # 1 minus the cosine of the angle
 
 
 @dataclass
@@ -39,7 +40,8 @@ class Agreement:
         images: how many were seen.
         crops: what the network saw of them: themselves, or their tiles.
         pixels: values of resized crops that differ.
-        class_prob, mask_prob, attention, novelty: the largest differences; of novelty, relative.
+        class_prob, mask_prob, attention, novelty, embedding: the largest differences; of novelty, relative, of
+            embeddings, 1 minus the cosine of the angle between them.
         flips: images with another verdict.
     """
 
@@ -50,6 +52,7 @@ class Agreement:
     mask_prob: float = 0.0
     attention: float = 0.0
     novelty: float = 0.0
+    embedding: float = 0.0
     flips: int = 0
 
     def problems(self) -> list[str]:
@@ -57,7 +60,8 @@ class Agreement:
         found = []
         if self.pixels:
             found.append(f"{self.pixels} values of resized images differ from training's resize; expected 0")
-        for name, most in (("class_prob", MOST_CLASS), ("mask_prob", MOST_MASK), ("novelty", MOST_NOVELTY)):
+        limits = {"class_prob": MOST_CLASS, "mask_prob": MOST_MASK, "novelty": MOST_NOVELTY}
+        for name, most in (limits | {"embedding": MOST_EMBEDDING}).items():
             value = getattr(self, name)
             if not value <= most:
                 found.append(f"{name} differs by up to {value:.2g}; expected at most {most:g}")
@@ -67,17 +71,21 @@ class Agreement:
 
     def add(self, ours: EngineOutput, theirs: EngineOutput) -> None:
         """The differences of a batch of crops."""
-        for name in ("class_prob", "mask_prob", "attention", "novelty"):
-            a, b = getattr(ours, name), getattr(theirs, name)
+        for name, a, b in zip(EngineOutput._fields, ours, theirs, strict=True):
             if a is None and b is None:
                 continue
             if a is None or b is None or a.shape != b.shape:
                 setattr(self, name, float("inf"))
                 continue
-            apart = np.abs(a - b) / np.maximum(np.abs(a), 1) if name == "novelty" else np.abs(a - b)
-            largest = float(apart.max())  # NaN if there is one: in no limit
+            largest = float(_apart(name, a, b).max())  # NaN if there is one: in no limit
             old = getattr(self, name)
             setattr(self, name, largest if not largest <= old else old)
+
+
+def _apart(name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if name == "embedding":
+        return 1 - (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    return np.abs(a - b) / np.maximum(np.abs(a), 1) if name == "novelty" else np.abs(a - b)
 
 
 def compare(reference: Engine, candidate: Engine, paths: Sequence[Path]) -> Agreement:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from dinov3.defect_errors import DefectError
-from dinov3.models.defect_engines.base import INPUT, OUTPUTS
+from dinov3.models.defect_engines.base import INPUT, REQUIRED
+from dinov3.models.defect_engines.class_token import ClassToken
 
 OPSET = 20  # taken by onnxruntime from 1.17 and OpenVINO from 2024.1 on
 # A graph that branches, loops or asks which values are not zero depends on what it was traced with.
@@ -34,17 +35,25 @@ class SelfContained(nn.Module):
 
     def __init__(self, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], novelty: bool):
         super().__init__()
-        self.model, self.novelty = model, novelty
+        self.model, self.class_token = model, ClassToken(model)
+        more = {"novelty": novelty, "embedding": self.class_token.exists}
+        self.output_names = [*REQUIRED, *(name for name, has in more.items() if has)]
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, H, W, 3) uint8 to class probabilities (B, K) at temperature 1, mask probabilities (B, S, H, W), attention
-        (B, 1, h, w) and, if the model has it, novelty (B, 1, H, W)."""
+        (B, 1, h, w) and, if the model has them, novelty (B, 1, H, W) and embedding (B, D)."""
         pixels = (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
         outputs = self.model(pixels, return_attention=True)
-        answers = (outputs["classification"].softmax(1), outputs["segmentation"].sigmoid(), outputs["attention_map"])
-        return (*answers, outputs["novelty"]) if self.novelty else answers
+        answers = {
+            "class_prob": outputs["classification"].softmax(1),
+            "mask_prob": outputs["segmentation"].sigmoid(),
+            "attention": outputs["attention_map"],
+            "novelty": outputs.get("novelty"),
+            "embedding": self.class_token.take(images.shape[0]),
+        }
+        return tuple(answers[name] for name in self.output_names)
 
 
 def export_graph(network: SelfContained, image_size: tuple[int, int], name: str) -> onnx.ModelProto:
@@ -58,14 +67,13 @@ def export_graph(network: SelfContained, image_size: tuple[int, int], name: str)
         DefectError: it cannot be exported as a graph that engines run alike.
     """
     images = torch.zeros(2, *image_size, 3, dtype=torch.uint8)
-    wanted = list(OUTPUTS if network.novelty else OUTPUTS[:-1])
     try:
         with torch.inference_mode(False), torch.no_grad(), _silent():
             program = torch.onnx.export(
                 network,
                 (images,),
                 input_names=[INPUT],
-                output_names=wanted,
+                output_names=network.output_names,
                 dynamic_shapes={INPUT: {0: torch.export.Dim("batch", min=1)}},
                 opset_version=OPSET,
                 dynamo=True,

@@ -16,6 +16,7 @@ from dinov3.data.defect_drawing import IGNORE_COLOR, class_color
 from dinov3.data.defect_images import ImageBytes, ImageReadError, open_file
 from dinov3.defect_station.store.kept_files import KeptFiles
 from dinov3.inference.pipeline import Source
+from dinov3.inference.prediction import Prediction
 from dinov3.models.defect_facts import fingerprint
 
 SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2", "TIFF": ".tif"}  # others: as the format is called
@@ -29,19 +30,21 @@ class Evidence:
         content_hash: SHA-256 of the image's file, in hexadecimal; empty if it is gone.
         image_path, mask_path: absolute; empty if nowhere.
         files: that are to be written, by their place.
+        embedding: (D,) float32, the network's own description of the image, if there is one.
     """
 
     content_hash: str
     image_path: str = ""
     mask_path: str = ""
     files: dict[Path, bytes] = field(default_factory=dict)
+    embedding: np.ndarray | None = None
 
 
-def take_evidence(source: Source, mask: np.ndarray | None, kept: KeptFiles | None) -> Evidence:
+def take_evidence(source: Source, prediction: Prediction | None, kept: KeptFiles | None) -> Evidence:
     """The evidence of an upload, or of a file, which stays where it is.
 
     Args:
-        mask: (H, W) uint8 class indices, if there is one.
+        prediction: if there is one.
         kept: where copies are to lie; None: there are to be none.
     """
     image_path = mask_path = content_hash = ""
@@ -55,11 +58,11 @@ def take_evidence(source: Source, mask: np.ndarray | None, kept: KeptFiles | Non
         image_path = os.path.abspath(source)
         with suppress(OSError):
             content_hash = fingerprint(source)
-    if kept is not None and mask is not None and content_hash:
-        content = mask_png(mask)
+    if kept is not None and prediction is not None and content_hash:
+        content = mask_png(prediction.mask)
         place = kept.place(content_hash, f"-{hashlib.sha256(content).hexdigest()[:16]}.png")
         files[place], mask_path = content, str(place)
-    return Evidence(content_hash, image_path, mask_path, files)
+    return Evidence(content_hash, image_path, mask_path, files, prediction and prediction.embedding)
 
 
 def _suffix(source: ImageBytes) -> str:

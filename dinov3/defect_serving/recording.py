@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from dinov3.defect_serving.config import ServeConfig
 from dinov3.defect_serving.evidence import Evidence, take_evidence
 from dinov3.defect_serving.logs import LOGGER, log
@@ -27,6 +25,7 @@ from dinov3.defect_serving.results import Outcome
 from dinov3.defect_station.store import Inspected, Store
 from dinov3.defect_station.store.kept_files import KeptFiles
 from dinov3.inference.pipeline import Source
+from dinov3.inference.prediction import Prediction
 
 AT_A_TIME = 200  # images in one transaction, or a few more
 SECONDS_PRUNED = 3600.0  # between two looks at what may be removed
@@ -72,6 +71,7 @@ class Occasion:
                 mask_path=_storable(outcome.evidence.mask_path),
                 labels=labels,
                 occasion=self.key(number),
+                embedding=outcome.evidence.embedding,
                 file_bytes=sum(map(len, outcome.evidence.files.values())),
             )
             for number, outcome in enumerate(outcomes)
@@ -117,13 +117,13 @@ class Recorder:
         """Whether as many images wait for the database as may be under way."""
         return self._waiting >= self._limit
 
-    def evidence(self, source: Source, outcome: Outcome, mask: np.ndarray | None) -> Evidence:
+    def evidence(self, source: Source, outcome: Outcome, prediction: Prediction | None) -> Evidence:
         """What the database is to get of an image beside the record of ``outcome``; for any thread."""
         record = outcome.record
         clean = record.get("verdict") == "accept" and not record["disagreement"]
         unseen = outcome.status == 422  # nobody could see anything in it
         keeps = not unseen and (self._keeps_all or not clean)
-        return take_evidence(source, mask, self.files if keeps else None)
+        return take_evidence(source, prediction, self.files if keeps else None)
 
     def add(self, occasion: Occasion, model: ServedModel, outcomes: Sequence[Outcome]) -> Future[None]:
         """Write what became of images; it is done when they are on the disk, or has the reason why they are not.

@@ -15,6 +15,7 @@ from dinov3.defect_serving.evidence import Evidence
 from dinov3.defect_serving.logs import now
 from dinov3.defect_serving.models import ServedModel
 from dinov3.defect_serving.worker import Result
+from dinov3.inference.prediction import Prediction
 from dinov3.inference.reasons import record_reasons
 from dinov3.inference.records import Record, failed_record, make_record
 from dinov3.inference.verdict import verdict_bounds
@@ -36,8 +37,8 @@ class Outcome:
     evidence: Evidence | None = None
 
 
-# What the results database is to get of an outcome, whose image has this mask if it has a prediction.
-TakeEvidence = Callable[[Outcome, np.ndarray | None], Evidence]
+# What the results database is to get of an outcome and its prediction, if it has one.
+TakeEvidence = Callable[[Outcome, Prediction | None], Evidence]
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ def finisher(
 ) -> Callable[[Result], Outcome]:
     """Makes the outcome of a prediction of ``model``."""
 
-    def with_evidence(outcome: Outcome, mask: np.ndarray | None) -> Outcome:
-        return outcome if take is None else replace(outcome, evidence=take(outcome, mask))
+    def with_evidence(outcome: Outcome, prediction: Prediction | None) -> Outcome:
+        return outcome if take is None else replace(outcome, evidence=take(outcome, prediction))
 
     def finish(result: Result) -> Outcome:
         if isinstance(result, ImageReadError):
@@ -78,7 +79,7 @@ def finisher(
         if extras.attention:
             strongest = max(float(result.attention.max()), 1e-12)
             record["attention"] = png_uri((result.attention * (255 / strongest)).round().astype(np.uint8))
-        return with_evidence(Outcome(record), result.mask)
+        return with_evidence(Outcome(record), result)
 
     return finish
 

@@ -30,6 +30,7 @@ class Candidate:
         novelty: deviations from good parts; None: the model cannot tell.
         decision: of a person: ``accept``, ``reject`` or empty.
         row: its ``id`` in the database; 0: it is from a folder.
+        model: which inspected it, as the database has it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Candidate:
     decision: str = ""
     class_name: str = ""
     row: int = 0
+    model: str = ""
 
 
 def from_store(store: Store, part_of: PartOf | None = None, **filters: Any) -> list[Candidate]:
@@ -70,6 +72,7 @@ def from_store(store: Store, part_of: PartOf | None = None, **filters: Any) -> l
             decision=row["decision"] if decided else "",
             class_name=(row["class_name"] if decided else "") or "",
             row=row["id"],
+            model=row["model"],
         )
     return list(found.values())
 
@@ -112,17 +115,19 @@ def _candidate(said: Mapping[str, Any], **facts: Any) -> Candidate:
     return Candidate(**{name: said[name] for name in same}, **facts)
 
 
-def embeddings(store: Store | None, candidates: list[Candidate]) -> np.ndarray | None:
-    """(N, D) float32; None if one of them has none."""
-    if store is None:
-        return None
+def embeddings(store: Store, candidates: list[Candidate]) -> list[np.ndarray]:
+    """For each model that described some of the images, (N, D) float32 of length 1, NaN for all others: what two models
+    say cannot be compared."""
     found: dict[int, np.ndarray | None] = {}
     for ids in _pieces([candidate.row for candidate in candidates], 500):
         found |= {row["id"]: read_embedding(row) for row in store.rows(id=ids, embeddings=True)}
-    vectors = [found.get(candidate.row) for candidate in candidates]
-    if any(vector is None for vector in vectors) or len({len(vector) for vector in vectors}) != 1:
-        return None
-    return np.stack(vectors)
+    spaces: dict[tuple[str, int], np.ndarray] = {}
+    for place, candidate in enumerate(candidates):
+        vector = found.get(candidate.row)
+        if vector is not None and (length := np.linalg.norm(vector)) > 0:
+            empty = np.full((len(candidates), len(vector)), np.nan, np.float32)
+            spaces.setdefault((candidate.model, len(vector)), empty)[place] = vector / length
+    return list(spaces.values())
 
 
 def _pieces(items: list[int], size: int) -> Iterator[list[int]]:

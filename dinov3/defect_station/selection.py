@@ -60,13 +60,14 @@ def select(
     count: int,
     random_share: float,
     seed: int,
-    features: Callable[[list[Candidate]], np.ndarray],
+    features: Callable[[list[Candidate]], list[np.ndarray]],
 ) -> Selection:
     """Choose ``count`` images, or as many as there are parts that differ.
 
     Args:
         random_share: of ``count``, 0 to 1.
-        features: (N, D) of images, alike where the images are.
+        features: arrays (N, D) of images, alike where the images are, NaN where nothing is known of one; images are
+            compared by the first array that has both.
     """
     missing: list[str] = []
     drawn, parts = _draw(candidates, round(count * random_share), seed, missing)
@@ -131,12 +132,14 @@ def _is_there(candidate: Candidate, missing: list[str]) -> bool:
 class _Kinship:
     """Which images are alike: of one part, near-duplicates, or near to each other by their features."""
 
-    def __init__(self, candidates: list[Candidate], features: np.ndarray):
+    def __init__(self, candidates: list[Candidate], features: list[np.ndarray]):
         pairs = [(pair.a, pair.b) for pair in find_near_duplicates([c.image for c in candidates])]
         parts: dict[str, int] = {}
         pairs += [(parts.setdefault(c.part, number), number) for number, c in enumerate(candidates)]
         self.place = {id(c): number for number, c in enumerate(candidates)}
-        self.group, self.features = join(len(candidates), pairs), features.astype(np.float32)
+        self.group = join(len(candidates), pairs)
+        # So that distances in two of them can be compared: by how far two images are apart on average.
+        self.features = [values / max(np.sqrt(2 * np.nanvar(values, axis=0).sum()), 1e-12) for values in features]
         self.distance = np.full(len(candidates), np.inf, np.float32)  # to the nearest one taken
         self.taken: set[int] = set()
 
@@ -152,7 +155,10 @@ class _Kinship:
         """It is chosen."""
         place = self.place[id(candidate)]
         self.taken.add(self.group[place])
-        np.minimum(self.distance, ((self.features - self.features[place]) ** 2).sum(axis=1), out=self.distance)
+        apart = np.full(len(self.distance), np.nan, np.float32)
+        for values in self.features:
+            apart = np.where(np.isnan(apart), ((values - values[place]) ** 2).sum(axis=1), apart)
+        np.fmin(self.distance, apart, out=self.distance)
 
 
 def _take_turns(pools: dict[str, list[Candidate]], count: int, kinship: _Kinship) -> list[Chosen]:

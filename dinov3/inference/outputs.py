@@ -64,6 +64,7 @@ class Finished:
     display: np.ndarray | None
     mask: np.ndarray | None
     content_hash: str = ""  # SHA-256 of the file, if a store is to have it
+    embedding: np.ndarray | None = None  # (D,) float32, likewise
 
 
 class Sink(Protocol):
@@ -186,6 +187,8 @@ class OutputWriter:
         finished = self._write_images(name, result, display)
         if self.sink is None or path is None:
             return finished
+        if isinstance(result, Prediction):
+            finished = replace(finished, embedding=result.embedding)
         with suppress(OSError):
             return replace(finished, content_hash=fingerprint(path))
         return finished

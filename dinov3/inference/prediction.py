@@ -29,6 +29,7 @@ class Prediction:
     disagrees: bool = False  # whether the mask contradicts the classifier
     review_threshold: float | None = None  # from which on a person is to look; None: no such band
     novel: NovelPlace | None = None  # of a model calibrated with --novelty
+    embedding: np.ndarray | None = None  # (D,) float32: the network's own description of the image
 
     @property
     def reason(self) -> str:

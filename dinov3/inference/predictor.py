@@ -31,6 +31,7 @@ class TilesOutput:
     peak: np.ndarray  # (H, W) float32, the strongest mask channel's probability
     channel: np.ndarray  # (H, W) uint8, which one
     attention: np.ndarray  # (h, w) float32
+    embedding: np.ndarray | None  # (D,) float32
     seconds: float
 
 
@@ -154,7 +155,8 @@ class DefectPredictor:
             beyond = output.novelty[index, 0]
             place = int(beyond.argmax())
             novel = NovelPlace.of(float(beyond.flat[place]), place, shape=self.image_size, size=size)
-        return self._prediction(class_prob, mask, regions, output.attention[index, 0], seconds, novel)
+        embedding = None if output.embedding is None else output.embedding[index].copy()  # not all of the batch
+        return self._prediction(class_prob, mask, regions, output.attention[index, 0], seconds, novel, embedding)
 
     def predict_tiles(self, image: np.ndarray, batch_size: int = 16) -> Prediction:
         """Predict an (H, W, 3) uint8 image of any size by ``batch_size`` tiles at a time."""
@@ -173,6 +175,7 @@ class DefectPredictor:
             peak=output.mask_prob,
             channel=output.mask_channel,
             attention=output.attention,
+            embedding=output.embedding,
             seconds=time.perf_counter() - start,
         )
 
@@ -182,7 +185,7 @@ class DefectPredictor:
         expect_finite(output.class_prob, output.peak)
         mask, regions = self._mask_and_regions(output.peak, output.channel)
         seconds = output.seconds + time.perf_counter() - start
-        return self._prediction(output.class_prob, mask, regions, output.attention, seconds)
+        return self._prediction(output.class_prob, mask, regions, output.attention, seconds, None, output.embedding)
 
     def _enlarge(self, mask_prob: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
         """The strongest channel's probability (H, W) at ``size``, and which channel that is, of (S, h, w); channels
@@ -210,7 +213,8 @@ class DefectPredictor:
         regions: list[Region],
         attention: np.ndarray,
         seconds: float,
-        novel: NovelPlace | None = None,
+        novel: NovelPlace | None,
+        embedding: np.ndarray | None,
     ) -> Prediction:
         defect_probability = float(1 - class_prob[0])
         outcome = None if self.rules is None else self.rules.apply(regions, mask, self.mm_per_pixel)
@@ -230,4 +234,5 @@ class DefectPredictor:
             disagrees=decision.disagrees,
             review_threshold=self.thresholds.review,
             novel=novel,
+            embedding=embedding,
         )

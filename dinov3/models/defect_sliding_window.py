@@ -25,6 +25,7 @@ class LargeImageOutput:
     mask_prob: np.ndarray  # (H, W) float32, blended over the tiles, of the strongest mask channel
     mask_channel: np.ndarray  # (H, W) uint8, which channel that is
     attention: np.ndarray  # (h, w) float32 pooling weights of all tiles, which add up to 1
+    embedding: np.ndarray | None  # (D,) float32, the mean of those of the tiles, if the model has any
 
 
 def slide_window(
@@ -73,12 +74,16 @@ class _Canvas:
         self.band: np.ndarray | None = None  # (S, h, W) sums from the top of the row of tiles on
         self.class_prob: np.ndarray | None = None
         self.attention: np.ndarray | None = None
+        self.embedding: np.ndarray | None = None  # sum of the tiles'
 
     def add(self, batch: list[tuple[int, int]], output: EngineOutput) -> None:
         """Add the answers for the tiles at these rows and columns."""
         for place, prob, attention in zip(batch, output.mask_prob, output.attention, strict=True):
             self._add_mask(*place, prob)
             self._add_attention(*place, attention[0])
+        if output.embedding is not None:
+            sums = output.embedding.sum(0)
+            self.embedding = sums if self.embedding is None else self.embedding + sums
         found = output.class_prob if self.class_prob is None else np.vstack([self.class_prob, output.class_prob])
         self.class_prob = found[found[:, 0].argmin()]  # of the worst tile; NaN counts as the least, so it is not lost
 
@@ -124,4 +129,6 @@ class _Canvas:
         shares = (min(n / side, 1.0) for n, side in zip((self.height, self.width), self.tile, strict=True))
         rows, columns = (max(round(n * share), 1) for n, share in zip(self.attention.shape, shares, strict=True))
         attention = self.attention[:rows, :columns]
-        return LargeImageOutput(self.class_prob, self.mask_prob, self.mask_channel, attention / attention.sum())
+        attention /= attention.sum()
+        embedding = None if self.embedding is None else self.embedding / (len(self.tops) * len(self.lefts))
+        return LargeImageOutput(self.class_prob, self.mask_prob, self.mask_channel, attention, embedding)

@@ -28,6 +28,7 @@ from dinov3.models.defect_backbone import ViTBackbone
 from dinov3.models.defect_checkpoint import load_checkpoint
 from dinov3.models.defect_classifier import AttentionGuidedDefectClassifier
 from dinov3.models.defect_engines import open_engine
+from dinov3.models.defect_engines.torch_engine import TorchEngine
 from dinov3.models.defect_facts import ModelFacts, fingerprint
 from dinov3.models.defect_novelty import Novelty
 from dinov3.models.defect_tta import FlipAugmented
@@ -171,14 +172,22 @@ def test_each_kind_of_model_gives_one_plain_graph_with_its_answers(kind: str, tm
     module, size = network(kind)
     model = export_graph(module, size, kind)
     session = onnxruntime.InferenceSession(model.SerializeToString())
+    facts = small_facts(image_size=size, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3), novelty="novelty" in kind)
+    engine = TorchEngine(module.model, facts, device="cpu", precision="off")
     for batch in (1, 2, 5):
         images = np.random.default_rng(batch).integers(0, 256, (batch, *size, 3), dtype=np.uint8)
         with torch.inference_mode():
             expected = [value.numpy() for value in module(torch.from_numpy(images))]
         found = session.run(None, {"images": images})
-        assert len(found) == len(expected) == (4 if "novelty" in kind else 3)
+        assert len(found) == len(expected) == (5 if "novelty" in kind else 4)
         for ours, theirs in zip(expected, found, strict=True):
             np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-5)
+        embedding = engine.run(images).embedding
+        np.testing.assert_allclose(found[-1], embedding, rtol=1e-4, atol=1e-5)
+        with torch.inference_mode():  # of the images as they are, whatever is mirrored beside them
+            pixels = engine.normalization(torch.from_numpy(images).permute(0, 3, 1, 2))
+            token = getattr(module.model, "model", module.model).encode(pixels)[1]
+        np.testing.assert_allclose(embedding, token.numpy(), rtol=1e-4, atol=1e-5)
     assert np.ptp(expected[1]) > 1e-3  # the masks are not flat
 
 

@@ -20,6 +20,7 @@ from dinov3.defect_serving.metrics import Metrics
 from dinov3.defect_serving.recording import Recorder
 from dinov3.defect_serving.service import expect_sound
 from dinov3.defect_station.store import Store
+from dinov3.defect_station.store.inspected import read_embedding
 from dinov3.models.defect_facts import fingerprint
 
 pytest.importorskip("sqlalchemy", reason="needs sqlalchemy: pip install '.[station]'")
@@ -27,7 +28,7 @@ pytest.importorskip("sqlalchemy", reason="needs sqlalchemy: pip install '.[stati
 
 def rows_of(path: Path) -> list[dict]:
     with Store.open(str(path), must_exist=True) as store:
-        return list(store.rows())
+        return list(store.rows(embeddings=True))
 
 
 def stop(server: Server) -> None:
@@ -68,6 +69,8 @@ def test_what_is_answered_is_in_the_database_with_image_and_mask(
     }
     image = Path(row["image_path"])
     assert image.read_bytes() == served_images[0].read_bytes() and image.stem == row["content_hash"]
+    color = cv2.imread(str(served_images[0])).mean((0, 1))[::-1] / 255
+    np.testing.assert_allclose(read_embedding(row), color, atol=0.01)  # what the toy describes an image by
     png = np.frombuffer(base64.b64decode(first["mask"].partition(",")[2]), np.uint8)
     assert (read_mask(row["mask_path"]) == cv2.imdecode(png, cv2.IMREAD_UNCHANGED)).all()
     assert by_name["broken.png"]["image_path"] == "" and by_name["broken.png"]["content_hash"] == fingerprint(broken)

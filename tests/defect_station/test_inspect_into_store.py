@@ -15,6 +15,7 @@ from helpers.forking import Child, Launcher
 from helpers.inspecting import records_of, write_images
 
 from dinov3.defect_station.store import Store
+from dinov3.defect_station.store.inspected import read_embedding
 from dinov3.models.defect_facts import fingerprint
 
 pytest.importorskip("sqlalchemy", reason="needs sqlalchemy: pip install '.[station]'")
@@ -51,8 +52,10 @@ def test_the_database_has_what_predictions_json_has(start, folder: Path, tmp_pat
     assert start(command).status(60) == 3, "one image is bad"
     records = {record["image"]: record for record in records_of(output)}
     with Store.open(url) as store:
-        rows = {row["name"]: row for row in store.rows()}
+        rows = {row["name"]: row for row in store.rows(embeddings=True)}
         assert len(rows) == sum(store.counts().values()) == 150
+    described = {name for name, row in rows.items() if read_embedding(row) is not None}
+    assert described == {name for name, record in records.items() if not record["error"]}
     for name, record in records.items():
         row = rows[name]
         assert row["content_hash"] == fingerprint(row["image_path"]) and row["error"] == record["error"]

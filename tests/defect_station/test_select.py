@@ -132,7 +132,7 @@ def test_each_part_has_the_same_chance_to_be_drawn(tmp_path: Path) -> None:
     candidates = candidates_at(image, ["a"] * 9 + list("bcdefghij"))
     drawn: Counter[str] = Counter()
     for seed in range(600):
-        selection = select(candidates, 3, 1.0, seed, lambda _: np.zeros((0, 1)))
+        selection = select(candidates, 3, 1.0, seed, lambda _: [])
         assert len({chosen.candidate.part for chosen in selection.chosen}) == 3 and selection.parts == 10
         drawn.update(chosen.candidate.part for chosen in selection.chosen)
     assert all(abs(drawn[part] - 180) < 4 * np.sqrt(600 * 0.3 * 0.7) for part in "abcdefghij")
@@ -144,8 +144,12 @@ def test_doubtful_images_far_apart_come_before_more_doubtful_ones_alike(tmp_path
     cluster = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])
     vectors = np.eye(3, dtype=np.float32)[cluster] + np.arange(9)[:, None] / 1000
 
-    def features(some: list[Candidate]) -> np.ndarray:
-        return vectors[[int(candidate.part) for candidate in some]]
+    def features(some: list[Candidate]) -> list[np.ndarray]:
+        """One model saw the first two groups, another one the first and the last; pixels cannot tell the first two."""
+        places = [int(candidate.part) for candidate in some]
+        one, two, pixels = vectors.copy(), vectors * 10, vectors.copy()
+        one[6:], two[3:6], pixels[:3] = np.nan, np.nan, vectors[3:6]
+        return [values[places] for values in (one, two, pixels)]
 
     chosen = select(candidates, 3, 0.0, 0, features).chosen
     assert sorted(cluster[int(one.candidate.part)] for one in chosen) == [0, 1, 2]

@@ -1,4 +1,5 @@
-"""A model file that takes no exporter to make: defective as far as the image is bright, masked where it is."""
+"""A model file that takes no exporter to make: defective as far as the image is bright, masked where it is, described
+by its mean colour."""
 
 from __future__ import annotations
 
@@ -12,11 +13,13 @@ from dinov3.models.defect_engines.base import INPUT
 from dinov3.models.defect_facts import METADATA_KEY, ModelFacts
 
 
-def write_toy(path: Path, facts: ModelFacts) -> Path:
-    """Write the model with ``facts`` to ``path``; its classes are two, its mask is one."""
+def write_toy(path: Path, facts: ModelFacts, embedding: bool = True) -> Path:
+    """Write the model with ``facts`` to ``path``; its classes are two, its mask is one. Files of the first version had
+    no ``embedding``."""
     constants = {
         "pixels": np.array([1, 2, 3]),
         "channels": np.array([1]),
+        "places": np.array([1, 2]),
         "white": np.array(255, np.float32),
         "one": np.array(1, np.float32),
     }
@@ -31,8 +34,11 @@ def write_toy(path: Path, facts: ModelFacts) -> Path:
         helper.make_node("ReduceMean", ["planes", "channels"], ["mask_prob"], keepdims=1),
         helper.make_node("Identity", ["mask_prob"], ["attention"]),
     ]
+    if embedding:
+        nodes.append(helper.make_node("ReduceMean", ["scaled", "places"], ["embedding"], keepdims=0))
     height, width = facts.image_size
     outputs = {"class_prob": ["B", 2], "mask_prob": ["B", 1, height, width], "attention": ["B", 1, height, width]}
+    outputs |= {"embedding": ["B", 3]} if embedding else {}
     graph = helper.make_graph(
         nodes,
         "toy",

@@ -124,6 +124,8 @@ class Inspected:
     def to_row(self) -> dict[str, Any]:
         """Values by column of the table ``inspections``, but for ``id``."""
         embedding = None if self.embedding is None else np.ascontiguousarray(self.embedding, "<f2").reshape(-1)
+        if embedding is not None and not np.isfinite(embedding).all():  # beyond float16
+            embedding = None
         row = {
             "key": self.key,
             "time": self.time,

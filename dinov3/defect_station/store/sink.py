@@ -63,6 +63,7 @@ class StoreSink:
             model=self.model,
             thresholds=self.thresholds,
             settings=self.settings,
+            embedding=image.embedding,
             image_path=_readable(self.root / record["image"]),
             mask_path=_readable(self.output_dir / mask) if mask else "",
         )

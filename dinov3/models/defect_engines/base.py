@@ -12,10 +12,11 @@ from dinov3.models.defect_facts import ModelFacts
 EngineName = Literal["torch", "onnx", "openvino"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
-# Names of an exported graph's input, uint8 (B, H, W, 3), and of its outputs, float32; ``novelty`` only if the model
-# has it. Its batch size is free, all else fixed.
+# Names of an exported graph's input, uint8 (B, H, W, 3), and of its outputs, float32: those of ``EngineOutput``;
+# ``novelty`` only if the model has it, ``embedding`` not in files of the first version. Its batch size is free, all
+# else fixed.
 INPUT = "images"
-OUTPUTS = ("class_prob", "mask_prob", "attention", "novelty")
+REQUIRED = ("class_prob", "mask_prob", "attention")
 
 
 class EngineOutput(NamedTuple):
@@ -25,6 +26,7 @@ class EngineOutput(NamedTuple):
     mask_prob: np.ndarray  # (B, S, H, W) float32, 0 to 1, at the network's input size
     attention: np.ndarray  # (B, 1, h, w) float32 pooling weights, which add up to 1 per image
     novelty: np.ndarray | None = None  # (B, 1, H, W) float32 deviations from good parts, of models that know those
+    embedding: np.ndarray | None = None  # (B, D) float32, the backbone's class token or the mean of its last map
 
 
 class Started(ABC):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dinov3.defect_errors import DefectError
-from dinov3.models.defect_engines.base import INPUT, OUTPUTS, Done, Engine, EngineOutput, Started
+from dinov3.models.defect_engines.base import INPUT, REQUIRED, Done, Engine, EngineOutput, Started
 from dinov3.models.defect_engines.onnx_file import read_facts
 
 PROVIDERS = {
@@ -73,20 +73,21 @@ class OnnxEngine(Engine):
     def start(self, images: np.ndarray) -> Started:
         self.expect_batch(images)
         begun = time.perf_counter()
-        output = EngineOutput(*self.session.run(self.outputs, {INPUT: images}))
+        values = self.session.run(self.outputs, {INPUT: images})
+        output = EngineOutput(**dict(zip(self.outputs, values, strict=True)))
         return Done(output, time.perf_counter() - begun)
 
 
 def expected_outputs(path: Path, found: list[str], novelty: bool) -> list[str]:
-    """The outputs to ask a file for.
+    """The outputs to ask a file for: those it must have, and its embedding if it has one.
 
     Raises:
         DefectError: it lacks one.
     """
-    wanted = list(OUTPUTS if novelty else OUTPUTS[:-1])
+    wanted = [*REQUIRED, "novelty"] if novelty else [*REQUIRED]
     if not set(wanted) <= set(found):
         raise DefectError(f"{path}: its outputs are {', '.join(found)}; expected {', '.join(wanted)}; export it anew")
-    return wanted
+    return [*wanted, "embedding"] if "embedding" in found else wanted
 
 
 def usable_cores() -> int:

@@ -67,5 +67,5 @@ class OpenVinoEngine(Engine):
         begun = time.perf_counter()
         self.request.infer([images], share_inputs=True)
         # Copies: the request's memory holds the next batch soon.
-        values = [self.request.get_tensor(name).data.copy() for name in self.outputs]
-        return Done(EngineOutput(*values), time.perf_counter() - begun)
+        values = {name: self.request.get_tensor(name).data.copy() for name in self.outputs}
+        return Done(EngineOutput(**values), time.perf_counter() - begun)

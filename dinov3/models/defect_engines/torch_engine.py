@@ -14,6 +14,7 @@ from dinov3.data.defect_transforms import Normalization
 from dinov3.models.defect_checkpoint import load_checkpoint, restore_model
 from dinov3.models.defect_device import PrecisionName, compile_model, resolve_device, resolve_precision
 from dinov3.models.defect_engines.base import Engine, EngineOutput, Started
+from dinov3.models.defect_engines.class_token import ClassToken
 from dinov3.models.defect_facts import ModelFacts, fingerprint
 from dinov3.models.defect_fuse_bn import fuse_batch_norms
 
@@ -46,6 +47,7 @@ class TorchEngine(Engine):
         if threads is not None:
             torch.set_num_threads(threads)
         self.model = model.to(self.device, memory_format=torch.channels_last).eval()
+        self.class_token = ClassToken(self.model)
         if compile:
             compile_model(self.model, self.device)
         self.compiled = compile
@@ -68,6 +70,7 @@ class TorchEngine(Engine):
             outputs["segmentation"].float().sigmoid()[:count],
             outputs["attention_map"].float()[:count],
             outputs["novelty"].float()[:count] if "novelty" in outputs else None,
+            self.class_token.take(count),
         )
         started = _Started([None if value is None else _to_host(value) for value in answers], clock)
         clock.stop()
