@@ -25,7 +25,7 @@ def read_requirements() -> dict[str, list[str]]:
 needed = read_requirements()
 runtime, openvino = ["onnxruntime>=1.20,<2"], ["openvino>=2025.1"]
 export = ["onnx>=1.17,<2", "onnxscript>=0.5,<1", *runtime]
-COMMANDS = "prepare train calibrate export evaluate inspect serve drift select compare".split()
+COMMANDS = "prepare train calibrate export evaluate inspect serve drift select compare archive".split()
 
 setup(
     name="dinov3-defect-detection",
@@ -55,6 +55,8 @@ setup(
         "openvino": openvino,
         # inspection by HTTP, beside what runs the model, also into the results database
         "server": [*needed["server"], *needed["station"]],
+        # archives of images on many machines, beside what runs the model
+        "ray": needed["ray"],
         # the results database, in SQLite, and what to label next; and in PostgreSQL
         "station": [*needed["evaluate"], *needed["station"]],
         "postgresql": [*needed["evaluate"], *needed["station"], "psycopg[binary]>=3.1,<4"],
@@ -73,6 +75,7 @@ setup(
             *openvino,
             *needed["server"],
             *needed["station"],
+            *needed["ray"],
             "psycopg[binary]>=3.1,<4",
             "amqtt>=0.12,<0.13",
             "pytest>=8,<10",

@@ -25,7 +25,7 @@ _DISK_ERRORS = {
 }
 # What inspection of exported models does without, and the extra of setup.py that brings it.
 _EXTRAS = {"matplotlib": "evaluate", "usearch": "evaluate", "torch": "train", "torchvision": "train", "timm": "train"}
-_EXTRAS |= {"sqlalchemy": "station", "psycopg": "postgresql"}
+_EXTRAS |= {"sqlalchemy": "station", "psycopg": "postgresql", "ray": "ray", "pyarrow": "ray"}
 _EXTRAS |= dict.fromkeys(("fastapi", "uvicorn", "python_multipart", "prometheus_client", "paho"), "server")
 
 

@@ -24,8 +24,8 @@ PLACES = ("examples", "examples/deploy", "benchmarks")
 SCRIPTS = {path.name: path for folder in PLACES for path in (ROOT / folder).glob("[a-z]*.py")}
 # words of commands that stand for something of the reader's
 PLACEHOLDERS = {"FORMAT": "coco", "...": "--data_root=data/dataset"}
-# flags of torchrun, sbatch and tensorboard
-FOREIGN_FLAGS = {"--standalone", "--nproc_per_node", "--nnodes", "--nodes", "--dependency", "--logdir", "--help"}
+# flags of torchrun, sbatch, tensorboard and ray
+FOREIGN_FLAGS = set("--standalone --nproc_per_node --nnodes --nodes --dependency --logdir --help --head".split())
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=str)
 
 

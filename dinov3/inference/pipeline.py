@@ -39,6 +39,7 @@ def predict_files(
     num_workers: int = 2,
     display: bool = False,
     threads: int | None = None,
+    reader: Callable[[Any], InputFile] | None = None,
 ) -> Iterator[T]:
     """Predict image files and yield ``then(path, result, display)`` for each, in the order of ``paths``.
 
@@ -49,10 +50,10 @@ def predict_files(
     Args:
         display: make the small copies.
         threads: as many as there are cores, and 8 at most, if not given.
+        reader: reads what ``paths`` are in place of files, as :class:`FileReader` does.
     """
     tiles = predictor.tiling is not None
-    reader = FileReader.of(predictor, display)
-    files = read_ahead(paths, reader, num_workers, 1 if tiles else 2 * batch_size)
+    files = read_ahead(paths, reader or FileReader.of(predictor, display), num_workers, 1 if tiles else 2 * batch_size)
     waiting: deque[tuple[int, Future[T]]] = deque()
     pixels = 0
     pool = ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 8), thread_name_prefix="finish")

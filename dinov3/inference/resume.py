@@ -115,15 +115,19 @@ def check_same_run(output_dir: Path, run: dict[str, Any]) -> bool:
     before = load_run(path)
     if before is None:
         raise DefectError(f"{path}: damaged; leave out --resume to begin anew")
-    names = dict.fromkeys([*before, *run])
-    differing = [name for name in names if before.get(name) != run.get(name)]
-    if differing:
-        changes = "; ".join(_change(name, before.get(name), run.get(name)) for name in differing)
+    if changes := changes_between(before, run):
         raise DefectError(
             f"--resume: the results in {output_dir} are of another run: {changes}. "
             "Use what was used then, or choose another --output_dir, or leave out --resume to begin anew"
         )
     return True
+
+
+def changes_between(before: dict[str, Any], run: dict[str, Any]) -> str:
+    """What differs between two runs as :func:`describe_run` describes them; empty if nothing does."""
+    names = dict.fromkeys([*before, *run])
+    differing = [name for name in names if before.get(name) != run.get(name)]
+    return "; ".join(_change(name, before.get(name), run.get(name)) for name in differing)
 
 
 def _change(name: str, old: Any, new: Any) -> str:

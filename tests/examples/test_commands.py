@@ -21,6 +21,7 @@ SCRIPTS = {
     "defect-drift": "check_defect_drift",
     "defect-select": "select_defect_images",
     "defect-compare": "compare_defect_models",
+    "defect-archive": "inspect_archive",
 }
 
 

@@ -1,0 +1,97 @@
+"""Ray: the cluster to work on, and how many actors it has room for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# Ray reads these as it is imported: nothing is reported to anyone, and its core keeps its remarks to its logs.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+import ray
+import ray.data
+
+import dinov3
+from dinov3.data.defect_images import PIXELS_VARIABLE
+from dinov3.defect_deployment.archive.config import ArchiveConfig
+from dinov3.defect_errors import DefectError
+from dinov3.models.defect_engines.onnx_engine import usable_cores
+
+STORE = 2**28  # bytes of a local cluster's memory for what its processes share, beside the model
+
+
+@contextmanager
+def connected(config: ArchiveConfig, model_bytes: int) -> Iterator[None]:
+    """A cluster, while the context lasts: that of ``--address``, or one of this machine that ends with it.
+
+    Raises:
+        DefectError: there is none at the address.
+    """
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    on_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        if config.address is None:
+            cores = max(usable_cores(), (config.actors or 1) * config.cpus_per_actor)
+            store = STORE + 2 * model_bytes
+            ray.init("local", num_cpus=cores, include_dashboard=False, object_store_memory=store, **quiet)
+        else:
+            ray.init(config.address, runtime_env=code_for_others(), **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        told = " ".join(str(error).split())[:300]
+        if config.address is None:
+            raise DefectError(f"Ray cannot be started here ({told})") from None
+        raise DefectError(
+            f"--address {config.address}: no cluster of this Ray ({ray.__version__}) there ({told}); start one with "
+            "'ray start --head', and run this on one of its machines"
+        ) from None
+    try:
+        if on_main:
+            signal.signal(signal.SIGTERM, before)  # Ray puts its own there
+        yield
+    finally:
+        ray.shutdown()
+
+
+def code_for_others() -> dict[str, object]:
+    """The code and the settings of this process, for the machines of a cluster: all run the same version."""
+    settings = {PIXELS_VARIABLE: os.environ[PIXELS_VARIABLE]} if PIXELS_VARIABLE in os.environ else {}
+    return {"py_modules": [str(Path(dinov3.__file__).parent)], "env_vars": settings}
+
+
+def actors_of(config: ArchiveConfig, files: int) -> int:
+    """How many actors to start for so many files.
+
+    Raises:
+        DefectError: the cluster has room for none.
+    """
+    machines = [one["Resources"] for one in ray.nodes() if one["Alive"]]
+    room = sum(_room(machine, config) for machine in machines)
+    if room == 0 and config.actors is None:
+        told = "; ".join(f"{one.get('CPU', 0):g} cores, {one.get('GPU', 0):g} GPUs" for one in machines)
+        raise DefectError(
+            f"--cpus_per_actor {config.cpus_per_actor} --gpus_per_actor {config.gpus_per_actor:g}: no machine has so "
+            f"much; found: {told}"
+        )
+    return min(config.actors or room, files)
+
+
+def _room(machine: dict[str, float], config: ArchiveConfig) -> int:
+    room = int(machine.get("CPU", 0) / config.cpus_per_actor)
+    if config.gpus_per_actor:
+        room = min(room, int(machine.get("GPU", 0) / config.gpus_per_actor + 1e-6))
+    return room
+
+
+def silence() -> None:
+    """Ray Data's own progress and logs, beside those in its files."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    for name in ("ray.data", "ray.data._internal"):
+        logging.getLogger(name).setLevel(logging.ERROR)
