@@ -29,8 +29,9 @@ from dinov3.data.defect_dataset import as_tensor  # noqa: E402
 from dinov3.data.defect_images import read_for_size  # noqa: E402
 from dinov3.data.defect_resize import resize_image  # noqa: E402
 from dinov3.defect_errors import run_script  # noqa: E402
-from dinov3.defect_station.drift import DriftMonitor, Observation  # noqa: E402
+from dinov3.defect_station.drift import DriftMonitor  # noqa: E402
 from dinov3.defect_station.martingale import ConformalMartingale  # noqa: E402
+from dinov3.defect_station.observations import Observation  # noqa: E402
 from dinov3.inference.parts import PartFlags  # noqa: E402
 from dinov3.models.defect_backbone import build_backbone  # noqa: E402
 from dinov3.models.defect_novelty import Novelty  # noqa: E402

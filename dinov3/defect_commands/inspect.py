@@ -13,15 +13,18 @@ from contextlib import AbstractContextManager, nullcontext
 import cv2
 
 from dinov3.defect_cli import make_parser, parse
+from dinov3.defect_display import on_a_line
 from dinov3.defect_errors import run_script
 from dinov3.defect_evaluation.thresholds import VERDICTS, limit_text
 from dinov3.defect_folders import FolderLock
 from dinov3.defect_interrupts import StopSignals
+from dinov3.defect_station.drift import Alarm, RecordsTest, alarm_text, open_monitor, told
 from dinov3.inference.claim import expect_own_results
 from dinov3.inference.config import InspectConfig
 from dinov3.inference.inspection import Inputs, Inspection, find_inputs, open_predictor, open_writer
 from dinov3.inference.outputs import OutputWriter, Sink
 from dinov3.inference.predictor import DefectPredictor
+from dinov3.models.defect_facts import fingerprint
 
 EXIT_STATUS = (
     "exit status: 0 all inspected (or --watch ended), 3 some files could not be read, 2 wrong usage, "
@@ -51,8 +54,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def inspect(config: InspectConfig, inputs: Inputs, predictor: DefectPredictor) -> int:
     """Inspect the files, or what comes into the folder."""
+    drift = open_drift(config, predictor)
     with open_sink(config, inputs, predictor) as sink:
-        return inspect_into(config, inputs, predictor, sink)
+        return inspect_into(config, inputs, predictor, sink, drift)
+
+
+def open_drift(config: InspectConfig, predictor: DefectPredictor) -> RecordsTest | None:
+    """The test for drift, if there is to be one."""
+    if config.drift_reference is None:
+        return None
+    facts, part_of = predictor.engine.facts, config.part_of()
+    models = {fingerprint(config.checkpoint), facts.fingerprint}
+    monitor = open_monitor(config.drift_reference, config.false_alarm, part_of, models, facts.novelty)
+    return RecordsTest(monitor, part_of, _print_alarm if config.watch else None)
+
+
+def _print_alarm(alarm: Alarm) -> None:
+    print(on_a_line(alarm_text(alarm)), flush=True)
 
 
 def open_sink(config: InspectConfig, inputs: Inputs, predictor: DefectPredictor) -> AbstractContextManager[Sink | None]:
@@ -64,14 +82,18 @@ def open_sink(config: InspectConfig, inputs: Inputs, predictor: DefectPredictor)
     return StoreSink(config, predictor, inputs.root)
 
 
-def inspect_into(config: InspectConfig, inputs: Inputs, predictor: DefectPredictor, sink: Sink | None) -> int:
+def inspect_into(
+    config: InspectConfig, inputs: Inputs, predictor: DefectPredictor, sink: Sink | None, drift: RecordsTest | None
+) -> int:
     """The same, with the results database open."""
-    writer = open_writer(config, predictor, sink)
+    writer = open_writer(config, predictor, sink, drift)
     cv2.setNumThreads(1)  # images are finished side by side
     with StopSignals() as signals, writer:
         inspection = Inspection(config, inputs.root, predictor, writer, signals)
         inspection.run_watching() if config.watch else inspection.run(inputs.paths)
     print_summary(writer, predictor, config)
+    if drift is not None:
+        print("\n".join(told(drift.state(), config.drift_reference)))
     return 3 if writer.counts["error"] and not config.watch else 0
 
 

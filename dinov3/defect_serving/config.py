@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from dinov3.defect_cli import PositiveFloat, PositiveInt, flag
-from dinov3.inference.config import PredictorConfig
+from dinov3.inference.config import DriftFlags, PredictorConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeConfig(PredictorConfig):
+class ServeConfig(PredictorConfig, DriftFlags):
     """The flags of ``serve_defect_model.py``."""
 
     host: str = flag("127.0.0.1", "address to listen at; one that others reach needs --api_key_file", group="who")

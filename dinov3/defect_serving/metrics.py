@@ -43,6 +43,11 @@ class Metrics:
         self.store_failures = Counter(
             "defect_store_failures", "Times that results could not be written into the database", registry=registry
         )
+        drift = {"labelnames": ["what"], "registry": registry}
+        self.drift_capital = Gauge(
+            "defect_drift_log_capital", "Evidence that images have changed, by score and novelty; natural log", **drift
+        )
+        self.drift_alarm = Gauge("defect_drift_alarm", "1 once images were seen to have changed", **drift)
         self.swaps = Counter("defect_model_changes", "Changes of the model", ["outcome"], registry=registry)
 
     def text(self) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import socket
 from contextlib import ExitStack
+from typing import Any
 
 import cv2
 import uvicorn
@@ -47,6 +48,8 @@ def serve(config: ServeConfig) -> None:
             sender.start()
             stack.callback(sender.close, SENDING)
         stack.callback(service.close)
+        if service.drift is not None:
+            service.drift.start()
         if config.watch is not None and outbox is not None:
             watching = FolderInspection(config.watch, service, outbox)
             watching.start()
@@ -104,8 +107,10 @@ def open_senders(config: ServeConfig, service: Service, outbox: Outbox) -> list[
     if config.mqtt is not None:
         from dinov3.defect_serving.sinks.mqtt import MqttSink
 
-        def state() -> dict[str, str]:
-            return {"fingerprint": service.models.current.brief["fingerprint"], "problem": service.problem}
+        def state() -> dict[str, Any]:
+            drift = None if service.drift is None else service.drift.alarm
+            fingerprint = service.models.current.brief["fingerprint"]
+            return {"fingerprint": fingerprint, "problem": service.problem, "drift": drift}
 
         given = (config.mqtt, config.mqtt_user, config.mqtt_password_file, config.mqtt_ca_file)
         senders.append(MqttSink(*given, outbox, service.metrics, state))

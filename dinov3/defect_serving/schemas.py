@@ -87,6 +87,40 @@ class InspectAnswer(BaseModel):
     results: list[ImageResult]
 
 
+class DriftTest(BaseModel):
+    """One of the tests for drift."""
+
+    what: Literal["score", "novelty"] = Field(description="defect probabilities, or distances to good parts")
+    log_capital: float = Field(description="natural logarithm; an alarm once it has reached the limit")
+    limit: float
+    highest: float
+    alarm: bool
+    since: str | None = Field(description="when the image came that raised the alarm")
+    after: int | None = Field(description="its number since the test began")
+
+
+class MovedMost(BaseModel):
+    """An image that spoke for a change."""
+
+    id: int | None = Field(description="its row in the results database")
+    name: str
+    what: Literal["score", "novelty"]
+
+
+class DriftAnswer(BaseModel):
+    """Whether what comes in is still like the reference."""
+
+    reference: str
+    model: str = Field(description="fingerprint of the model whose images are tested")
+    started: str = Field(description="images from this time on")
+    images: int = Field(description="tested so far; those of one part count once")
+    reference_images: int
+    false_alarm: float
+    alarm: bool
+    tests: list[DriftTest]
+    moved_most: list[MovedMost]
+
+
 class Health(BaseModel):
     """Whether the server runs."""
 

@@ -12,6 +12,7 @@ from functools import partial
 from dinov3.data.defect_images import ImageBytes
 from dinov3.defect_errors import DefectError
 from dinov3.defect_serving.config import ServeConfig
+from dinov3.defect_serving.drift_watch import DriftWatch
 from dinov3.defect_serving.errors import RequestError
 from dinov3.defect_serving.keys import Keys
 from dinov3.defect_serving.logs import LOGGER, log
@@ -43,9 +44,12 @@ class Service:
     ):
         self.config, self.metrics, self.outbox, self.recorder = config, metrics, outbox, recorder
         self.store = None if recorder is None else recorder.store
+        self.drift: DriftWatch | None = None
         self.keys = Keys(config.api_key_file, "--api_key_file") if config.api_key_file else None
         self.admin_keys = Keys(config.admin_key_file, "--admin_key_file") if config.admin_key_file else None
         self.models = ModelRegistry(config, self._model_changed)
+        if recorder is not None and config.drift_reference is not None:
+            self.drift = DriftWatch(config, recorder.store, self.models.current, metrics)
         self._storing = ThreadPoolExecutor(1, thread_name_prefix="store")
         self.worker = Worker(
             batch_size=config.batch_size,
@@ -147,6 +151,8 @@ class Service:
 
     def close(self) -> None:
         """Finish what was accepted."""
+        if self.drift is not None:
+            self.drift.close()
         self.worker.close()
         self._storing.shutdown()
 
@@ -167,5 +173,7 @@ def expect_sound(config: ServeConfig) -> None:
         raise DefectError(f"--model_dir {config.model_dir}: no such folder")
     if config.watch is not None and config.store is None and config.mqtt is None and config.webhook is None:
         raise DefectError(f"--watch {config.watch}: its results would go nowhere; give --store, --mqtt or --webhook")
+    if config.store is None and config.drift_reference is not None:
+        raise DefectError("--drift_reference needs --store, where it finds what came since")
     if config.store is None and (config.store_days or config.store_mb or config.store_images):
         raise DefectError("--store_days, --store_mb and --store_images need --store")

@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dinov3.defect_errors import DefectError
 from dinov3.defect_station.martingale import ConformalMartingale
-from dinov3.inference.records import read_records
+from dinov3.defect_station.observations import Observation, OnePerPart, one_per_part, read_observations
+from dinov3.inference.claim import RUN, load_run
 
 LEAST_REFERENCE = 20  # images; fewer say too little of what is usual
 KEPT = 1000  # of the last images, to name those that moved the test most
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What one image says to the test. A value that is not finite raises ``ValueError``.
-
-    Attributes:
-        name: of the image.
-        score: its defect probability, 0 to 1.
-        novelty: how unlike good training images it is, in standard deviations; None without ``--novelty``.
-    """
-
-    name: str
-    score: float
-    novelty: float | None = None
-
-    def __post_init__(self) -> None:
-        if not all(math.isfinite(value) for value in self.values().values()):
-            raise ValueError(f"{self.name}: {self.values()}; expected finite numbers")
-
-    def values(self) -> dict[str, float]:
-        """What is tested."""
-        return {"score": self.score} | ({} if self.novelty is None else {"novelty": self.novelty})
+NAMES = {"score": "defect probabilities", "novelty": "distance to good parts"}
 
 
 @dataclass(frozen=True)
@@ -49,11 +27,13 @@ class Alarm:
         what: ``score`` or ``novelty``.
         after: how many images it took.
         capital: of the gambler (:mod:`~dinov3.defect_station.martingale`): the larger, the surer.
+        image: that raised it.
     """
 
     what: str
     after: int
     capital: float
+    image: Observation
 
 
 class DriftMonitor:
@@ -87,9 +67,9 @@ class DriftMonitor:
             for number, kind in enumerate(sorted(kinds, reverse=True))
         }
         self.limit = math.log(len(self.tests) / false_alarm)
-        self.images = 0
+        self.false_alarm, self.reference_images, self.images = false_alarm, len(reference), 0
         self.alarms: list[Alarm] = []
-        self._moves: deque[tuple[float, str, str]] = deque(maxlen=KEPT)  # how far, which test, which image
+        self._moves: deque[tuple[float, str, Observation]] = deque(maxlen=KEPT)  # how far, which test, which image
 
     def update(self, image: Observation) -> list[Alarm]:
         """Take the next image.
@@ -107,62 +87,113 @@ class DriftMonitor:
         for kind, test in self.tests.items():
             before = test.log_capital
             test.update(values[kind])
-            self._moves.append((test.log_capital - before, kind, image.name))
+            self._moves.append((test.log_capital - before, kind, image))
             if test.log_capital >= self.limit and all(alarm.what != kind for alarm in self.alarms):
-                raised.append(Alarm(kind, self.images, math.exp(min(test.log_capital, 700))))
+                raised.append(Alarm(kind, self.images, math.exp(min(test.log_capital, 700)), image))
         self.alarms += raised
         return raised
 
-    def moved_most(self, count: int = 10) -> list[tuple[str, str]]:
-        """Of the last thousand values, which images spoke most for a change: name, and ``score`` or ``novelty``."""
-        found = sorted((move for move in self._moves if move[0] > 0), reverse=True)
-        return [(name, kind) for _, kind, name in found[:count]]
+    def moved_most(self, count: int = 10) -> list[tuple[Observation, str]]:
+        """Of the last thousand values, which images spoke most for a change, and by their ``score`` or ``novelty``."""
+        found = sorted((move for move in self._moves if move[0] > 0), key=lambda move: -move[0])
+        return [(image, kind) for _, kind, image in found[:count]]
+
+    def state(self) -> dict[str, Any]:
+        """Where the test is, as data: ``images`` and ``reference_images``, ``false_alarm``, ``alarm`` (whether one was
+        raised), ``tests`` with the logarithm of the capital, the ``limit`` from which on that is an alarm, and when and
+        after how many images it was; ``moved_most``."""
+        alarms = {alarm.what: alarm for alarm in self.alarms}
+        return {
+            "images": self.images,
+            "reference_images": self.reference_images,
+            "false_alarm": self.false_alarm,
+            "alarm": bool(alarms),
+            "tests": [
+                {
+                    "what": kind,
+                    "log_capital": test.log_capital,
+                    "limit": self.limit,
+                    "highest": test.highest,
+                    "alarm": kind in alarms,
+                    "since": alarms[kind].image.time if kind in alarms else None,
+                    "after": alarms[kind].after if kind in alarms else None,
+                }
+                for kind, test in self.tests.items()
+            ],
+            "moved_most": [{"id": image.id, "name": image.name, "what": kind} for image, kind in self.moved_most()],
+        }
 
 
-def read_observations(path: Path) -> list[Observation]:
-    """The images of a results folder, in the order of their inspection, or of an evaluation's ``per_image.csv``; those
-    that could not be read are skipped.
-
-    Raises:
-        DefectError: there is no such table, or it is not one of ours.
-    """
-    table = path / "predictions.json" if path.is_dir() else path
-    try:
-        found = list(_of_results(table) if table.suffix == ".json" else _of_table(table))
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        raise DefectError(
-            f"{table}: cannot be read ({reason}); expected a results folder of inference_defect_model.py, or the "
-            "per_image.csv of evaluate_defect_model.py"
-        ) from None
-    if not found:
-        raise DefectError(f"{table}: says nothing on any image")
-    return found
-
-
-def _of_results(path: Path) -> Iterator[Observation]:
-    for record, _ in read_records(path):
-        if not record.get("error"):
-            novelty = record.get("novelty")
-            yield Observation(
-                record["image"], float(record["defect_probability"]), novelty and float(novelty["deviations"])
-            )
-
-
-def _of_table(path: Path) -> Iterator[Observation]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        for row in csv.DictReader(file):
-            if row["defect_probability"]:
-                yield Observation(row["image"], float(row["defect_probability"]))
-
-
-def one_per_part(images: Iterable[Observation], part_of: Callable[[str], str]) -> Iterator[Observation]:
-    """For images of one part that follow each other, one with the largest values, named after the first.
+def open_monitor(
+    path: Path, false_alarm: float, part_of: Callable[[str], str] | None, models: Collection[str], novelty: bool
+) -> DriftMonitor:
+    """A test against the images of a results folder, or of an evaluation's ``per_image.csv``.
 
     Args:
         part_of: the part that an image, given by its name, shows.
+        models: fingerprints of the model that is tested, and of what it was made from.
+        novelty: it tells how unlike good parts images are.
+
+    Raises:
+        DefectError: there is no such table, or it is of another model.
     """
-    for _, group in itertools.groupby(images, lambda image: part_of(image.name)):
-        views = list(group)
-        novelty = [view.novelty for view in views if view.novelty is not None]
-        yield Observation(views[0].name, max(view.score for view in views), max(novelty, default=None))
+    images = read_observations(path)
+    run = (load_run(path / RUN) if path.is_dir() else None) or {}
+    made_by = run.get("--checkpoint")
+    if (made_by is not None and made_by not in models) or (not novelty and images[0].novelty is not None):
+        raise DefectError(
+            f"--drift_reference {path}: inspected by another model, whose scores cannot be compared with this one's; "
+            "inspect those images again with --checkpoint"
+        )
+    return DriftMonitor(list(one_per_part(images, part_of)), false_alarm)
+
+
+class RecordsTest:
+    """Tests the records of an inspection (:mod:`~dinov3.inference.records`) as they come.
+
+    Args:
+        part_of: the part that an image, given by its name, shows.
+        raised: told of each alarm.
+    """
+
+    def __init__(
+        self, monitor: DriftMonitor, part_of: Callable[[str], str] | None, raised: Callable[[Alarm], None] | None = None
+    ):
+        self.monitor, self.raised, self._joined = monitor, raised, OnePerPart(part_of)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Take the next record; files that could not be read are skipped."""
+        if record["error"]:
+            return
+        novelty = record["novelty"]
+        image = Observation(record["image"], record["defect_probability"], novelty and novelty["deviations"])
+        for one in self._joined.add(image):
+            for alarm in self.monitor.update(one):
+                if self.raised is not None:
+                    self.raised(alarm)
+
+    def state(self) -> dict[str, Any]:
+        """As :meth:`DriftMonitor.state`, when no more records come."""
+        for one in self._joined.rest():
+            self.monitor.update(one)
+        return self.monitor.state()
+
+
+def alarm_text(alarm: Alarm) -> str:
+    """What was seen, and at which image."""
+    return f"{_changed(alarm.what, alarm.after)}, at {alarm.image.name}"
+
+
+def _changed(what: str, after: int) -> str:
+    return f"changed: {NAMES[what]}, seen after {after} images"
+
+
+def told(state: dict[str, Any], reference: Path | str) -> list[str]:
+    """The lines of text that say what a test came to; ``state`` as :meth:`DriftMonitor.state` has it."""
+    tested = " and ".join(NAMES[test["what"]] for test in state["tests"])
+    lines = [f"{state['images']} images against {state['reference_images']} of {reference}, by their {tested}"]
+    if not state["alarm"]:
+        return [*lines, f"no change was found (chance of a false alarm: at most {state['false_alarm']:g})"]
+    lines += [_changed(test["what"], test["after"]) for test in state["tests"] if test["alarm"]]
+    names = ", ".join(dict.fromkeys(moved["name"] for moved in state["moved_most"]))
+    return [*lines, f"what speaks most for a change: {names}"]

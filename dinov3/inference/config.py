@@ -8,6 +8,7 @@ from pathlib import Path
 from dinov3.defect_cli import (
     Fraction,
     NonNegativeInt,
+    OpenFraction,
     PositiveFloat,
     PositiveInt,
     PrecisionName,
@@ -52,7 +53,19 @@ class PredictorConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectConfig(PredictorConfig, PartFlags):
+class DriftFlags:
+    """What new images are compared with."""
+
+    drift_reference: Path | None = flag(
+        None,
+        "results folder of a time when all was well: is what comes in still like it? Or an evaluation's per_image.csv",
+        group="drift",
+    )
+    false_alarm: OpenFraction = flag(0.01, "chance of an alarm although nothing has changed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig(PredictorConfig, PartFlags, DriftFlags):
     """The flags of ``inference_defect_model.py``."""
 
     image: Path | None = flag(None, "one image file", either="input", group="what to inspect, and where to")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -16,7 +16,7 @@ from dinov3.defect_display import on_a_line
 from dinov3.defect_errors import DefectError, StoppedError
 from dinov3.defect_interrupts import StopSignals
 from dinov3.inference.config import InspectConfig, PredictorConfig
-from dinov3.inference.outputs import Finished, OutputWriter, Sink
+from dinov3.inference.outputs import Finished, Listener, OutputWriter, Sink
 from dinov3.inference.parts import Parts
 from dinov3.inference.pipeline import predict_files
 from dinov3.inference.prediction import Prediction
@@ -91,7 +91,16 @@ def open_predictor(config: PredictorConfig) -> DefectPredictor:
     )
 
 
-def open_writer(config: InspectConfig, predictor: DefectPredictor, sink: Sink | None = None) -> OutputWriter:
+class DriftTest(Listener, Protocol):
+    """Compares images with a reference, such as :class:`~dinov3.defect_station.drift.RecordsTest`."""
+
+    def state(self) -> dict[str, Any]:
+        """Where it is, for the report."""
+
+
+def open_writer(
+    config: InspectConfig, predictor: DefectPredictor, sink: Sink | None = None, drift: DriftTest | None = None
+) -> OutputWriter:
     """Where the results go, and into ``sink``: behind those of the run that is gone on with, or in place of an earlier
     run's.
 
@@ -111,6 +120,7 @@ def open_writer(config: InspectConfig, predictor: DefectPredictor, sink: Sink | 
         resume=resume,
         parts=None if part_of is None else Parts(part_of, config.views_to_reject),
         sink=sink,
+        drift=drift,
     )
     if not config.no_report:
         writer.observer = ReportWriter(
@@ -121,6 +131,8 @@ def open_writer(config: InspectConfig, predictor: DefectPredictor, sink: Sink | 
             checkpoint=str(config.checkpoint),
             source=str(config.image or config.image_dir),
             panels=not config.no_visualize,
+            drift=None if drift is None else drift.state,
+            drift_reference=str(config.drift_reference),
             done=(stored.record for stored in writer.stored()) if resume else (),
         )
     return writer

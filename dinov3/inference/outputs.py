@@ -56,6 +56,13 @@ class Observer(Protocol):
         """That was the last; ``finished`` is False after an error or a stop."""
 
 
+class Listener(Protocol):
+    """Is told every record, in order, those of a run that is gone on with included."""
+
+    def add(self, record: Record) -> None:
+        """The next one."""
+
+
 @dataclass(frozen=True)
 class Finished:
     """An image whose mask and picture are written, and what is still to be said of it."""
@@ -89,6 +96,7 @@ class OutputWriter:
         observer: is shown every image; closed with the writer.
         parts: what tells the parts of the images, for ``parts.csv``, which is whole every few seconds and at the end.
         sink: has every image before ``predictions.json`` does, so that a run that goes on misses none there.
+        drift: what compares the images with a reference.
 
     Attributes:
         counts: the number of each verdict and of ``error``, those of a resumed run included.
@@ -110,10 +118,11 @@ class OutputWriter:
         observer: Observer | None = None,
         parts: Parts | None = None,
         sink: Sink | None = None,
+        drift: Listener | None = None,
     ):
         self.output_dir, self.classes, self.visualize = output_dir, classes, visualize
         self.mm_per_pixel, self.resume, self.observer, self.parts = mm_per_pixel, resume, observer, parts
-        self.sink = sink
+        self.sink, self.drift = sink, drift
         self._parts_written = 0.0
         self.counts: Counter[str] = Counter()
         self.disagreements = 0
@@ -248,6 +257,8 @@ class OutputWriter:
         self._table.write(table_row(record))
         if self.parts is not None:
             self.parts.add(record)
+        if self.drift is not None:
+            self.drift.add(record)
         if record["error"]:
             self._errors.write(record)
 

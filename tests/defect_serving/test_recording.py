@@ -139,6 +139,36 @@ def test_a_full_disk_loses_no_answer(
     assert watched["image_path"] == str(cameras / "left" / "5.png") and Path(watched["mask_path"]).is_file()
 
 
+def test_a_change_of_what_comes_in_is_told_and_known_after_a_restart(
+    servers: Servers, served_models: Path, served_images: list[Path], offline: dict, tmp_path: Path
+) -> None:
+    reference, bright = tmp_path / "per_image.csv", tmp_path / "bright.png"
+    lines = [f"{name},{record['defect_probability']}" for name, record in offline.items()]
+    reference.write_text("\n".join(["image,defect_probability", *lines]) + "\n")
+    assert cv2.imwrite(str(bright), np.full((24, 24, 3), 250, np.uint8))
+    flags = ("--store", tmp_path / "results.sqlite", "--drift_reference", reference, "--false_alarm", 0.3)
+
+    def drift(server: Server, images: int) -> dict:
+        assert eventually(lambda: server.ask("GET", "/v1/drift").body["images"] == images), server.events
+        return server.ask("GET", "/v1/drift").body
+
+    server = servers.start(served_models / "toy.onnx", *flags)
+    server.inspect_all(served_images[::2])
+    assert not drift(server, 20)["alarm"]
+    for number in range(30):  # two views of a part count once; the last parts may have more to come
+        assert server.inspect(bright, bright, query=f"?part_id={number}").status == 200
+    state = drift(server, 20 + 30 - 4)
+    assert state["alarm"] and state["reference_images"] == 40 and state["tests"][0]["after"] > 20
+    assert {moved["name"] for moved in state["moved_most"]} == {"bright.png"} and state["moved_most"][0]["id"] > 20
+    assert eventually(lambda: 'defect_drift_alarm{what="score"} 1.0' in server.ask("GET", "/metrics").body.decode())
+    stop(server)
+    server = servers.start(served_models / "toy.onnx", *flags)
+    assert drift(server, 46) == state
+    stop(server)
+    with pytest.raises(DefectError, match="--drift_reference needs --store"):
+        expect_sound(ServeConfig(checkpoint=bright, drift_reference=reference))
+
+
 def test_flags_that_cannot_be_used(tmp_path: Path, served_models: Path) -> None:
     model = served_models / "toy.onnx"
     with pytest.raises(DefectError, match="need --store"):

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.networks import small_facts
+from helpers.toy_onnx import write_toy
+from PIL import Image
 
 from dinov3.defect_errors import DefectError
-from dinov3.defect_station.drift import DriftMonitor, Observation, one_per_part
+from dinov3.defect_station.drift import DriftMonitor
 from dinov3.defect_station.martingale import ConformalMartingale
+from dinov3.defect_station.observations import Observation, one_per_part
 
 
 def observations(scores: np.ndarray, name: str = "image") -> list[Observation]:
@@ -39,7 +43,7 @@ def test_a_change_is_seen_within_some_dozens_of_images(moved: float, before: int
     changed = observations(rng.normal(0.5 + moved, 0.1, 100), "moved")
     raised = [alarm for image in changed for alarm in monitor.update(image)]
     assert len(raised) == 1 and raised[0].what == "score" and raised[0].after - before < 60
-    assert all(name.startswith("moved") for name, _ in monitor.moved_most(10))
+    assert all(image.name.startswith("moved") for image, _ in monitor.moved_most(10))
 
 
 def test_a_change_of_distance_alone_is_told_as_such() -> None:
@@ -69,8 +73,10 @@ def test_a_test_goes_on_from_its_state() -> None:
 
 
 def test_views_of_a_part_count_once() -> None:
-    views = [Observation("a1", 0.2, 1.0), Observation("a2", 0.6, 0.5), Observation("b1", 0.1, None)]
+    views = [Observation("a1", 0.2, 1.0), Observation("b1", 0.1, None), Observation("a2", 0.6, 0.5)]
     assert list(one_per_part(views, lambda name: name[0])) == [Observation("a1", 0.6, 1.0), Observation("b1", 0.1)]
+    own = [Observation("a1", 0.2, part="A"), Observation("x", 0.9), Observation("a2", 0.3, part="A")]
+    assert [(one.name, one.score) for one in one_per_part(own, None)] == [("x", 0.9), ("a1", 0.3)]
 
 
 def write_results(folder: Path, scores: np.ndarray) -> Path:
@@ -96,3 +102,31 @@ def test_the_script_tells_a_change_and_what_spoke_for_it(tmp_path: Path, script)
     assert status == 1 and "cell0_view1.png" in err and "expected finite numbers" in err
     status, _, err = script(*flags, "--results", tmp_path / "missing")
     assert status == 1 and "missing" in err and "results folder" in err
+
+
+def test_an_inspection_tells_whether_its_images_are_like_those_of_a_reference(tmp_path: Path, script) -> None:
+    pytest.importorskip("sqlalchemy", reason="needs sqlalchemy: pip install '.[station]'")
+    rng = np.random.default_rng(0)
+    for name, low, high in (("before", 80, 120), ("same", 80, 120), ("after", 110, 150)):
+        (tmp_path / name).mkdir()
+        for i, level in enumerate(rng.integers(low, high, 30)):
+            Image.fromarray(np.full((24, 24, 3), level, np.uint8)).save(tmp_path / name / f"{i:02d}.png")
+    model, database = write_toy(tmp_path / "model.onnx", small_facts()), tmp_path / "results.sqlite"
+    base = ("inference_defect_model", "--checkpoint", model, "--threads", 1, "--no_visualize")
+    reference = tmp_path / "reference"
+    assert script(*base, "--image_dir", tmp_path / "before", "--output_dir", reference)[0] == 0
+    flags = ("--drift_reference", reference, "--false_alarm", 0.05)
+    pages = {}
+    for name in ("same", "after"):
+        output = ("--image_dir", tmp_path / name, "--output_dir", tmp_path / f"{name} out", "--store", database)
+        status, out, err = script(*base, *output, *flags)
+        pages[name] = (tmp_path / f"{name} out" / "report.html").read_text(encoding="utf-8")
+        assert status == 0 and "30 images against 30" in out, err
+        assert ("changed: defect probabilities" in out) == (name == "after")
+        assert ("来料是否变化" in pages[name]) and ("What speaks most for a change" in pages[name]) == (name == "after")
+    status, out, err = script("check_defect_drift", "--reference", reference, "--store", database, "--fail_on_drift")
+    assert status == 4 and "60 images against 30" in out and "what speaks most for a change" in out, err
+    other = write_toy(tmp_path / "other.onnx", small_facts(fingerprint="another"))
+    output = ("--image_dir", tmp_path / "same", "--output_dir", tmp_path / "out")
+    status, _, err = script(base[0], "--checkpoint", other, *base[3:], *output, *flags)
+    assert status == 1 and "--drift_reference" in err and "another model" in err

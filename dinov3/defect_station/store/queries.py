@@ -69,6 +69,8 @@ def conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
         if name in ("since", "until"):
             text = time_text(value) if isinstance(value, datetime) else value
             found.append(table.c.time >= text if name == "since" else table.c.time < text)
+        elif name == "after":
+            found.append(table.c.id > value)
         elif name in ("verdict", "model", "part", "name", "content_hash", "id", "disagreement"):
             column = table.c[name]
             found.append(column.in_(value) if isinstance(value, (list, tuple, set)) else column == value)

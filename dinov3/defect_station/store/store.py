@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Decision = Literal["accept", "reject", "undo"]
 DECISIONS = ("accept", "reject", UNDO)
-PAGE = 500  # rows that are read at a time
+PAGE, SCORES = 500, 5000  # rows that are read at a time
 PRUNED = 500  # rows that are removed at a time
 
 
@@ -152,7 +152,7 @@ class Store:
                 :func:`~dinov3.defect_station.store.inspected.read_embedding`.
             filters: ``since`` (inclusive) and ``until`` (exclusive), as datetime or in the database's own text;
                 ``verdict``, ``model``, ``part``, ``name``, ``content_hash``, ``id``: a value or a list of them;
-                ``disagreement``, ``undecided``: True or False. None: as if not given.
+                ``disagreement``, ``undecided``: True or False; ``after``: rows with a larger id. None: as if not given.
         """
         last, left = None, limit
         while left is None or left > 0:
@@ -163,6 +163,33 @@ class Store:
             if len(page) < size:
                 return
             last, left = page[-1], None if left is None else left - size
+
+    def scores(self, *, last: int | None = None, **filters: Any) -> Iterator[dict[str, Any]]:
+        """Of images with a verdict, in the order they came: ``id``, ``time``, ``name``, ``part``,
+        ``defect_probability`` and ``novelty``; little to read of each, so that there may be many.
+
+        Args:
+            last: only so many, the latest.
+            filters: as those of :meth:`rows`, but for ``undecided``.
+        """
+        import sqlalchemy as sa
+
+        table = inspections()
+        wanted = [table.c.defect_probability.is_not(None), *conditions(filters)]
+        after = 0
+        if last is not None:
+            before = sa.select(table.c.id).where(*wanted).order_by(table.c.id.desc()).offset(last).limit(1)
+            with self._reading() as connection:
+                after = connection.execute(before).scalar() or 0
+        columns = [table.c[name] for name in ("id", "time", "name", "part", "defect_probability", "novelty")]
+        while True:
+            query = sa.select(*columns).where(*wanted, table.c.id > after).order_by(table.c.id).limit(SCORES)
+            with self._reading() as connection:
+                page = connection.execute(query).mappings().all()
+            yield from map(dict, page)
+            if len(page) < SCORES:
+                return
+            after = page[-1]["id"]
 
     def counts(self, **filters: Any) -> dict[str, int]:
         """Number of images of each verdict; ``filters`` as those of :meth:`rows`, but for ``undecided``."""

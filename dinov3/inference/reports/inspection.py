@@ -8,7 +8,7 @@ import json
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +67,8 @@ class ReportWriter:
         title: heading, in place of "Inspection report".
         checkpoint, source: shown as they are: which model, and where the images came from.
         panels: the four-panel pictures are in ``visualizations/`` beside the page.
+        drift: tells where the test for drift is at the end, as :meth:`~dinov3.defect_station.drift.DriftMonitor.state`
+            has it; None: there is no test. ``drift_reference``: what the images are compared with, shown as it is.
         max_images: so many have a picture in the page: rejected ones and those for review first, then accepted ones
             whose mask disagrees, then those nearest the threshold. All images count in the numbers, the histogram
             and the sliders.
@@ -89,12 +91,15 @@ class ReportWriter:
         checkpoint: str = "",
         source: str = "",
         panels: bool = False,
+        drift: Callable[[], dict[str, Any]] | None = None,
+        drift_reference: str = "",
         max_images: int = 5000,
         done: Iterable[dict[str, Any]] = (),
     ):
         self.path, self.classes, self.thresholds, self.max_images = path, list(classes), thresholds, max_images
         self._shown = {"title": title, "checkpoint": checkpoint, "source": source, "calibration": calibration}
-        self._shown["has_panels"] = panels
+        self._shown |= {"has_panels": panels, "drift_reference": drift_reference}
+        self._drift = drift
         try:
             self._spool = Spool(path.with_suffix(".spool"), done, pictures_in(path))
         except OSError as error:
@@ -131,6 +136,7 @@ class ReportWriter:
             errors=summary.errors,
             images_shown=len(summary.chosen),
             block=BLOCK,
+            drift=None if self._drift is None else self._drift(),
             **self._shown,
         )
         new = self.path.with_name(self.path.name + ".new")

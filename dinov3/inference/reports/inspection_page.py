@@ -76,6 +76,8 @@ def report_page(
     images_shown: int,
     has_panels: bool,
     block: int,
+    drift: Mapping[str, Any] | None,
+    drift_reference: str,
 ) -> Iterator[str]:
     """The page piece by piece; ``images``: HTML elements that hold them, taken one by one.
 
@@ -114,4 +116,6 @@ def report_page(
         bound=bound,
         facts=facts,
         images=images,
+        drift=drift,
+        drift_reference=drift_reference,
     )

@@ -1,0 +1,133 @@
+"""What the test for drift gets to see: of each image, or part, two numbers."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dinov3.defect_errors import DefectError
+from dinov3.inference.records import read_records
+
+OPEN_PARTS = 4  # whose next image may still come
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one image says to the test. A value that is not finite raises ``ValueError``.
+
+    Attributes:
+        name: of the image.
+        score: its defect probability, 0 to 1.
+        novelty: how unlike good training images it is, in standard deviations; None without ``--novelty``.
+        part: that it shows, if known.
+        id, time: its row in a results database, and when it was inspected.
+    """
+
+    name: str
+    score: float
+    novelty: float | None = None
+    part: str | None = None
+    id: int | None = None
+    time: str | None = None
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(value) for value in self.values().values()):
+            raise ValueError(f"{self.name}: {self.values()}; expected finite numbers")
+
+    def values(self) -> dict[str, float]:
+        """What is tested."""
+        return {"score": self.score} | ({} if self.novelty is None else {"novelty": self.novelty})
+
+
+def read_observations(path: Path) -> list[Observation]:
+    """The images of a results folder, in the order of their inspection, or of an evaluation's ``per_image.csv``; those
+    that could not be read are skipped.
+
+    Raises:
+        DefectError: there is no such table, or it is not one of ours.
+    """
+    table = path / "predictions.json" if path.is_dir() else path
+    try:
+        found = list(_of_results(table) if table.suffix == ".json" else _of_table(table))
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise DefectError(
+            f"{table}: cannot be read ({reason}); expected a results folder of inference_defect_model.py, or the "
+            "per_image.csv of evaluate_defect_model.py"
+        ) from None
+    if not found:
+        raise DefectError(f"{table}: says nothing on any image")
+    return found
+
+
+def _of_results(path: Path) -> Iterator[Observation]:
+    for record, _ in read_records(path):
+        if not record.get("error"):
+            novelty = record.get("novelty")
+            yield Observation(
+                record["image"], float(record["defect_probability"]), novelty and float(novelty["deviations"])
+            )
+
+
+def _of_table(path: Path) -> Iterator[Observation]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        for row in csv.DictReader(file):
+            if row["defect_probability"]:
+                yield Observation(row["image"], float(row["defect_probability"]))
+
+
+def of_scores(rows: Iterable[Mapping[str, Any]]) -> Iterator[Observation]:
+    """Those of rows of :meth:`~dinov3.defect_station.store.Store.scores`."""
+    for row in rows:
+        score, novelty = row["defect_probability"], row["novelty"]
+        yield Observation(row["name"], score, novelty, part=row["part"], id=row["id"], time=row["time"])
+
+
+def one_per_part(images: Iterable[Observation], part_of: Callable[[str], str] | None) -> Iterator[Observation]:
+    """For images of one part, as :class:`OnePerPart` joins them.
+
+    Args:
+        part_of: the part that an image, given by its name, shows; None: as it says itself.
+    """
+    joined = OnePerPart(part_of)
+    for image in images:
+        yield from joined.add(image)
+    yield from joined.rest()
+
+
+class OnePerPart:
+    """Joins images of one part that come soon after each other into one with the largest values, named after the first.
+
+    A part is done when images of :data:`OPEN_PARTS` later ones were there. An image of no known part stands for itself.
+
+    Args:
+        part_of: the part that an image, given by its name, shows; None: as it says itself.
+    """
+
+    def __init__(self, part_of: Callable[[str], str] | None = None):
+        self.part_of, self._open = part_of, OrderedDict[str, Observation]()
+
+    def add(self, image: Observation) -> list[Observation]:
+        """Take the next image; those of parts that are done now."""
+        part = image.part if self.part_of is None else self.part_of(image.name)
+        if part is None:
+            return [image]
+        first = self._open.get(part)
+        if first is None:
+            self._open[part] = image
+        else:
+            novelty = [one.novelty for one in (first, image) if one.novelty is not None]
+            score = max(first.score, image.score)
+            self._open[part] = replace(first, score=score, novelty=max(novelty, default=None))
+        return [self._open.popitem(last=False)[1] for _ in range(len(self._open) - OPEN_PARTS)]
+
+    def rest(self) -> list[Observation]:
+        """Those of all other parts, when no more images come."""
+        rest = list(self._open.values())
+        self._open.clear()
+        return rest
