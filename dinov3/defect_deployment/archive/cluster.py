@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-# Ray reads these as it is imported: nothing is reported to anyone, and its core keeps its remarks to its logs.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-
-import ray
-import ray.data
+from types import ModuleType
 
 import dinov3
 from dinov3.data.defect_images import PIXELS_VARIABLE
@@ -27,12 +23,13 @@ STORE = 2**28  # bytes of a local cluster's memory for what its processes share,
 
 
 @contextmanager
-def connected(config: ArchiveConfig, model_bytes: int) -> Iterator[None]:
-    """A cluster, while the context lasts: that of ``--address``, or one of this machine that ends with it.
+def connected(config: ArchiveConfig, model_bytes: int) -> Iterator[ModuleType]:
+    """Ray with a cluster, while the context lasts: that of ``--address``, or one of this machine that ends with it.
 
     Raises:
         DefectError: there is none at the address.
     """
+    ray = import_ray(config.address is None)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     on_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
@@ -54,9 +51,25 @@ def connected(config: ArchiveConfig, model_bytes: int) -> Iterator[None]:
     try:
         if on_main:
             signal.signal(signal.SIGTERM, before)  # Ray puts its own there
-        yield
+        yield ray
     finally:
         ray.shutdown()
+
+
+def import_ray(local: bool) -> ModuleType:
+    """Ray, told what it reads from the environment as it is imported: no usage report; no remarks of its core beside
+    its logs; and, for a cluster of this machine alone, a password for its ports, which run what they are sent."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if local and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    for name in ("ray.data", "ray.data._internal"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return ray
 
 
 def code_for_others() -> dict[str, object]:
@@ -65,13 +78,12 @@ def code_for_others() -> dict[str, object]:
     return {"py_modules": [str(Path(dinov3.__file__).parent)], "env_vars": settings}
 
 
-def actors_of(config: ArchiveConfig, files: int) -> int:
-    """How many actors to start for so many files.
+def actors_of(config: ArchiveConfig, files: int, machines: list[dict[str, float]]) -> int:
+    """How many actors to start for so many files, on machines with so much of everything.
 
     Raises:
         DefectError: the cluster has room for none.
     """
-    machines = [one["Resources"] for one in ray.nodes() if one["Alive"]]
     room = sum(_room(machine, config) for machine in machines)
     if room == 0 and config.actors is None:
         told = "; ".join(f"{one.get('CPU', 0):g} cores, {one.get('GPU', 0):g} GPUs" for one in machines)
@@ -87,11 +99,3 @@ def _room(machine: dict[str, float], config: ArchiveConfig) -> int:
     if config.gpus_per_actor:
         room = min(room, int(machine.get("GPU", 0) / config.gpus_per_actor + 1e-6))
     return room
-
-
-def silence() -> None:
-    """Ray Data's own progress and logs, beside those in its files."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    for name in ("ray.data", "ray.data._internal"):
-        logging.getLogger(name).setLevel(logging.ERROR)

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
-from dinov3.defect_deployment.archive.cluster import actors_of, connected, ray, silence
+from dinov3.defect_deployment.archive.cluster import actors_of, connected
 from dinov3.defect_deployment.archive.config import ArchiveConfig
 from dinov3.defect_deployment.archive.inspector import Inspector, Work
 from dinov3.defect_deployment.archive.places import Place
@@ -121,15 +121,15 @@ def inspect_files(work: Work, results: Results, todo: list[int]) -> Iterator[dic
         DefectError: an actor met a user's mistake.
     """
     config = work.config
-    with connected(config, sum(map(len, work.content.values()))):
-        silence()
+    with connected(config, sum(map(len, work.content.values()))) as ray:
+        machines = [one["Resources"] for one in ray.nodes() if one["Alive"]]
         files = [pa.table({"file": [n] * len(results.files[n]), "image": results.files[n]}) for n in todo]
         done = ray.data.from_arrow(files).map_batches(
             Inspector,
             fn_constructor_args=(ray.put(work),),
             batch_size=None,  # a whole file
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=actors_of(config, len(files))),
+            compute=ray.data.ActorPoolStrategy(size=actors_of(config, len(files), machines)),
             num_cpus=config.cpus_per_actor,
             num_gpus=config.gpus_per_actor or None,
         )
