@@ -78,6 +78,7 @@ setup(
             *needed["ray"],
             "psycopg[binary]>=3.1,<4",
             "amqtt>=0.12,<0.13",
+            "cyclonedx-bom>=7,<8",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "hypothesis>=6.100,<7",
