@@ -161,6 +161,11 @@ def organize(script, tmp_path: Path) -> Callable[..., tuple[Manifest, str]]:
     return organizing.organizer(script, tmp_path)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help_text = "how long MQTT broker and webhook are away in the test of that; a minute for the figures in RESULTS.md"
+    parser.addoption("--seconds_away", type=float, default=0.0, help=help_text)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Everything is imported and nothing has run: the moment to fork what children of tests fork from."""
     if hasattr(os, "fork") and not session.config.option.collectonly:
