@@ -10,7 +10,7 @@ from starlette.requests import Request
 from dinov3 import __version__
 from dinov3.defect_serving.errors import RequestError
 from dinov3.defect_serving.gate import Gate
-from dinov3.defect_serving.routes import drift, health, inspect, model, page
+from dinov3.defect_serving.routes import drift, health, inspect, model, page, parts
 from dinov3.defect_serving.service import Service
 
 ABOUT = """Send images, get verdicts.
@@ -30,7 +30,7 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.add_middleware(Gate, service=service)
-    for routes in (inspect, model, drift, health, page):
+    for routes in (inspect, parts, model, drift, health, page):
         app.include_router(routes.router(service))
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)

@@ -8,10 +8,11 @@ from typing import Literal
 
 from dinov3.defect_cli import PositiveFloat, PositiveInt, flag
 from dinov3.inference.config import DriftFlags, PredictorConfig
+from dinov3.inference.parts import PartFlags
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeConfig(PredictorConfig, DriftFlags):
+class ServeConfig(PredictorConfig, PartFlags, DriftFlags):
     """The flags of ``serve_defect_model.py``."""
 
     host: str = flag("127.0.0.1", "address to listen at; one that others reach needs --api_key_file", group="who")
@@ -49,3 +50,4 @@ class ServeConfig(PredictorConfig, DriftFlags):
     store_keep: Literal["all", "flagged"] = flag(
         "all", "flagged: copies of what is not plainly accepted alone, that is of review, reject and disagreement"
     )
+    views_to_reject: PositiveInt = flag(1, "images of a part that must be rejected to reject it", group="parts")

@@ -6,10 +6,9 @@ clients share the wait for the disk.
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from dinov3.defect_serving.evidence import Evidence, take_evidence
 from dinov3.defect_serving.logs import LOGGER, log
 from dinov3.defect_serving.metrics import Metrics
 from dinov3.defect_serving.models import ServedModel
+from dinov3.defect_serving.occasion import Occasion, storable
 from dinov3.defect_serving.results import Outcome
 from dinov3.defect_station.store import Inspected, Store
 from dinov3.defect_station.store.kept_files import KeptFiles
@@ -29,53 +29,6 @@ from dinov3.inference.prediction import Prediction
 
 AT_A_TIME = 200  # images in one transaction, or a few more
 SECONDS_PRUNED = 3600.0  # between two looks at what may be removed
-
-
-@dataclass(frozen=True)
-class Occasion:
-    """How images came: by a request, or as a file in a watched folder.
-
-    Attributes:
-        labels: ``part_id``, ``camera`` and ``trigger_id``; None where there is none.
-        watched: the folder, and the time of the file's last write in nanoseconds; None of a request.
-    """
-
-    request_id: str
-    labels: Mapping[str, str | None]
-    watched: tuple[Path, int] | None = None
-
-    def key(self, number: int) -> str:
-        """Tells the image of this number from others of the same name and content. A request with a trigger's id may be
-        sent again and is the same then, as is a file that was not written anew."""
-        if self.watched is not None:
-            return f"written {self.watched[1]}"
-        if self.labels["trigger_id"] is not None:
-            return "trigger " + json.dumps([self.labels[name] for name in ("trigger_id", "camera", "part_id")])
-        return f"request {self.request_id}-{number}"
-
-    def rows(self, model: ServedModel, outcomes: Sequence[Outcome]) -> list[Inspected]:
-        """What the database gets of images; their outcomes have evidence."""
-        labels = {"camera": self.labels["camera"], "trigger_id": self.labels["trigger_id"]}
-        labels |= {"request_id": self.request_id, "watch": None if self.watched is None else str(self.watched[0])}
-        labels = {name: _storable(value) for name, value in labels.items() if value is not None}
-        part = self.labels["part_id"]
-        return [
-            Inspected.of_record(
-                outcome.record | {name: _storable(outcome.record[name]) for name in ("image", "error")},
-                content_hash=outcome.evidence.content_hash,
-                part=None if part is None else _storable(part),
-                model=model.brief["fingerprint"],
-                thresholds=model.brief["thresholds"],
-                settings=model.settings,
-                image_path=_storable(outcome.evidence.image_path),
-                mask_path=_storable(outcome.evidence.mask_path),
-                labels=labels,
-                occasion=self.key(number),
-                embedding=outcome.evidence.embedding,
-                file_bytes=sum(map(len, outcome.evidence.files.values())),
-            )
-            for number, outcome in enumerate(outcomes)
-        ]
 
 
 @dataclass(eq=False)
@@ -134,7 +87,7 @@ class Recorder:
         files: dict[Path, bytes] = {}
         for outcome in outcomes:
             files |= outcome.evidence.files
-        job = _Job(len(outcomes), partial(occasion.rows, model, outcomes), files)
+        job = _Job(len(outcomes), partial(rows, occasion, model, outcomes), files)
         self._count(job.count)
         self._jobs.put(job)
         return job.done
@@ -183,15 +136,15 @@ class Recorder:
             job.done.set_result(None)
 
     def _write_all(self, jobs: list[_Job]) -> None:
-        rows = [row for job in jobs for row in job.rows()]
+        found = [row for job in jobs for row in job.rows()]
         if self.files is None:
-            self.store.add(rows)
+            self.store.add(found)
             return
         with self.files.lock:
             for job in jobs:
                 for place, content in job.files.items():
                     self.files.write(place, content)
-            self.store.add(rows)
+            self.store.add(found)
 
     def _prune(self) -> None:
         files = self.files
@@ -207,6 +160,28 @@ class Recorder:
                 return
 
 
-def _storable(text: str) -> str:
-    """A text that any database takes."""
-    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
+def rows(occasion: Occasion, model: ServedModel, outcomes: Sequence[Outcome]) -> list[Inspected]:
+    """What the database gets of images; their outcomes have evidence."""
+    labels = {name: occasion.labels[name] for name in ("camera", "trigger_id")} | {"request_id": occasion.request_id}
+    labels["watch"] = None if occasion.watched is None else str(occasion.watched[0])
+    labels = {name: storable(value) for name, value in labels.items() if value is not None}
+    found = []
+    for number, outcome in enumerate(outcomes):
+        record, evidence, part = outcome.record, outcome.evidence, occasion.part(outcome.record["image"])
+        found.append(
+            Inspected.of_record(
+                record | {name: storable(record[name]) for name in ("image", "error")},
+                content_hash=evidence.content_hash,
+                part=None if part is None else storable(part),
+                model=model.brief["fingerprint"],
+                thresholds=model.brief["thresholds"],
+                settings=model.settings,
+                image_path=storable(evidence.image_path),
+                mask_path=storable(evidence.mask_path),
+                labels=labels,
+                occasion=occasion.key(number),
+                embedding=evidence.embedding,
+                file_bytes=sum(map(len, evidence.files.values())),
+            )
+        )
+    return found

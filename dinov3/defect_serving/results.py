@@ -14,6 +14,7 @@ from dinov3.data.defect_images import ImageReadError
 from dinov3.defect_serving.evidence import Evidence
 from dinov3.defect_serving.logs import now
 from dinov3.defect_serving.models import ServedModel
+from dinov3.defect_serving.occasion import Occasion
 from dinov3.defect_serving.worker import Result
 from dinov3.inference.prediction import Prediction
 from dinov3.inference.reasons import record_reasons
@@ -91,14 +92,19 @@ def png_uri(image: np.ndarray) -> str:
 
 
 def messages(
-    request_id: str, labels: Mapping[str, str | None], model: ServedModel, outcomes: Sequence[Outcome]
+    occasion: Occasion, model: ServedModel, outcomes: Sequence[Outcome], parts: Mapping[str, dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """A message for each outcome; ``id`` tells it from all others. Pictures are not part of it."""
-    common = {"time": now(), "request_id": request_id, **labels, "model": model.brief}
+    """A message for each outcome; ``id`` tells it from all others. Pictures are not part of it.
+
+    Args:
+        parts: what is known of whole parts, by their names.
+    """
+    common = {"time": now(), "request_id": occasion.request_id, **occasion.labels, "model": model.brief}
     found = []
     for number, outcome in enumerate(outcomes):
         result = {name: value for name, value in outcome.record.items() if name not in EXTRA_FIELDS}
         if "mask" in result:
             result["mask"] = None
-        found.append({"id": f"{request_id}-{number}", **common, "result": result})
+        part = parts.get(occasion.part(result["image"]) or "")
+        found.append({"id": f"{occasion.request_id}-{number}", **common, "part": part, "result": result})
     return found

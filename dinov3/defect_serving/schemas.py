@@ -75,6 +75,38 @@ class ImageResult(BaseModel):
     )
 
 
+class PartResult(BaseModel):
+    """What the images of one part come to: `accept` only if all of them are accepted."""
+
+    part: str
+    verdict: Literal["accept", "review", "reject"]
+    images: int
+    reject: int
+    review: int
+    accept: int
+    error: int = Field(description="images without a verdict; they send the part to review")
+    defect_probability: float | None = Field(description="the highest")
+    image: str | None = Field(description="the one with the highest")
+
+
+class StoredView(BaseModel):
+    """An image of a part in the results database."""
+
+    id: int
+    time: str
+    name: str
+    camera: str | None
+    verdict: Literal["accept", "review", "reject", "error"]
+    defect_probability: float | None
+    decision: Literal["accept", "reject"] | None = Field(description="a person's, in place of the verdict")
+
+
+class StoredPart(PartResult):
+    """All images of a part, over all requests."""
+
+    views: list[StoredView] = Field(description="the latest thousand, oldest first")
+
+
 class InspectAnswer(BaseModel):
     """A result for each image, in their order."""
 
@@ -84,6 +116,7 @@ class InspectAnswer(BaseModel):
     camera: str | None
     trigger_id: str | None
     model: ModelBrief
+    parts: list[PartResult] = Field(description="of the parts that are known, by part_id or from the images' names")
     results: list[ImageResult]
 
 
@@ -172,6 +205,19 @@ EXAMPLE_ANSWER = {
         "precision": "fp32",
         "thresholds": {"classification": 0.41, "review": 0.2, "mask": 0.5},
     },
+    "parts": [
+        {
+            "part": "17",
+            "verdict": "reject",
+            "images": 2,
+            "reject": 1,
+            "review": 0,
+            "accept": 0,
+            "error": 1,
+            "defect_probability": 0.93,
+            "image": "part-17.png",
+        }
+    ],
     "results": [
         EXAMPLE_RESULT,
         {"image": "part-18.png", "error": "part-18.png: broken or truncated (image file is truncated)"},

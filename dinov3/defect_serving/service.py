@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from dinov3.data.defect_images import ImageBytes
 from dinov3.defect_errors import DefectError
@@ -18,7 +19,8 @@ from dinov3.defect_serving.keys import Keys
 from dinov3.defect_serving.logs import LOGGER, log
 from dinov3.defect_serving.metrics import Metrics
 from dinov3.defect_serving.models import ModelRegistry, ServedModel
-from dinov3.defect_serving.recording import Occasion, Recorder
+from dinov3.defect_serving.occasion import Occasion
+from dinov3.defect_serving.recording import Recorder
 from dinov3.defect_serving.results import Extras, Outcome, TakeEvidence, finisher, messages
 from dinov3.defect_serving.sinks.outbox import Outbox
 from dinov3.defect_serving.worker import Task, Worker
@@ -45,6 +47,7 @@ class Service:
         self.config, self.metrics, self.outbox, self.recorder = config, metrics, outbox, recorder
         self.store = None if recorder is None else recorder.store
         self.drift: DriftWatch | None = None
+        self.part_of = config.part_of()
         self.keys = Keys(config.api_key_file, "--api_key_file") if config.api_key_file else None
         self.admin_keys = Keys(config.admin_key_file, "--admin_key_file") if config.admin_key_file else None
         self.models = ModelRegistry(config, self._model_changed)
@@ -117,12 +120,16 @@ class Service:
             if self.recorder is not None:
                 await self._record(self.recorder, occasion, model, images, outcomes)
             if self.outbox is not None:
-                kept = messages(occasion.request_id, occasion.labels, model, outcomes)
+                kept = messages(occasion, model, outcomes, self.parts(occasion, outcomes))
                 await asyncio.get_running_loop().run_in_executor(self._storing, self.outbox.add, kept)
         except (DefectError, OSError, sqlite3.Error, asyncio.TimeoutError):
             LOGGER.exception("results could not be kept", extra={"facts": {"request_id": occasion.request_id}})
             raise RequestError(503, "the results could not be kept; see the server's log", 30) from None
         self.count(outcomes)
+
+    def parts(self, occasion: Occasion, outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
+        """What the images of each part come to, by its name."""
+        return occasion.parts((outcome.record for outcome in outcomes), self.config.views_to_reject)
 
     async def _record(
         self,

@@ -13,7 +13,7 @@ from pathlib import Path
 from dinov3.defect_errors import DefectError
 from dinov3.defect_serving.logs import LOGGER, log
 from dinov3.defect_serving.models import ServedModel
-from dinov3.defect_serving.recording import Occasion
+from dinov3.defect_serving.occasion import Occasion
 from dinov3.defect_serving.results import Extras, Outcome, finisher, messages
 from dinov3.defect_serving.service import Service
 from dinov3.defect_serving.sinks.outbox import Outbox
@@ -83,8 +83,9 @@ class FolderInspection:
             if not watcher.finish(path, readable=outcome.status == 200):
                 continue
             camera = name.rpartition("/")[0] or None
-            labels = {"part_id": None, "camera": camera, "trigger_id": None}
-            occasion = Occasion(uuid.uuid4().hex, labels, (self.folder.absolute(), written))
+            part = None if service.part_of is None else service.part_of(name)
+            labels = {"part_id": part, "camera": camera, "trigger_id": None}
+            occasion = Occasion(uuid.uuid4().hex, labels, watched=(self.folder.absolute(), written))
             if self._keep(name, occasion, model, outcome):
                 service.count([outcome])
                 verdict = outcome.record.get("verdict", "error")
@@ -101,7 +102,7 @@ class FolderInspection:
             try:
                 if recorder is not None:
                     recorder.add(occasion, model, [outcome]).result()
-                kept = messages(occasion.request_id, occasion.labels, model, [outcome])
+                kept = messages(occasion, model, [outcome], {})  # other views of its part are still to come
                 self.outbox.add(kept, inspected=name)
                 return True
             except (DefectError, OSError, sqlite3.Error):

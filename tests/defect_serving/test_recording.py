@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers.serving import Server, Servers
+from helpers.serving import Answer, Server, Servers
 from helpers.sinks import eventually
 
 from dinov3.data.defect_masks import read_mask
@@ -18,6 +18,7 @@ from dinov3.defect_errors import DefectError
 from dinov3.defect_serving.config import ServeConfig
 from dinov3.defect_serving.metrics import Metrics
 from dinov3.defect_serving.recording import Recorder
+from dinov3.defect_serving.schemas import InspectAnswer
 from dinov3.defect_serving.service import expect_sound
 from dinov3.defect_station.store import Store
 from dinov3.defect_station.store.inspected import read_embedding
@@ -137,6 +138,37 @@ def test_a_full_disk_loses_no_answer(
     watched = rows[2]
     assert watched["labels"]["camera"] == "left" and watched["labels"]["watch"] == str(cameras)
     assert watched["image_path"] == str(cameras / "left" / "5.png") and Path(watched["mask_path"]).is_file()
+
+
+def test_the_images_of_a_part_come_to_one_verdict(servers: Servers, served_models: Path, tmp_path: Path) -> None:
+    dark, grey, bright = (tmp_path / f"cell7_{name}.png" for name in ("dark", "grey", "bright"))
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"")
+    for level, path in ((0, dark), (80, grey), (200, bright)):
+        assert cv2.imwrite(str(path), np.full((24, 24, 3), level, np.uint8))
+    flags = ("--store", tmp_path / "results.sqlite", "--part_regex", "(cell[0-9]+)", "--views_to_reject", 2)
+    server = servers.start(served_models / "toy.onnx", *flags)
+
+    def verdicts(answer: Answer) -> dict[str, str]:
+        InspectAnswer.model_validate(answer.body)
+        return {part["part"]: part["verdict"] for part in answer.body["parts"]}
+
+    assert verdicts(server.inspect(dark, grey, query="?part_id=a/1")) == {"a/1": "accept"}
+    assert verdicts(server.inspect(dark, bright)) == {"cell7": "review"}  # by its name; one reject of two
+    assert verdicts(server.inspect(bright, bright, broken, query="?part_id=c")) == {"c": "reject"}
+    only = server.inspect(broken, query="?part_id=d")
+    assert only.status == 422 and verdicts(only) == {"d": "review"}
+    assert verdicts(server.inspect(broken, dark.rename(tmp_path / "dark.png"))) == {}
+    assert verdicts(server.inspect(bright, query="?part_id=a/1&camera=top")) == {"a/1": "review"}
+    whole = server.ask("GET", "/v1/parts/a/1").body
+    assert [whole[name] for name in ("verdict", "images", "accept", "reject")] == ["review", 3, 2, 1]
+    assert [view["camera"] for view in whole["views"]] == [None, None, "top"] and whole["image"] == bright.name
+    with Store.open(str(tmp_path / "results.sqlite")) as store:
+        store.decide(whole["views"][2]["id"], "Li", "accept")
+    assert server.ask("GET", "/v1/parts/a/1").body["verdict"] == "accept"
+    assert server.ask("GET", "/v1/parts/d").body["verdict"] == "review"
+    assert server.ask("GET", "/v1/parts/none").status == 404
+    stop(server)
 
 
 def test_a_change_of_what_comes_in_is_told_and_known_after_a_restart(

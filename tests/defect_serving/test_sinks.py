@@ -54,7 +54,8 @@ def expected_messages(answers: list[Answer]) -> dict[str, dict[str, Any]]:
     """What a sink gets of these answers, without the time."""
     found = {}
     for answer in answers:
-        common = {name: value for name, value in answer.body.items() if name not in ("time", "results")}
+        common = {name: value for name, value in answer.body.items() if name not in ("time", "results", "parts")}
+        common["part"] = next(iter(answer.body["parts"]), None)
         for number, result in enumerate(answer.results):
             key = f"{answer.body['request_id']}-{number}"
             found[key] = {"id": key, **common, "result": result}

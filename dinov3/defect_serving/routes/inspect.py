@@ -14,7 +14,7 @@ from starlette.responses import Response
 from dinov3.defect_serving.errors import RequestError
 from dinov3.defect_serving.gate import expect_key
 from dinov3.defect_serving.logs import now
-from dinov3.defect_serving.recording import Occasion
+from dinov3.defect_serving.occasion import Occasion
 from dinov3.defect_serving.results import Extras
 from dinov3.defect_serving.schemas import EXAMPLE_ANSWER, ErrorAnswer, InspectAnswer
 from dinov3.defect_serving.service import Service
@@ -78,7 +78,7 @@ def router(service: Service) -> APIRouter:
 
         Send a form with files in the field `images`, or one image as the whole body. The labels may be form fields or
         in the query. If some images fail, the status is 200 and their results have an `error` and no `verdict`; if
-        all do, it is 422, 500 or 504.
+        all do, it is 422, 500 or 504. `parts` has one verdict for the images of each part in this request.
         """
         expect_key(request, service.keys)
         if service.problem:
@@ -94,7 +94,7 @@ def router(service: Service) -> APIRouter:
             inspecting = service.inspect(upload.images, model, Extras(mask, attention, explain), deadline=deadline)
             reserved = 0  # the worker gives the room back
             outcomes = await inspecting
-            occasion = Occasion(request.state.request_id, upload.labels)
+            occasion = Occasion(request.state.request_id, upload.labels, service.part_of)
             await service.keep(occasion, model, upload.images, outcomes)
         finally:
             if reserved:
@@ -104,6 +104,7 @@ def router(service: Service) -> APIRouter:
             "time": now(),
             **upload.labels,
             "model": model.brief,
+            "parts": list(service.parts(occasion, outcomes).values()),
             "results": [outcome.record for outcome in outcomes],
         }
         verdicts = Counter(outcome.record.get("verdict", "error") for outcome in outcomes)
