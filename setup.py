@@ -39,7 +39,7 @@ setup(
     package_data={
         "dinov3.defect_pages": ["templates/*", "static/*"],
         "dinov3.data.defect_checks": ["templates/*"],
-        "dinov3.defect_station": ["templates/*"],
+        "dinov3.defect_station": ["templates/*", "static/*"],
         "dinov3.inference.reports": ["templates/*", "static/*"],
     },
     python_requires=">=3.10,<3.14",
@@ -68,8 +68,8 @@ setup(
         "lora": ["peft>=0.13,<1"],
         # other networks on the same encoder, for benchmarks/accuracy.py and training_speed.py
         "peers": ["segmentation-models-pytorch>=0.5,<1"],
-        # drives a Chromium that is installed, to test the report
-        "browser": ["playwright>=1.40,<2"],
+        # drives a Chromium that is installed, to test the pages, and what finds them hard to use
+        "browser": ["playwright>=1.40,<2", "axe-playwright-python>=0.1.4"],
         "dev": [
             *export,
             *openvino,

@@ -13,14 +13,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import date, timedelta
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dinov3.defect_errors import run_script  # noqa: E402
 from dinov3.defect_station.store import Inspected, Store  # noqa: E402
+from dinov3.defect_station.store.figures import (  # noqa: E402
+    count_open,
+    decided_by_day,
+    inspected_by_day,
+    models_seen,
+)
 
 REPEATS = 5
+MONTH = [date(2026, 1, 1) + timedelta(n) for n in range(30)]
 # As a line writes them: of a hundred images ten are for review and five rejected; one of 500 is decided by a person.
 FILL = """
 INSERT INTO inspections (key, time, name, content_hash, part, model, thresholds, settings, verdict, predicted_class,
@@ -51,7 +59,7 @@ def main() -> None:
         fill(url, args.rows)
         print(f"{args.rows:,} images, {platform.machine()}, median of {REPEATS} (seconds)")
         for name, ask in questions(url).items():
-            print(f"  {name:<44} {seconds(ask):.3f}")
+            print(f"  {name:<49} {seconds(ask):.3f}")
         if args.store is None:
             print(f"  size on disk: {Path(url).stat().st_size / 1e6:.0f} MB")
 
@@ -90,6 +98,13 @@ def questions(url: str) -> dict[str, Callable[[], object]]:
 
         return ask
 
+    def on_store(function: Callable[..., object], *args: object) -> Callable[[], object]:
+        def ask() -> object:
+            with Store.open(url) as store:
+                return function(store, *args)
+
+        return ask
+
     added = iter(range(10**9))
 
     def add() -> int:
@@ -111,6 +126,11 @@ def questions(url: str) -> dict[str, Callable[[], object]]:
     return {
         "open, and the latest image": rows(order="newest", limit=1),
         "50 to review, most doubtful first": rows(verdict="review", undecided=True, order="doubt", limit=50),
+        "50 to review with those in disagreement": rows(doubtful=True, undecided=True, order="doubt", limit=50),
+        "all of those, counted": on_store(count_open),
+        "figures of 30 days": on_store(inspected_by_day, MONTH),
+        "decisions of 30 days": on_store(decided_by_day, MONTH),
+        "the models of all images": on_store(models_seen),
         "the latest 50 rejected": rows(verdict="reject", order="newest", limit=50),
         "the latest 50 that a person decided": rows(undecided=False, order="newest", limit=50),
         "the views of a part": rows(part="part1000"),

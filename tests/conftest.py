@@ -26,7 +26,7 @@ from dinov3.data.defect_manifest import Manifest  # noqa: E402
 from dinov3.data.defect_prepare.writer import DatasetWriter  # noqa: E402
 from dinov3.defect_errors import run_script  # noqa: E402
 
-pytest_plugins = ["helpers.browser", "helpers.postgresql", "helpers.serving_fixtures"]
+pytest_plugins = ["helpers.browser", "helpers.postgresql", "helpers.screens", "helpers.serving_fixtures"]
 LAUNCHER = pytest.StashKey[Launcher]()
 torch.set_num_threads(1)
 cv2.setNumThreads(1)  # a child has no threads of a pool that was begun before it forked, and would wait for them

@@ -30,8 +30,14 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.add_middleware(Gate, service=service)
-    for routes in (inspect, parts, model, drift, health, page):
+    for routes in (inspect, parts, model, drift, health):
         app.include_router(routes.router(service))
+    if service.store is None:
+        app.include_router(page.router(service))
+    else:
+        from dinov3.defect_station import screens  # needs the extra 'station'
+
+        app.include_router(screens.router(service, service.store))
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     return app

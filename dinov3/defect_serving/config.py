@@ -50,4 +50,5 @@ class ServeConfig(PredictorConfig, PartFlags, DriftFlags):
     store_keep: Literal["all", "flagged"] = flag(
         "all", "flagged: copies of what is not plainly accepted alone, that is of review, reject and disagreement"
     )
+    shifts: str = flag("6,14,22", "hours at which shifts begin, by this machine's clock, for the counts on the page")
     views_to_reject: PositiveInt = flag(1, "images of a part that must be rejected to reject it", group="parts")

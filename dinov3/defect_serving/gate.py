@@ -17,6 +17,7 @@ from dinov3.defect_serving.keys import Keys
 from dinov3.defect_serving.logs import LOGGER, log
 from dinov3.defect_serving.service import LOOPBACK, Service
 
+COOKIE = "defect_session"  # of a page, in place of a key: pictures and links cannot send a header
 QUIET = ("/healthz", "/readyz", "/metrics")  # asked every few seconds
 
 
@@ -109,9 +110,21 @@ def expect_key(request: Request, keys: Keys | None) -> None:
     Raises:
         RequestError: 401.
     """
-    if keys is None:
-        return
-    name = keys.name_of(request.headers.get("x-api-key", ""))
-    if name is None:
+    if not has_key(request, keys):
         raise RequestError(401, "no valid key; send one that the server knows in the header X-API-Key")
-    request.state.facts["key"] = name
+
+
+def has_key(request: Request, keys: Keys | None) -> bool:
+    """Whether the request has one of the keys, in its header or as the session of a page, or none is needed. The log
+    has the key's name (:func:`key_name`)."""
+    if keys is None:
+        return True
+    name = keys.name_of(request.headers.get("x-api-key", "")) or keys.session_of(request.cookies.get(COOKIE, ""))
+    if name is not None:
+        request.state.facts["key"] = name
+    return name is not None
+
+
+def key_name(request: Request) -> str | None:
+    """The name of the key that the request was let in with; None: no keys are used."""
+    return request.state.facts.get("key")

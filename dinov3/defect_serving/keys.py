@@ -45,3 +45,17 @@ class Keys:
             if hmac.compare_digest(known, given):
                 found = name
         return found
+
+    def session_of(self, token: str) -> str | None:
+        """Whose key a page has a session of (:func:`session_token`); None: nobody's."""
+        given, found = token.encode(errors="replace"), None
+        for key, name in self._names:
+            if hmac.compare_digest(session_token(key).encode(), given):
+                found = name
+        return found
+
+
+def session_token(key: bytes) -> str:
+    """What a browser keeps in place of a key: it cannot be turned into the key, ends with it, and outlives a restart of
+    the server."""
+    return hmac.new(key, b"a session of this server's pages", "sha256").hexdigest()

@@ -18,6 +18,7 @@ MODULES = (
     "serve_defect_model",
     "inference_defect_model",
     "dinov3.defect_serving.running",
+    "dinov3.defect_station.screens",
     "onnxruntime",
 )
 KEY = "0123456789abcdefghij"

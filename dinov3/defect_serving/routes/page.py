@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import HTMLResponse
@@ -43,10 +44,15 @@ TEXTS = VERDICT_NAMES | {
 }
 
 
+def page_values() -> dict[str, Any]:
+    """What the template needs."""
+    return {"texts": TEXTS, "verdicts": VERDICT_NAMES, "colors": [hex_color(color) for color in CLASS_COLORS]}
+
+
 def router(service: Service) -> APIRouter:
     """The route of the page. It needs no key itself; what it sends does."""
     routes = APIRouter(include_in_schema=False)
-    page = render(TEMPLATE, texts=TEXTS, verdicts=VERDICT_NAMES, colors=[hex_color(color) for color in CLASS_COLORS])
+    page = render(TEMPLATE, **page_values())
 
     @routes.get("/")
     async def show() -> HTMLResponse:

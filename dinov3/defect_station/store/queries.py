@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from dinov3.defect_station.store.inspected import time_text
-from dinov3.defect_station.store.schema import decisions, inspections
+from dinov3.defect_station.store.schema import DOUBTFUL, decisions, inspections
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Select
+    from sqlalchemy import ColumnElement, Select, TextClause
 
 Order = Literal["oldest", "newest", "doubt"]
 UNDO = "undo"
@@ -59,10 +59,10 @@ def select_rows(
     return query if limit is None else query.limit(limit)
 
 
-def conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+def conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool] | TextClause]:
     """Those on the image itself. ValueError for a filter that does not exist."""
     table = inspections()
-    found: list[ColumnElement[bool]] = []
+    found: list[ColumnElement[bool] | TextClause] = []
     for name, value in filters.items():
         if value is None or name == "undecided":
             continue
@@ -71,9 +71,19 @@ def conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
             found.append(table.c.time >= text if name == "since" else table.c.time < text)
         elif name == "after":
             found.append(table.c.id > value)
+        elif name == "doubtful":
+            found.append(is_doubtful(value))
         elif name in ("verdict", "model", "part", "name", "content_hash", "id", "disagreement"):
             column = table.c[name]
             found.append(column.in_(value) if isinstance(value, (list, tuple, set)) else column == value)
         else:
             raise ValueError(f"{name}: no such filter")
     return found
+
+
+def is_doubtful(value: bool = True) -> TextClause:
+    """That a person should look, or not: for review, or mask and classifier disagree. In the words of the index
+    ``inspections_doubtful``, which it is found by."""
+    import sqlalchemy as sa
+
+    return sa.text(f"({DOUBTFUL})" if value else f"NOT ({DOUBTFUL})")

@@ -13,6 +13,7 @@ from dinov3.defect_errors import DefectError
 if TYPE_CHECKING:
     from sqlalchemy import Connection, TableClause
 
+DOUBTFUL = "inspections.verdict = 'review' OR inspections.disagreement"
 # Each entry's statements lead from the version before it to its own, which is its place from 1; {id}, {json}, {bytes}
 # and {real} are the database's own types.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -39,6 +40,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX decisions_time ON decisions (time)",
     ),
     ("ALTER TABLE inspections ADD COLUMN labels {json} NOT NULL DEFAULT '{{}}'",),
+    (  # what is to be reviewed, and figures by time without a look at the rows themselves
+        f"CREATE INDEX inspections_doubtful ON inspections (doubt, id) WHERE {DOUBTFUL}",
+        """CREATE INDEX inspections_figures ON inspections
+            (time, verdict, model, predicted_class, defect_probability)""",
+        "DROP INDEX inspections_time",
+    ),
 )
 TYPES = {
     "sqlite": {"id": "INTEGER PRIMARY KEY AUTOINCREMENT", "json": "TEXT", "bytes": "BLOB", "real": "REAL"},

@@ -16,7 +16,7 @@ from dinov3.defect_station.store.queries import UNDO, Order, conditions, select_
 from dinov3.defect_station.store.schema import decisions, inspections, upgrade
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Engine, Select
 
 Decision = Literal["accept", "reject", "undo"]
 DECISIONS = ("accept", "reject", UNDO)
@@ -151,8 +151,9 @@ class Store:
             embeddings: with the column ``embedding``, for
                 :func:`~dinov3.defect_station.store.inspected.read_embedding`.
             filters: ``since`` (inclusive) and ``until`` (exclusive), as datetime or in the database's own text;
-                ``verdict``, ``model``, ``part``, ``name``, ``content_hash``, ``id``: a value or a list of them;
-                ``disagreement``, ``undecided``: True or False; ``after``: rows with a larger id. None: as if not given.
+                ``after``: came later than the row of this ``id``; ``verdict``, ``model``, ``part``, ``name``,
+                ``content_hash``, ``id``: a value or a list of them; ``disagreement``, ``undecided``, ``doubtful`` (for
+                review, or ``disagreement``): True or False. None: as if not given.
         """
         last, left = None, limit
         while left is None or left > 0:
@@ -206,6 +207,10 @@ class Store:
 
         table = decisions()
         query = sa.select(table).where(table.c.inspection_id == inspection_id).order_by(table.c.number)
+        return self.read(query)
+
+    def read(self, query: Select) -> list[dict[str, Any]]:
+        """All rows of a query of one's own (:mod:`~dinov3.defect_station.store.figures` has some)."""
         with self._reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
