@@ -58,7 +58,7 @@ def connected(config: ArchiveConfig, model_bytes: int) -> Iterator[ModuleType]:
 
 def import_ray(local: bool) -> ModuleType:
     """Ray, told what it reads from the environment as it is imported: no usage report; no remarks of its core beside
-    its logs; and, for a cluster of this machine alone, a password for its ports, which run what they are sent."""
+    its logs; and, for a cluster of this machine alone, a token for its ports, which run what they are sent."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if local and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
