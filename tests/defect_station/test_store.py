@@ -27,6 +27,7 @@ def test_what_goes_in_comes_out(url: str) -> None:
         "settings": {"rules": None},
     }
     facts |= {"novelty": {"deviations": 2.5, "x": 1, "y": 2}, "image_path": "/a/ä.png", "mask_path": "/m.png"}
+    facts["labels"] = {"camera": "左"}
     vector = np.linspace(-1, 1, 5, dtype=np.float32)
     with Store.open(url) as store:
         assert (
@@ -47,6 +48,7 @@ def test_what_goes_in_comes_out(url: str) -> None:
 def test_an_image_is_one_row_until_something_that_decides_changes(url: str) -> None:
     again = {"model": "n" * 64}, {"thresholds": LIMITS | {"mask": 0.4}}, {"content_hash": "0"}, {"name": "other.png"}
     again += ({"settings": {"min_region_area": 9}}, {"verdict": "error", "error": "no memory"})
+    again += ({"occasion": "a second upload"},)
     with Store.open(url) as store:
         assert store.add([inspected(1), inspected(1)]) == 1
         assert store.add([inspected(1, time="2020-01-01T00:00:00.000000Z")]) == 0
