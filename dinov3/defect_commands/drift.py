@@ -18,7 +18,7 @@ from pathlib import Path
 from dinov3.defect_cli import OpenFraction, flag, make_parser, parse
 from dinov3.defect_errors import DefectError, run_script
 from dinov3.defect_station.drift import DriftMonitor, alarm_text, told
-from dinov3.defect_station.observations import Observation, of_scores, one_per_part, read_observations
+from dinov3.defect_station.observations import Observation, of_score, one_per_part, read_observations
 from dinov3.inference.claim import RUN, load_run
 from dinov3.inference.parts import PartFlags
 
@@ -78,7 +78,8 @@ def stored(config: DriftConfig) -> Iterator[Observation]:
     if model is None:
         raise DefectError(f"--reference {config.reference}: does not say which model it is of; give --model")
     with Store.open(config.store, must_exist=True) as store:
-        yield from of_scores(store.scores(model=model, since=config.since))
+        found = (of_score(row, model) for row in store.scores(since=config.since))
+        yield from (image for image in found if image is not None)
 
 
 def console() -> None:

@@ -14,7 +14,7 @@ from dinov3.defect_serving.logs import LOGGER, log
 from dinov3.defect_serving.metrics import Metrics
 from dinov3.defect_serving.models import ServedModel
 from dinov3.defect_station.drift import open_monitor
-from dinov3.defect_station.observations import OnePerPart, of_scores
+from dinov3.defect_station.observations import OnePerPart, of_score
 from dinov3.defect_station.store import Store
 from dinov3.defect_station.store.inspected import time_text
 
@@ -68,22 +68,23 @@ class DriftWatch:
         return bool(self._monitor.alarms)
 
     def _run(self) -> None:
-        failed, looked_back = False, LOOKED_BACK
+        failed = False
         while not self._stopping.is_set():
             try:
-                self._look(looked_back)
-                failed, looked_back = False, None
+                self._look()
+                failed = False
             except Exception:
                 if not failed:
                     LOGGER.exception("the results database cannot be read for drift; trying again")
                 failed = True
             self._stopping.wait(SECONDS_BETWEEN_LOOKS)
 
-    def _look(self, looked_back: int | None) -> None:
-        rows = self.store.scores(last=looked_back, after=self._last, since=self.started, model=self.model)
-        for image in of_scores(rows):
-            self._last = image.id
-            for one in self._joined.add(image):
+    def _look(self) -> None:
+        # Until there was a row; all others are behind it.
+        limits = {} if self._last else {"last": LOOKED_BACK, "since": self.started}
+        for row in self.store.scores(after=self._last, **limits):
+            self._last, image = row["id"], of_score(row, self.model)
+            for one in [] if image is None else self._joined.add(image):
                 try:
                     with self._changing:
                         alarms = self._monitor.update(one)

@@ -81,11 +81,12 @@ def _of_table(path: Path) -> Iterator[Observation]:
                 yield Observation(row["image"], float(row["defect_probability"]))
 
 
-def of_scores(rows: Iterable[Mapping[str, Any]]) -> Iterator[Observation]:
-    """Those of rows of :meth:`~dinov3.defect_station.store.Store.scores`."""
-    for row in rows:
-        score, novelty = row["defect_probability"], row["novelty"]
-        yield Observation(row["name"], score, novelty, part=row["part"], id=row["id"], time=row["time"])
+def of_score(row: Mapping[str, Any], model: str) -> Observation | None:
+    """That of a row of :meth:`~dinov3.defect_station.store.Store.scores`; None if it has no score of this model."""
+    score, novelty = row["defect_probability"], row["novelty"]
+    if score is None or row["model"] != model:
+        return None
+    return Observation(row["name"], score, novelty, part=row["part"], id=row["id"], time=row["time"])
 
 
 def one_per_part(images: Iterable[Observation], part_of: Callable[[str], str] | None) -> Iterator[Observation]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from helpers.serving import Answer, Server, Servers
 from helpers.sinks import eventually
+from helpers.storing import inspected
 
 from dinov3.data.defect_masks import read_mask
 from dinov3.defect_errors import DefectError
@@ -179,6 +180,11 @@ def test_a_change_of_what_comes_in_is_told_and_known_after_a_restart(
     reference.write_text("\n".join(["image,defect_probability", *lines]) + "\n")
     assert cv2.imwrite(str(bright), np.full((24, 24, 3), 250, np.uint8))
     flags = ("--store", tmp_path / "results.sqlite", "--drift_reference", reference, "--false_alarm", 0.3)
+
+    with Store.open(str(tmp_path / "results.sqlite")) as store:  # of a time before the reference, and of another model
+        model = fingerprint(served_models / "toy.onnx")
+        store.add(inspected(n, 1.0, model=model, time="2020-01-01T00:00:00.000000Z") for n in range(30))
+        store.add(inspected(n, 1.0) for n in range(30))
 
     def drift(server: Server, images: int) -> dict:
         assert eventually(lambda: server.ask("GET", "/v1/drift").body["images"] == images), server.events

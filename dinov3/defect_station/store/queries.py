@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,7 +67,7 @@ def conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool] | TextCla
         if value is None or name == "undecided":
             continue
         if name in ("since", "until"):
-            text = time_text(value) if isinstance(value, datetime) else value
+            text = as_text(value)
             found.append(table.c.time >= text if name == "since" else table.c.time < text)
         elif name == "after":
             found.append(table.c.id > value)
@@ -87,3 +87,29 @@ def is_doubtful(value: bool = True) -> TextClause:
     import sqlalchemy as sa
 
     return sa.text(f"({DOUBTFUL})" if value else f"NOT ({DOUBTFUL})")
+
+
+def as_text(time: datetime | str) -> str:
+    """A time as the database has it."""
+    return time_text(time) if isinstance(time, datetime) else time
+
+
+def select_scores(after: int, limit: int) -> Select:
+    """Rows of :meth:`Store.scores` with a larger ``id``."""
+    import sqlalchemy as sa
+
+    table = inspections()
+    columns = [table.c[name] for name in "id time name part model defect_probability novelty".split()]
+    return sa.select(*columns).where(table.c.id > after).order_by(table.c.id).limit(limit)
+
+
+def starts(last: int | None, since: datetime | str | None) -> Iterator[Select]:
+    """Of the ids after which rows are those that :meth:`Store.scores` wants."""
+    import sqlalchemy as sa
+
+    table = inspections()
+    if last is not None:
+        yield sa.select(table.c.id).order_by(table.c.id.desc()).offset(last).limit(1)
+    if since is not None:  # without a row from then on, after all there are
+        first = sa.select(sa.func.min(table.c.id) - 1).where(table.c.time >= as_text(since)).scalar_subquery()
+        yield sa.select(sa.func.coalesce(first, sa.select(sa.func.max(table.c.id)).scalar_subquery()))

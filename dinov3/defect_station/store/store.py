@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from dinov3.defect_errors import DefectError
 from dinov3.defect_station.store.database import SECONDS_LOCKED, DecidedError, open_engine, told, use_wal
 from dinov3.defect_station.store.inspected import Inspected, now, time_text
-from dinov3.defect_station.store.queries import UNDO, Order, conditions, select_rows
+from dinov3.defect_station.store.queries import UNDO, Order, as_text, conditions, select_rows, select_scores, starts
 from dinov3.defect_station.store.schema import decisions, inspections, upgrade
 
 if TYPE_CHECKING:
@@ -165,29 +165,23 @@ class Store:
                 return
             last, left = page[-1], None if left is None else left - size
 
-    def scores(self, *, last: int | None = None, **filters: Any) -> Iterator[dict[str, Any]]:
-        """Of images with a verdict, in the order they came: ``id``, ``time``, ``name``, ``part``,
+    def scores(
+        self, *, after: int = 0, last: int | None = None, since: datetime | str | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Of all images in the order they came: ``id``, ``time``, ``name``, ``part``, ``model``,
         ``defect_probability`` and ``novelty``; little to read of each, so that there may be many.
 
         Args:
-            last: only so many, the latest.
-            filters: as those of :meth:`rows`, but for ``undecided``.
+            after: rows with a larger ``id``, found at once however many there are before it.
+            last: of those of the latest so many.
+            since: of those from this time on.
         """
-        import sqlalchemy as sa
-
-        table = inspections()
-        wanted = [table.c.defect_probability.is_not(None), *conditions(filters)]
-        after = 0
-        if last is not None:
-            before = sa.select(table.c.id).where(*wanted).order_by(table.c.id.desc()).offset(last).limit(1)
-            with self._reading() as connection:
-                after = connection.execute(before).scalar() or 0
-        columns = [table.c[name] for name in ("id", "time", "name", "part", "defect_probability", "novelty")]
+        with self._reading() as connection:
+            after = max([after, *(connection.execute(query).scalar() or 0 for query in starts(last, since))])
         while True:
-            query = sa.select(*columns).where(*wanted, table.c.id > after).order_by(table.c.id).limit(SCORES)
             with self._reading() as connection:
-                page = connection.execute(query).mappings().all()
-            yield from map(dict, page)
+                page = connection.execute(select_scores(after, SCORES)).mappings().all()
+            yield from (dict(row) for row in page if since is None or row["time"] >= as_text(since))
             if len(page) < SCORES:
                 return
             after = page[-1]["id"]
