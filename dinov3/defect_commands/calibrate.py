@@ -26,8 +26,9 @@ from dinov3.defect_cli import (
     precision_flag,
     threads_flag,
 )
+from dinov3.defect_commands.part_flags import SplitPartFlags, regrouped
 from dinov3.defect_errors import DefectError, run_script
-from dinov3.defect_evaluation.calibrate import score_validation, store_calibration, table
+from dinov3.defect_evaluation.calibrate import ScoredImages, score_validation, store_calibration, table
 from dinov3.defect_evaluation.targets import Target
 from dinov3.defect_evaluation.temperature import Calibration
 from dinov3.defect_folders import FolderLock
@@ -36,7 +37,7 @@ from dinov3.models.defect_engines.onnx_file import write_facts
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrateConfig:
+class CalibrateConfig(SplitPartFlags):
     """What can be set, beside the :class:`Target`."""
 
     checkpoint: Path = flag(
@@ -106,13 +107,23 @@ def calibrate_exported(config: CalibrateConfig, target: Target) -> tuple[Calibra
     options = {"device": config.device, "precision": config.mixed_precision, "threads": config.threads}
     engine = open_engine(config.checkpoint, config.engine, **options)
     facts, passes = engine.facts, {"batch_size": config.batch_size, "num_workers": config.num_workers}
-    calibration = score_validation(engine, config.checkpoint, config.data_root, **passes).calibration(target)
+    told = config.told(config.data_root, "val")
+    scored = score_validation(engine, config.checkpoint, config.data_root, **passes)
+    calibration = calibrate_passed(config, scored, told, target)
 
     def save(changed: dict[str, Any]) -> None:
         write_facts(config.checkpoint, replace(facts, **changed))
 
     store_calibration(config.checkpoint, facts.to_table(), calibration, save)
     return calibration, facts.flips, facts.novelty
+
+
+def calibrate_passed(
+    config: CalibrateConfig, scored: ScoredImages, told: dict[str, str] | None, target: Target
+) -> Calibration:
+    """The limits, for images or for parts as the flags ask."""
+    views = (config.views_to_reject or 1) if config.wanted else None
+    return replace(scored, rows=regrouped(scored.rows, told), views_to_reject=views).calibration(target)
 
 
 def calibrate_checkpoint(config: CalibrateConfig, target: Target) -> tuple[Calibration, bool, bool]:
@@ -126,6 +137,7 @@ def calibrate_checkpoint(config: CalibrateConfig, target: Target) -> tuple[Calib
         raise DefectError(
             f"--engine {config.engine}: {config.checkpoint} is a checkpoint, for torch; leave the flag out"
         )
+    told = config.told(config.data_root, "val")
     content = load_checkpoint(config.checkpoint)
     if config.flips is not None:
         content["flips"] = config.flips
@@ -136,9 +148,8 @@ def calibrate_checkpoint(config: CalibrateConfig, target: Target) -> tuple[Calib
     elif config.novelty is not None:
         content.pop("novelty", None)
     options = {"device": config.device, "precision": config.mixed_precision, "threads": config.threads}
-    calibration = score_checkpoint(content, config.checkpoint, config.data_root, **passes, **options).calibration(
-        target
-    )
+    scored = score_checkpoint(content, config.checkpoint, config.data_root, **passes, **options)
+    calibration = calibrate_passed(config, scored, told, target)
     store_in_checkpoint(config.checkpoint, content, calibration)
     return calibration, bool(content.get("flips")), content.get("novelty") is not None
 

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from dinov3.data.defect_tiles import Tiling
 from dinov3.defect_cli import (
@@ -29,20 +31,23 @@ from dinov3.defect_cli import (
     precision_flag,
     threads_flag,
 )
+from dinov3.defect_commands.part_flags import SplitPartFlags, regrouped
 from dinov3.defect_display import on_a_line
 from dinov3.defect_errors import DefectError, run_script
 from dinov3.defect_evaluation.bootstrap import SplitMetrics, measure, resample_parts
 from dinov3.defect_evaluation.findings import Findings
 from dinov3.defect_evaluation.image_results import ImageResults
+from dinov3.defect_evaluation.parts import PartVerdicts
 from dinov3.defect_evaluation.scoring import read_split, score
 from dinov3.defect_evaluation.thresholds import VERDICTS, Thresholds, limit_text
 from dinov3.defect_folder_kinds import expect_own_file, is_json_with
+from dinov3.inference.parts import calibrated_views
 from dinov3.inference.predictor import DefectPredictor
 from dinov3.models.defect_engines import EngineName, open_engine
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(SplitPartFlags):
     """What can be set."""
 
     checkpoint: Path = flag(help=".pth file from train_defect_model.py, or .onnx from export_defect_model.py")
@@ -73,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
     config = parse(EvaluateConfig, build_parser(), argv)
     open_outputs(config)
+    told = config.told(config.data_root, config.split)
     engine = open_engine(
         config.checkpoint,
         config.engine,
@@ -81,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         threads=config.threads,
         dinov3_repo=config.dinov3_repo,
     )
-    rows = read_split(engine.facts, config.checkpoint, config.data_root, config.split)
+    rows = regrouped(read_split(engine.facts, config.checkpoint, config.data_root, config.split), told)
     thresholds = Thresholds.of(engine.facts.to_table(), config.threshold, config.mask_threshold)
     weights = resample_parts(rows.parts, config.resamples)
     results = ImageResults(len(rows.classes), thresholds.mask, weights=weights)
@@ -95,11 +101,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     limits = f"thresholds {review}{limit_text(thresholds.classification)} and {limit_text(thresholds.mask)} (mask)"
     print(f"{config.checkpoint} on {len(rows)} images ({config.split}){tiles}, {limits}:")
     print_table(metrics, findings)
+    parts = judge_parts(config, findings, calibration)
+    if parts is not None:
+        print_parts(parts)
     for name in ("target", "promise"):
         if calibration and calibration.get(name):
             print(f"  {name}: {calibration[name]}")
     if config.output is not None:
-        config.output.write_text(json.dumps(flat_record(metrics), indent=2), encoding="utf-8")
+        config.output.write_text(json.dumps(flat_record(metrics, parts), indent=2), encoding="utf-8")
     if config.report_dir is not None:
         facts = {
             "checkpoint": str(config.checkpoint),
@@ -116,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         predictor = DefectPredictor(engine, **limits_in_use)
         from dinov3.inference.reports.evaluation import Evaluation, write_report  # with matplotlib
 
-        evaluation = Evaluation(metrics, findings, facts, calibration)
+        evaluation = Evaluation(metrics, findings, facts, calibration, parts)
         write_report(config.report_dir, evaluation, lambda path: predictor(path).mask)
         print(f"{config.report_dir / 'report.html'}: figures, misses and pictures")
     return 0
@@ -157,11 +166,32 @@ def print_table(metrics: SplitMetrics, findings: Findings) -> None:
             print(f"  regions found, {on_a_line(name if kind == 'all' else f'{kind} {name}')}: {rate}")
 
 
-def flat_record(metrics: SplitMetrics) -> dict[str, object]:
-    """Metric name to value, ``intervals`` and ``confusion``; None for NaN."""
+def judge_parts(config: EvaluateConfig, findings: Findings, calibration: dict[str, Any] | None) -> PartVerdicts | None:
+    """Verdicts on parts, if flags or the model's calibration ask for them."""
+    views = config.views_to_reject or calibrated_views(calibration)
+    if views is None and not config.wanted:
+        return None
+    known, limits = findings.images["label"] >= 0, findings.thresholds
+    scores, defective = findings.score[known].astype(np.float64), findings.images["label"][known] > 0
+    edges = (limits.classification, limits.review)
+    images = findings.rows.columns["image"][known]
+    return PartVerdicts.of(scores, defective, findings.parts[known], images, views or 1, edges)
+
+
+def print_parts(parts: PartVerdicts) -> None:
+    """What becomes of parts."""
+    print(f"  {parts}")
+    for name, rate in (("miss rate of parts", parts.miss), ("overkill of parts", parts.overkill)):
+        if rate is not None:
+            print(f"  {name:<18} {rate}")
+
+
+def flat_record(metrics: SplitMetrics, parts: PartVerdicts | None = None) -> dict[str, object]:
+    """Metric name to value, ``intervals`` and ``confusion``, and ``parts`` if they were judged; None for NaN."""
     values = {name: None if math.isnan(e.value) else e.value for name, e in metrics.estimates.items()}
     intervals = {name: [e.low, e.high] for name, e in metrics.estimates.items() if not math.isnan(e.low)}
-    return values | {"intervals": intervals, "confusion": metrics.confusion.tolist()}
+    more = {} if parts is None else {"parts": parts.record()}
+    return values | {"intervals": intervals, "confusion": metrics.confusion.tolist()} | more
 
 
 def console() -> None:

@@ -23,6 +23,7 @@ from dinov3.inference.claim import expect_own_results
 from dinov3.inference.config import InspectConfig
 from dinov3.inference.inspection import Inputs, Inspection, find_inputs, open_predictor, open_writer
 from dinov3.inference.outputs import OutputWriter, Sink
+from dinov3.inference.parts import parts_note
 from dinov3.inference.predictor import DefectPredictor
 from dinov3.models.defect_facts import fingerprint
 
@@ -114,6 +115,8 @@ def print_summary(writer: OutputWriter, predictor: DefectPredictor, config: Insp
     if predictor.calibration:
         facts = predictor.calibration
         print("calibration: " + "; ".join(str(facts[key]) for key in ("target", "promise") if facts.get(key)))
+    if note := parts_note(config, config.views_to_reject, predictor.calibration):
+        print(f"note: {note}")
     print(
         f"results in {config.output_dir}: predictions.csv, predictions.json, masks/"
         + ("" if config.no_visualize else ", visualizations/")

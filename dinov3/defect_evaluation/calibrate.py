@@ -22,10 +22,14 @@ from dinov3.models.defect_engines import Engine
 
 @dataclass(frozen=True)
 class ScoredImages:
-    """A finished pass: the ``results`` of ``rows``, in their order. Its arrays are of the labelled, readable ones."""
+    """A finished pass: the ``results`` of ``rows``, in their order. Its arrays are of the labelled, readable ones.
+
+    ``views_to_reject``: limits are to be those for parts, see :func:`~dinov3.defect_evaluation.temperature.calibrate`.
+    """
 
     results: ImageResults
     rows: Manifest
+    views_to_reject: int | None = None
 
     @property
     def class_prob(self) -> np.ndarray:
@@ -44,7 +48,7 @@ class ScoredImages:
 
     def calibration(self, target: Target) -> Calibration:
         """The temperature, and the limits that reach ``target``."""
-        return calibrate(self.class_prob, self.labels, self.parts, target)
+        return calibrate(self.class_prob, self.labels, self.parts, target, self.views_to_reject)
 
 
 def score_validation(
@@ -109,6 +113,7 @@ def table(calibration: Calibration) -> str:
     limits, facts = calibration.limits, calibration.facts()
     temperature, fitted = calibration.temperature, calibration.fitted_temperature
     kept = "" if temperature == fitted else f"; {fitted:.3f} suits these images, but not parts that are held out"
+    units = "images" if calibration.views_to_reject is None else "parts"
     of_parts = f" of {facts['parts']} parts" if facts["parts"] < facts["images"] else ""
     rows = {
         "images": f"{facts['images']}{of_parts}; {facts['defects']} show a defect",
@@ -117,9 +122,9 @@ def table(calibration: Calibration) -> str:
         "".format(**facts),
         "target": facts["target"],
         "rejected from": limit_text(limits.classification),
-        "reviewed from": "" if limits.review is None else f"{limit_text(limits.review)}; {facts['review']} images",
-        "miss rate": f"{calibration.miss} on these images",
-        "overkill": f"{calibration.overkill} on these images",
+        "reviewed from": "" if limits.review is None else f"{limit_text(limits.review)}; {facts['review']} {units}",
+        "miss rate": f"{calibration.miss} on these {units}",
+        "overkill": f"{calibration.overkill} on these {units}",
     }
     lines = [f"  {name:<18} {text}" for name, text in rows.items() if text]
     if not limits.promises:

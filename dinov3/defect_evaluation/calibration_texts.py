@@ -2,7 +2,8 @@
 
 A target (``target_values`` in a checkpoint's ``calibration``) is a dict with those of ``max_miss_rate``,
 ``max_overkill`` (0 to 1), ``cost_miss``, ``cost_overkill`` and ``confidence`` that were given.
-Without rates and costs, it is the best F1. A promise (an item of ``promises``) is a dict:
+Without rates and costs, it is the best F1. With ``views_to_reject`` it is about parts, of which so many images must be
+rejected. A promise (an item of ``promises``) is a dict:
 
 ============== =========================================================================================================
 ``rate_name``  ``miss rate`` (defect images accepted) or ``overkill`` (normal images rejected)
@@ -12,6 +13,7 @@ Without rates and costs, it is the best F1. A promise (an item of ``promises``) 
 ``kept``       share of calibration sets that keep an average, or None where that is not known
 ``images``     that the rate rests on, and ``parts``: how many they show
 ``needed``     parts that ``asked`` takes
+``unit``       ``part`` if the rate is that of parts, each judged by all its images; else, or not there: of images
 ============== =========================================================================================================
 """
 
@@ -23,6 +25,14 @@ from typing import Any
 LANGUAGES = ("en", "zh")
 
 RATES = {"miss rate": ("miss rate", "漏检率"), "overkill": ("overkill", "过杀率")}
+PART_RATES = {
+    "miss rate": ("share of defective parts accepted", "缺陷工件漏检率"),
+    "overkill": ("share of good parts rejected", "合格工件过杀率"),
+}
+FOR_PARTS = (
+    "for parts, rejected by {views_to_reject} of their images: ",
+    "按工件（{views_to_reject} 张图像判退即判退）：",
+)
 BEST_F1 = ("best F1", "F1 最高")
 COST = (
     "lowest cost, {cost_miss:g} per miss and {cost_overkill:g} per overkill",
@@ -38,6 +48,8 @@ AVERAGE_KEPT = (
     "（对校准集取平均，其中 {kept:.0%} 的校准集满足）",
 )
 KINDS = {"miss rate": ("defect", "缺陷"), "overkill": ("normal", "正常")}
+PART_KINDS = {"miss rate": ("defective", "缺陷"), "overkill": ("good", "合格")}
+PART_EVIDENCE = (", from {parts} {kind} parts in {images} images", "，依据 {parts} 个{kind}工件的 {images} 张图像")
 EVIDENCE = (", from {images} {kind} images", "，依据 {images} 张{kind}图像")
 OF_PARTS = (" of {parts} parts", "（来自 {parts} 个工件）")
 ENOUGH = ("; it takes {needed}", "；至少需要 {needed} {unit}")
@@ -59,11 +71,12 @@ def target_text(target: Mapping[str, Any], lang: str = "en") -> str:
         lang: ``en`` or ``zh``.
     """
     index = LANGUAGES.index(lang)
+    prefix = FOR_PARTS[index].format(**target) if "views_to_reject" in target else ""
     if "cost_miss" in target:
-        return COST[index].format(**target)
+        return prefix + COST[index].format(**target)
     rates = {"miss rate": target.get("max_miss_rate"), "overkill": target.get("max_overkill")}
-    texts = [_at_most(name, rate, index) for name, rate in rates.items() if rate is not None]
-    return COMMA[index].join(texts) or BEST_F1[index]
+    texts = [_at_most(RATES[name], rate, index) for name, rate in rates.items() if rate is not None]
+    return prefix + (COMMA[index].join(texts) or BEST_F1[index])
 
 
 def promise_text(promise: Mapping[str, Any], lang: str = "en") -> str:
@@ -74,16 +87,19 @@ def promise_text(promise: Mapping[str, Any], lang: str = "en") -> str:
         lang: ``en`` or ``zh``.
     """
     index = LANGUAGES.index(lang)
-    several = promise["parts"] < promise["images"]
-    noun, unit = (names[index] for names in NOUNS[several])
-    values = {**promise, "kind": KINDS[promise["rate_name"]][index], "noun": noun, "unit": unit}
+    of_parts = promise.get("unit") == "part"
+    several = promise["parts"] < promise["images"] and not of_parts
+    noun, unit = (names[index] for names in NOUNS[several or of_parts])
+    kind = (PART_KINDS if of_parts else KINDS)[promise["rate_name"]][index]
+    values = {**promise, "kind": kind, "noun": noun, "unit": unit}
     certainty = AVERAGE if promise["kept"] is None else AVERAGE_KEPT
     pieces = [
         CONFIDENCE if promise["confidence"] is not None else certainty,
-        EVIDENCE,
+        PART_EVIDENCE if of_parts else EVIDENCE,
         *([OF_PARTS] if several else []),
     ]
-    text = _at_most(promise["rate_name"], promise["rate"], index)
+    rates = PART_RATES if of_parts else RATES
+    text = _at_most(rates[promise["rate_name"]], promise["rate"], index)
     text += "".join(piece[index].format(**values) for piece in pieces)
     if promise["parts"] >= promise["needed"]:
         return text + ENOUGH[index].format(**values)
@@ -106,5 +122,5 @@ def calibration_texts(facts: Mapping[str, Any] | None) -> dict[str, list[str]]:
     return texts
 
 
-def _at_most(name: str, rate: float, index: int) -> str:
-    return AT_MOST[index].format(name=RATES[name][index], rate=rate)
+def _at_most(names: tuple[str, str], rate: float, index: int) -> str:
+    return AT_MOST[index].format(name=names[index], rate=rate)

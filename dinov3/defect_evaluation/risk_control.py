@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Promise:
         confidence: probability over calibration sets with which this one keeps to it; None: it holds on average over
             calibration sets.
         images, parts: how many there are of the kind that the rate is about.
+        unit: ``image``, or ``part`` if the rate is that of parts, each judged by all its images.
     """
 
     rate_name: str
@@ -36,6 +37,7 @@ class Promise:
     confidence: float | None
     images: int
     parts: int
+    unit: Literal["image", "part"] = "image"
 
     @property
     def needed(self) -> int:
@@ -58,8 +60,8 @@ class Promise:
     @property
     def kept(self) -> float | None:
         """Share of calibration sets that keep to an average; None with a confidence, and if parts have several
-        images."""
-        if self.confidence is not None or self.parts < self.images:
+        images that count one by one."""
+        if self.confidence is not None or (self.unit == "image" and self.parts < self.images):
             return None
         return 1 - float(binomial_cdf(self.parts, self.rate)[allowed_losses(self.parts, self.rate, None)])
 

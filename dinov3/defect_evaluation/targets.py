@@ -75,13 +75,16 @@ class Target:
         """What was given, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
-    def limits(self, scores: np.ndarray, defective: np.ndarray, groups: np.ndarray) -> Limits:
-        """The limits that reach it on these images; they lie halfway between the scores that they part.
+    def limits(
+        self, scores: np.ndarray, defective: np.ndarray, groups: np.ndarray, images: np.ndarray | None = None
+    ) -> Limits:
+        """The limits that reach it on these images, or parts; they lie halfway between the scores that they part.
 
         Args:
             scores: (N,) defect probabilities.
             defective: (N,) bool, with at least one image of each kind.
             groups: (N,) the part that each image shows.
+            images: (N,) how many images each of N parts has, where the rates are those of parts; None: of images.
         """
         values, cuts = possible_cuts(scores)
         promises, lower, upper = [], None, None
@@ -89,12 +92,12 @@ class Target:
             kept, parts = scores[defective], groups[defective]
             first = controlled_limit(kept, parts, self.max_miss_rate, self.confidence)
             lower = cuts[np.searchsorted(values, first)]
-            promises.append(self._promise("miss rate", self.max_miss_rate, parts))
+            promises.append(self._promise("miss rate", self.max_miss_rate, parts, images, defective))
         if self.max_overkill is not None:
             kept, parts = scores[~defective], groups[~defective]
             first = -controlled_limit(-kept, parts, self.max_overkill, self.confidence)
             upper = cuts[np.searchsorted(values, first) + 1]
-            promises.append(self._promise("overkill", self.max_overkill, parts))
+            promises.append(self._promise("overkill", self.max_overkill, parts, images, ~defective))
         if lower is not None and upper is not None:
             if lower < upper:
                 return Limits(float(upper), float(lower), tuple(promises))
@@ -103,7 +106,11 @@ class Target:
             return Limits(float(upper if lower is None else lower), None, tuple(promises))
         return Limits(self._best_cut(cuts, scores, defective))
 
-    def _promise(self, name: str, rate: float, parts: np.ndarray) -> Promise:
+    def _promise(
+        self, name: str, rate: float, parts: np.ndarray, images: np.ndarray | None, kind: np.ndarray
+    ) -> Promise:
+        if images is not None:
+            return Promise(name, rate, self.confidence, int(images[kind].sum()), len(parts), "part")
         return Promise(name, rate, self.confidence, len(parts), len(np.unique(parts)))
 
     def _best_cut(self, cuts: np.ndarray, scores: np.ndarray, defective: np.ndarray) -> float:

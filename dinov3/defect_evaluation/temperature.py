@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from dinov3.defect_errors import DefectError
+from dinov3.defect_evaluation.calibration_texts import target_text
+from dinov3.defect_evaluation.part_scores import PartScores
 from dinov3.defect_evaluation.targets import Limits, Target
 from dinov3.defect_evaluation.thresholds import Thresholds
 
@@ -59,11 +61,12 @@ class Calibration:
         temperature, fitted_temperature: the one to use, and the likeliest one; see :func:`choose_temperature`.
         ece_before, ece_after: expected calibration error of the defect probability, without and with the temperature.
         ece_cross_validated: with each image at the temperature that other parts gave; as before if it stays 1.
-        miss, overkill: defect images accepted, normal images rejected.
-        review: images in the review band.
+        miss, overkill: defect images accepted, normal images rejected; of parts, with ``views_to_reject``.
+        review: images, or parts, for review.
         scores_before, scores_after: (N,) defect probabilities without and with the temperature.
         defective: (N,) bool.
         groups: (N,) the part of each image.
+        views_to_reject: images of a part that must be rejected to reject it; None: limits and rates are for images.
     """
 
     temperature: float
@@ -80,6 +83,13 @@ class Calibration:
     scores_after: np.ndarray
     defective: np.ndarray
     groups: np.ndarray
+    views_to_reject: int | None = None
+
+    @property
+    def target_values(self) -> dict[str, Any]:
+        """The target, and whether it is about parts, as :mod:`~dinov3.defect_evaluation.calibration_texts` has it."""
+        views = self.views_to_reject
+        return self.target.record() | ({} if views is None else {"views_to_reject": views})
 
     def thresholds(self, stored: dict[str, float]) -> dict[str, float]:
         """The thresholds of a checkpoint with these in place of its own; the mask's stays."""
@@ -90,10 +100,10 @@ class Calibration:
         """What a checkpoint tells of its calibration: numbers, and the texts that earlier versions read."""
         return {
             "images": len(self.defective),
-            "defects": self.miss.images,
+            "defects": int(self.defective.sum()),
             "parts": len(np.unique(self.groups)),
-            "target": str(self.target),
-            "target_values": self.target.record(),
+            "target": target_text(self.target_values),
+            "target_values": self.target_values,
             "promise": "; ".join(map(str, self.limits.promises)),
             "promises": [promise.record() for promise in self.limits.promises],
             "promise_possible": all(promise.is_possible for promise in self.limits.promises),
@@ -107,7 +117,9 @@ class Calibration:
         }
 
 
-def calibrate(class_prob: np.ndarray, labels: np.ndarray, groups: np.ndarray, target: Target) -> Calibration:
+def calibrate(
+    class_prob: np.ndarray, labels: np.ndarray, groups: np.ndarray, target: Target, views_to_reject: int | None = None
+) -> Calibration:
     """Temperature and limits from the validation images.
 
     Args:
@@ -115,9 +127,11 @@ def calibrate(class_prob: np.ndarray, labels: np.ndarray, groups: np.ndarray, ta
         labels: (N,) class indices, 0 to K - 1.
         groups: (N,) the part that each image shows.
         target: what the limits are to reach.
+        views_to_reject: reach it for parts, of which so many images must be rejected to reject them and all accepted to
+            accept them; None: for images.
 
     Raises:
-        DefectError: no normal or no defect image.
+        DefectError: no normal or no defect image, or part.
     """
     defective = labels > 0
     if defective.all() or not defective.any():
@@ -126,9 +140,19 @@ def calibrate(class_prob: np.ndarray, labels: np.ndarray, groups: np.ndarray, ta
     fitted = fit_temperature(class_prob, labels)
     temperature, held_out = choose_temperature(class_prob, labels, groups, fitted)
     before, after = defect_scores(class_prob), defect_scores(class_prob, temperature)
-    limits = target.limits(after, defective, groups)
-    accepted = after < (limits.classification if limits.review is None else limits.review)
-    rejected = after >= limits.classification
+    if views_to_reject is None:
+        kinds, units = defective, groups
+        limits = target.limits(after, defective, groups)
+        rejected, lowest = after, after
+    else:
+        parts = PartScores.of(after, defective, groups, views_to_reject)
+        kinds, units = parts.defective, parts.names
+        if kinds.all():
+            raise DefectError(f"{len(kinds)} parts, all defective: calibration for parts needs good ones too")
+        limits = target.limits(parts.deciding, kinds, units, parts.sizes)
+        rejected, lowest = parts.rejecting, parts.highest
+    rejected = rejected >= limits.classification
+    accepted = ~rejected & (lowest < (limits.classification if limits.review is None else limits.review))
     return Calibration(
         temperature,
         fitted,
@@ -137,13 +161,14 @@ def calibrate(class_prob: np.ndarray, labels: np.ndarray, groups: np.ndarray, ta
         calibration_error(before, defective),
         calibration_error(after, defective),
         calibration_error(held_out, defective),
-        Rate.of(accepted[defective], groups[defective]),
-        Rate.of(rejected[~defective], groups[~defective]),
+        Rate.of(accepted[kinds], units[kinds]),
+        Rate.of(rejected[~kinds], units[~kinds]),
         int((~accepted & ~rejected).sum()),
         before,
         after,
         defective,
         groups,
+        views_to_reject,
     )
 
 

@@ -1,8 +1,10 @@
 """What to label next: some images that the model is likely to learn from, and some drawn at random.
 
-Three kinds take turns: those nearest to a threshold, those on which mask and classifier disagree, and those least like
-good parts. Of the first ones of each kind the one farthest from all chosen so far is taken (k-center, Sener and
-Savarese 2018, arXiv 1708.00489), and none of a part, or a near-duplicate of an image, that was chosen.
+Four kinds take turns: those most likely to be defective, those nearest to a threshold, those on which mask and
+classifier disagree, and those least like good parts. On a line few parts are defective, so that a label of one is worth
+more than that of another good one, and near a threshold that misses few defects there are hardly any. Of the first
+ones of each kind the one farthest from all chosen so far is taken (k-center, Sener and Savarese 2018, arXiv
+1708.00489), and none of a part, or a near-duplicate of an image, that was chosen.
 
 Chosen images say nothing of how many defects pass: they are not like the rest. The random share does: its parts are
 drawn first, each with the same chance.
@@ -25,7 +27,7 @@ from dinov3.data.defect_prepare.splits import join
 from dinov3.data.defect_resize import resize_image
 from dinov3.defect_station.candidates import Candidate
 
-RANDOM, DOUBTFUL, DISAGREEING, NOVEL = "random", "doubtful", "disagreeing", "novel"
+RANDOM, SUSPECTED, DOUBTFUL, DISAGREEING, NOVEL = "random", "suspected", "doubtful", "disagreeing", "novel"
 POOL = 5  # images looked at for each one wanted
 FIRST = 3  # of those, how many times the wanted ones are good enough to take the farthest of them
 NOVEL_FROM = 2  # deviations, from which on novelty counts in a verdict too
@@ -34,7 +36,8 @@ SIDE = 16  # pixels of the thumbnails by which images are told apart without emb
 
 @dataclass(frozen=True)
 class Chosen:
-    """An image and why it was chosen: ``value`` is its distance to a threshold, or its deviation from good parts."""
+    """An image and why it was chosen: ``value`` is its defect probability (of a suspected one), its deviation from good
+    parts (of a novel one), or else its distance to a threshold."""
 
     candidate: Candidate
     reason: str
@@ -104,6 +107,7 @@ def _pools(candidates: Sequence[Candidate], size: int, missing: list[str]) -> di
     """The first images of each kind; kinds without any are not in it."""
     novel = [c for c in candidates if c.novelty is not None and c.novelty >= NOVEL_FROM]
     kinds = {
+        SUSPECTED: sorted((c for c in candidates if c.verdict == "reject"), key=lambda c: -c.defect_probability),
         DISAGREEING: sorted((c for c in candidates if c.disagreement), key=lambda c: c.doubt),
         NOVEL: sorted(novel, key=lambda c: -c.novelty),
         DOUBTFUL: sorted(candidates, key=lambda c: c.doubt),
@@ -172,7 +176,8 @@ def _take_turns(pools: dict[str, list[Candidate]], count: int, kinship: _Kinship
             elif len(chosen) < count:
                 best = max(free[:share], key=kinship.how_far)
                 kinship.take(best)
-                chosen.append(Chosen(best, kind, best.novelty if kind == NOVEL else best.doubt))
+                values = {NOVEL: best.novelty, SUSPECTED: best.defect_probability}
+                chosen.append(Chosen(best, kind, values.get(kind, best.doubt)))
     return chosen
 
 

@@ -82,4 +82,8 @@ class InspectConfig(PredictorConfig, PartFlags, DriftFlags):
     store_mb: PositiveFloat | None = flag(
         None, "megabytes that --store may grow to: the oldest undecided images go then"
     )
-    views_to_reject: PositiveInt = flag(1, "images of a part that must be rejected to reject it", group="parts")
+    views_to_reject: PositiveInt | None = flag(
+        None,
+        "images of a part that must be rejected to reject it (default: as the model was calibrated, or 1)",
+        group="parts",
+    )

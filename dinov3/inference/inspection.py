@@ -17,7 +17,7 @@ from dinov3.defect_errors import DefectError, StoppedError
 from dinov3.defect_interrupts import StopSignals
 from dinov3.inference.config import InspectConfig, PredictorConfig
 from dinov3.inference.outputs import Finished, Listener, OutputWriter, Sink
-from dinov3.inference.parts import Parts
+from dinov3.inference.parts import Parts, calibrated_views
 from dinov3.inference.pipeline import predict_files
 from dinov3.inference.prediction import Prediction
 from dinov3.inference.predictor import DefectPredictor
@@ -118,7 +118,9 @@ def open_writer(
         visualize=not config.no_visualize,
         mm_per_pixel=config.mm_per_pixel,
         resume=resume,
-        parts=None if part_of is None else Parts(part_of, config.views_to_reject),
+        parts=None
+        if part_of is None
+        else Parts(part_of, config.views_to_reject or calibrated_views(predictor.calibration) or 1),
         sink=sink,
         drift=drift,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -73,6 +73,32 @@ class Views:
         if self.counts["reject"] >= views_to_reject:
             return "reject"
         return "accept" if self.counts.keys() <= {"accept"} else "review"
+
+
+def calibrated_views(calibration: Mapping[str, Any] | None) -> int | None:
+    """Images that must be rejected to reject a part, as a model was calibrated for parts; None: for images."""
+    views = ((calibration or {}).get("target_values") or {}).get("views_to_reject")
+    return None if views is None else max(int(views), 1)
+
+
+def parts_note(flags: PartFlags, views_to_reject: int | None, calibration: Mapping[str, Any] | None) -> str:
+    """What to know where verdicts and calibration speak of different things; empty if they do not.
+
+    Args:
+        views_to_reject: what was asked for; None: as calibrated.
+    """
+    views = calibrated_views(calibration)
+    given = flags.part_csv is not None or flags.part_regex is not None
+    if views is not None and not given:
+        return "the model was calibrated for parts, and promises nothing of images; give --part_csv or --part_regex"
+    if views is not None and views_to_reject not in (None, views):
+        return (
+            f"the model was calibrated for parts that {views} of their images reject; it promises nothing with "
+            f"--views_to_reject {views_to_reject}"
+        )
+    if views is None and given and calibration and calibration.get("promise"):
+        return "the model was calibrated for images: what it promises is about images, not parts"
+    return ""
 
 
 class Parts:

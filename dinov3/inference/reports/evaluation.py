@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from dinov3.defect_evaluation.findings import (
     image_columns,
 )
 from dinov3.defect_evaluation.image_results import HIT_SHARE
+from dinov3.defect_evaluation.parts import COLUMNS as PART_COLUMNS
+from dinov3.defect_evaluation.parts import PartVerdicts
 from dinov3.defect_evaluation.thresholds import limit_text
 from dinov3.defect_folder_kinds import expect_no_dataset, expect_no_training, expect_none_of, is_json_with
 from dinov3.defect_pages.html import render
@@ -33,7 +36,7 @@ from dinov3.inference.reports.pair_pictures import Pair, draw_pair, draw_sheet
 
 PICTURES = {"missed": 12, "overkill": 12, "worst masks": 12, "best masks": 8}  # at most
 FILES = "report.html metrics.json per_image.csv regions.csv pr.png roc.png pixel_pr.png pro.png confusion.png".split()
-FILES += ["worst.png", "best.png"]
+FILES += ["parts.csv", "worst.png", "best.png"]
 MOST_MISSES = 100  # in the page; regions.csv has all
 
 TEMPLATE = Path(__file__).parent / "templates" / "evaluation.html"
@@ -46,12 +49,14 @@ class Evaluation:
     Attributes:
         facts: what was measured on what, for the reader: label to text.
         calibration: that of the checkpoint, if any.
+        parts: verdicts on parts, if they were asked for.
     """
 
     metrics: SplitMetrics
     findings: Findings
     facts: dict[str, Any]
     calibration: dict[str, Any] | None = None
+    parts: PartVerdicts | None = None
 
 
 def write_report(folder: Path, evaluation: Evaluation, predict: Callable[[Path], np.ndarray]) -> None:
@@ -64,6 +69,8 @@ def write_report(folder: Path, evaluation: Evaluation, predict: Callable[[Path],
     classes = findings.rows.classes
     write_table(folder / "per_image.csv", findings.image_rows(), image_columns(classes))
     write_table(folder / "regions.csv", findings.region_rows(), REGION_COLUMNS)
+    if evaluation.parts is not None:
+        write_table(folder / "parts.csv", evaluation.parts.rows(), PART_COLUMNS)
     text = json.dumps(report_record(evaluation), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
     figures = metric_figures(metrics, classes, findings.thresholds.classification)
@@ -74,6 +81,8 @@ def write_report(folder: Path, evaluation: Evaluation, predict: Callable[[Path],
         TEMPLATE,
         **common_values(metrics, findings, figures, pictures, evaluation.calibration),
         facts=evaluation.facts,
+        parts=evaluation.parts,
+        wrong_parts=wrong_parts(evaluation.parts),
         hit_rates=findings.hit_rates(),
         hit_share=HIT_SHARE,
         missed=list(findings.region_rows(missed[:MOST_MISSES])),
@@ -86,6 +95,12 @@ def write_report(folder: Path, evaluation: Evaluation, predict: Callable[[Path],
     worst = [pair for kind in ("missed", "overkill", "worst masks") for pair in pictures[kind]]
     draw_sheet("Missed, overkill and worst masks: true | predicted", worst, folder / "worst.png")
     draw_sheet("Best masks: true | predicted", pictures["best masks"], folder / "best.png")
+
+
+def wrong_parts(parts: PartVerdicts | None) -> list[dict[str, Any]]:
+    """Rows of the parts that were missed or overkill, the first ones."""
+    rows = () if parts is None else parts.rows()
+    return list(islice((row for row in rows if row["outcome"] in ("missed", "overkill")), MOST_MISSES))
 
 
 def expect_own_report(folder: Path) -> None:
@@ -115,6 +130,7 @@ def report_record(evaluation: Evaluation) -> dict[str, Any]:
     curves = {name: thin(getattr(metrics, name)) for name in ("pr", "roc", "pixel_pr", "pro")}
     return {
         **evaluation.facts,
+        **({} if evaluation.parts is None else {"part_verdicts": evaluation.parts.record()}),
         "thresholds": vars(limits),
         "calibration": evaluation.calibration,
         "metrics": {name: estimate_record(estimate) for name, estimate in metrics.estimates.items()},
