@@ -4,7 +4,8 @@ inspect the other half into a database, review, select 50, correct, append, trai
 DEFECT_DATA_DIR=/path/to/sets python benchmarks/station_loop.py --work_dir runs/station_loop
 
 The person who reviews and corrects is a script that knows the true masks. A step that is done is not done again: stop
-at any time and give the same command. Both models are also held against all images of the line that were not selected.
+at any time and give the same command. Both models are also held against the line's other parts, none of whose images
+were selected.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Loop:
             ("append", self.append),
             ("train the new model", lambda: self.train("new", self.args.more_epochs, "--init_from", self.model("old"))),
             ("compare on test", lambda: self.compare(self.data, "comparison")),
-            ("the line's other images", self.organize_rest),
+            ("the line's other parts", self.organize_rest),
             ("compare on the line", lambda: self.compare(self.work / "rest", "comparison_line")),
         ]
         for number, (name, step) in enumerate(steps):
@@ -161,11 +162,12 @@ class Loop:
         )
 
     def organize_rest(self) -> None:
-        """A dataset of what was not selected, nearly all of it for testing."""
-        rest, taken = self.work / "rest_images", {row["source"] for row in self.selected()}
+        """A dataset of the parts of which no image was selected, nearly all of it for testing."""
+        rest, taken = self.work / "rest_images", {row["part"] for row in self.selected()}
+        groups = read_groups(self.source / "groups.csv")
         for path in self.line.rglob("*.*"):
             name = path.relative_to(self.line).as_posix()
-            if name not in taken:
+            if (find_group(Path(name), groups) or name) not in taken:
                 (rest / name).parent.mkdir(parents=True, exist_ok=True)
                 os.link(path, rest / name)
         self.organize_folder(rest, self.work / "rest", "--val_split", 0, "--test_split", 0.99)

@@ -10,11 +10,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import numpy as np
-
-from dinov3.data.defect_files import list_images
 from dinov3.defect_cli import (
     NonNegativeInt,
     PositiveInt,
@@ -27,9 +24,11 @@ from dinov3.defect_cli import (
     precision_flag,
     threads_flag,
 )
+from dinov3.defect_display import on_a_line
 from dinov3.defect_errors import DefectError, run_script
 from dinov3.defect_evaluation.scoring import read_split
 from dinov3.defect_station.compare import Comparison, answers_of, compare
+from dinov3.defect_station.compare_images import Images, of_folder, of_split, of_store
 from dinov3.defect_station.compare_report import Model, expect_own_comparison, write_comparison
 from dinov3.inference.parts import PartFlags
 from dinov3.inference.predictor import DefectPredictor
@@ -49,7 +48,13 @@ class CompareConfig(PartFlags):
     new: Path = flag(help="model that may take its place")
     data_root: Path | None = flag(None, "dataset folder: labelled images", either="on")
     images: Path | None = flag(None, "or a folder of images without labels", either="on", metavar="DIR")
+    store: str | None = flag(
+        None, "or a results database, SQLite file or postgresql://...: what people decided are the labels", either="on"
+    )
     split: Literal["train", "val", "test"] = flag("test", "of --data_root")
+    since: str | None = flag(None, "of the database, images from this day on, such as 2026-01-31 (UTC)")
+    verdict: Literal["accept", "review", "reject"] | None = flag(None, "of the database, images with this verdict")
+    decided: bool = flag(False, "of the database, images that a person decided")
     output_dir: Path = flag(Path("comparison"), "for report.html, comparison.json and flips.csv")
     no_new_misses: bool = flag(False, "exit with status 1 if the new model misses a defect that the old one found")
     resamples: NonNegativeInt = flag(1000, "of the bootstrap; 0: no intervals", group="how")
@@ -62,16 +67,6 @@ class CompareConfig(PartFlags):
     device: str = device_flag()
 
 
-class Images(NamedTuple):
-    """What to compare on."""
-
-    paths: list[Path]
-    names: list[str]
-    classes: list[str]  # of each image, empty if not known
-    labels: np.ndarray  # (N,) indices, -1 if not known
-    parts: np.ndarray  # (N,)
-
-
 def build_parser() -> argparse.ArgumentParser:
     """All flags."""
     return make_parser(CompareConfig, __doc__, epilog=EXIT_STATUS)
@@ -81,10 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compare, write the report, and say what came out."""
     parser = build_parser()
     config = parse(CompareConfig, parser, argv)
-    if config.no_new_misses and config.data_root is None:
-        parser.error("--no_new_misses needs --data_root: without labels nobody knows what is missed")
+    if config.no_new_misses and config.images is not None:
+        parser.error("--no_new_misses needs --data_root or --store: without labels nobody knows what is missed")
     if config.data_root is not None and (config.part_csv or config.part_regex):
-        parser.error("--part_csv and --part_regex are for --images: a dataset tells the parts itself")
+        parser.error("--part_csv and --part_regex are not for --data_root: a dataset tells the parts itself")
+    if config.store is None and (config.since or config.verdict or config.decided):
+        parser.error("--since, --verdict and --decided need --store")
     expect_own_comparison(config.output_dir)
     predictors = [open_model(path, config) for path in (config.old, config.new)]
     images = read_images(config, predictors)
@@ -98,7 +95,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, path, predictor in zip(("old", "new"), (config.old, config.new), predictors, strict=True)
     )
     comparison = compare(old.answers, new.answers, images.labels, images.parts, config.resamples)
-    source = f"{config.data_root} ({config.split})" if config.data_root else str(config.images)
     write_comparison(
         config.output_dir,
         comparison,
@@ -108,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         images.names,
         images.classes,
         images.parts.tolist(),
-        source,
+        images.source,
+        decided=config.store is not None,
     )
     print_comparison(config, comparison, old, new, images)
     return int(config.no_new_misses and bool(comparison.new_misses))
@@ -128,7 +125,7 @@ def open_model(path: Path, config: CompareConfig) -> DefectPredictor:
 
 
 def read_images(config: CompareConfig, predictors: list[DefectPredictor]) -> Images:
-    """The rows of the split, or the files of the folder.
+    """The rows of the split, the files of the folder, or the images of the database.
 
     Raises:
         DefectError: there are none, or a model has other classes than the dataset.
@@ -136,23 +133,31 @@ def read_images(config: CompareConfig, predictors: list[DefectPredictor]) -> Ima
     if config.data_root is not None:
         for predictor, path in zip(predictors, (config.old, config.new), strict=True):
             rows = read_split(predictor.engine.facts, path, config.data_root, config.split)
-        names, classes = rows.columns["image"].tolist(), rows.columns["label"].tolist()
-        return Images([rows.root / name for name in names], names, classes, rows.labels, rows.parts)
-    if not config.images.is_dir():
-        raise DefectError(f"--images {config.images}: no such folder")
-    paths = list_images(config.images)
-    if not paths:
-        raise DefectError(f"--images {config.images}: no images in it; expected files such as .jpg or .png")
-    names = [path.relative_to(config.images).as_posix() for path in paths]
-    part_of = config.part_of()
-    parts = names if part_of is None else [part_of(name) for name in names]
-    return Images(paths, names, [""] * len(paths), np.full(len(paths), -1), np.array(parts))
+        return of_split(rows, f"{config.data_root} ({config.split})")
+    if config.images is not None:
+        return of_folder(config.images, config.part_of())
+    from dinov3.defect_station.store import Store
+
+    with Store.open(config.store, must_exist=True) as store:
+        filters = {"since": config.since, "verdict": config.verdict, "decided": config.decided}
+        images = of_store(store, config.part_of(), normal=predictors[0].classes[0], **filters)
+    if config.no_new_misses and not (images.labels > 0).any():
+        raise DefectError(
+            f"--no_new_misses: of these images of {images.source} nobody rejected any, so that none is known to be "
+            "missed; review some first"
+        )
+    return images
 
 
 def print_comparison(config: CompareConfig, comparison: Comparison, old: Model, new: Model, images: Images) -> None:
     """The figures, and where the rest is."""
     flips = len(comparison.flips)
     print(f"{comparison.inspected} of {len(images.paths)} images inspected by both: {flips} verdicts differ")
+    if config.store is not None:
+        decided = int((images.labels >= 0).sum())
+        print(f"{decided} of them were decided by people, and are what the figures below speak of, not the whole line")
+        if images.gone:
+            print(on_a_line(f"{len(images.gone)} images are not where they were inspected, such as {images.gone[0]}"))
     for name, (before, after, difference) in comparison.metrics.items():
         print(f"  {name:<13} old {before:.4f}  new {after:.4f}  difference {difference}")
     for name, test in comparison.tests.items():

@@ -74,12 +74,15 @@ def write_comparison(
     labels: Sequence[str],
     parts: Sequence[str],
     source: str,
+    *,
+    decided: bool = False,
 ) -> None:
     """Write all files.
 
     Args:
         paths, names, labels, parts: of all images; a label may be empty.
         source: what was compared on, for the reader.
+        decided: the labels are what people decided, on images that were chosen for it.
     """
     rows = [_row(flip, names, labels, parts) for flip in comparison.flips]
     write_table(folder / "flips.csv", rows, COLUMNS)
@@ -106,6 +109,7 @@ def write_comparison(
     html = render(
         TEMPLATE,
         source=source,
+        decided=decided,
         models={"old": old, "new": new},
         comparison=comparison,
         counts=_counts(comparison),

@@ -97,6 +97,50 @@ def test_a_folder_without_labels_shows_the_flips_alone(folder: Path, tmp_path: P
     assert refused[0] == 1 and "report.html there is of no comparison" in refused[2]
 
 
+def test_people_s_decisions_are_the_labels_of_a_database(folder: Path, tmp_path: Path, script) -> None:
+    pytest.importorskip("sqlalchemy", reason="needs sqlalchemy: pip install '.[station]'")
+    from helpers.storing import inspected
+
+    from dinov3.defect_station.store import Store
+
+    place, names = tmp_path / "results.sqlite", sorted((folder / "data" / "images").rglob("*.png"))
+    with Store.open(str(place)) as store:
+        for number, (path, (probability, part, _)) in enumerate(zip(names, IMAGES, strict=True)):
+            facts = {"name": path.name, "part": part, "image_path": str(path), "time": f"2026-01-0{1 + number // 5}T"}
+            for model in ("a", "b"):  # two models looked at it; the person decided on the earlier answer
+                store.add([inspected(number, probability, model=model * 64, **facts)])
+        store.add([inspected(50, 0.5, name="gone.png", image_path=str(tmp_path / "gone.png"))])
+        rows = {row["name"]: row for row in store.rows(model="a" * 64)}
+        for name, decision in {"0": "reject", "2": "reject", "5": "accept", "6": "accept", "3": "reject"}.items():
+            store.decide(
+                rows[f"{name}.png"]["id"], "Li", decision, class_name="crack" if decision == "reject" else None
+            )
+        store.decide(rows["3.png"]["id"], "Li", "undo")
+    base = ("--store", place)
+    status, out, err = script("compare_defect_models", *flags(folder, "new", tmp_path / "out", *base))
+    assert status == 0, err
+    assert "9 of 9 images inspected by both: 3 verdicts differ" in out and "4 of them were decided by people" in out
+    assert "1 images are not where they were inspected, such as gone.png" in out
+    record = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
+    assert record["metrics"]["miss_rate"]["new"] == 0.5 and record["metrics"]["miss_rate"]["old"] == 0
+    assert record["flips"] == {"new miss": 1, "overkill spared": 1, "changed": 1}
+    with (tmp_path / "out" / "flips.csv").open(newline="", encoding="utf-8-sig") as file:
+        first = next(csv.DictReader(file))
+    assert (first["image"], first["label"], first["part"]) == ("0.png", "crack", "a")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "these rates are not those of the line" in page
+    gate = flags(folder, "new", tmp_path / "out", *base, "--no_new_misses")
+    assert script("compare_defect_models", *gate)[0] == 1
+    status, out, _ = script("compare_defect_models", *flags(folder, "new", tmp_path / "out", *base, "--decided"))
+    assert "4 of 4 images inspected by both: 2 verdicts differ" in out
+    later = script("compare_defect_models", *gate, "--since", "2026-01-02")
+    assert later[0] == 1 and "nobody rejected any" in later[2]
+    none = flags(folder, "new", tmp_path / "out", *base, "--verdict", "accept", "--since", "2027-01-01")
+    assert "no images that match" in script("compare_defect_models", *none)[2]
+    wrong = flags(folder, "new", tmp_path / "out", "--images", folder / "data", "--decided")
+    assert script("compare_defect_models", *wrong)[0] == 2
+
+
 def said(*accepted: bool) -> Answers:
     return Answers([Said("accept" if one else "reject", float(not one), "x", [], 1.0) for one in accepted], {}, 1.0)
 
