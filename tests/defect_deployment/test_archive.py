@@ -146,8 +146,15 @@ def test_mistakes_are_named(model: Path, archive: Path, tmp_path: Path, script: 
     assert f"{tmp_path / 'none'}: no such folder" in told("--image_dir", tmp_path / "none")
     assert "cannot be listed" in told("--image_dir", (tmp_path / "none").as_uri())
     (tmp_path / "other" / "results").mkdir(parents=True)
+    assert "results there came from no inspection of an archive" in told("--output_dir", tmp_path / "other")
+    (tmp_path / "other" / "archive.json").write_text('{"kind": "another program\'s"}')
     assert "came from no inspection of an archive" in told("--output_dir", tmp_path / "other")
     assert not (tmp_path / "output").exists()
+    unknown = "--address", "127.0.0.1:1"
+    assert "no cluster of Ray that can be used" in told(*unknown)
+    assert "no cluster of Ray that can be used" in told(
+        *unknown, "--min_region_area", 5
+    )  # nothing was done that it could contradict
 
 
 def test_actors_name_the_model_as_it_was_given(model: Path, tmp_path: Path) -> None:

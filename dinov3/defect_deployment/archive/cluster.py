@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ def connected(config: ArchiveConfig, model_bytes: int) -> Iterator[ModuleType]:
     Raises:
         DefectError: there is none at the address.
     """
+    expect_listening(config.address)
     ray = import_ray(config.address is None)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     on_main = threading.current_thread() is threading.main_thread()
@@ -44,16 +46,36 @@ def connected(config: ArchiveConfig, model_bytes: int) -> Iterator[ModuleType]:
         told = " ".join(str(error).split())[:300]
         if config.address is None:
             raise DefectError(f"Ray cannot be started here ({told})") from None
-        raise DefectError(
-            f"--address {config.address}: no cluster of this Ray ({ray.__version__}) there ({told}); start one with "
-            "'ray start --head', and run this on one of its machines"
-        ) from None
+        raise no_cluster(config.address, told) from None
     try:
         if on_main:
             signal.signal(signal.SIGTERM, before)  # Ray puts its own there
         yield ray
     finally:
         ray.shutdown()
+
+
+def expect_listening(address: str | None) -> None:
+    """Find out in seconds what Ray takes minutes for.
+
+    Raises:
+        DefectError: nothing listens at HOST:PORT.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if not host or "/" in host or not port.isdecimal():  # auto, or an address of another kind
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise no_cluster(address, str(error)) from None
+
+
+def no_cluster(address: str | None, reason: str) -> DefectError:
+    """The error to raise."""
+    return DefectError(
+        f"--address {address}: no cluster of Ray that can be used ({reason}); start one with 'ray start --head', and "
+        "run this on one of its machines, with the same versions and token"
+    )
 
 
 def import_ray(local: bool) -> ModuleType:

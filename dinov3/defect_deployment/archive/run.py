@@ -64,33 +64,46 @@ def begin(config: ArchiveConfig, images: Place, output: Place, run: dict[str, An
         DefectError: there is nothing to inspect, or the place holds other results.
     """
     results = Results(output)
-    if output.has(RUN):
+    before = _earlier(output)
+    if before is not None and output.has(FOLDER):  # without it nothing was done yet
         if not config.resume:
             raise DefectError(
                 f"--output_dir {output.text}: holds the inspection of an archive; add --resume to go on with it, or "
                 "choose another folder"
             )
-        try:
-            before = json.loads(output.read(RUN))
-        except ValueError:
-            before = {}
         if changes := changes_between(before, run):
             raise DefectError(
                 f"--resume: the results in {output.text} are of another run: {changes}. Use what was used then, or "
                 "choose another --output_dir"
             )
         results.load()
-    elif found := [name for name in (FOLDER, PLAN) if output.has(name)]:
-        raise DefectError(
-            f"--output_dir {output.text}: {' and '.join(found)} there came from no inspection of an archive; choose "
-            "another folder"
-        )
     names = images.image_names()
     if not names and not results.files:
         raise DefectError(f"--image_dir {images.text}: no images in it; expected files such as .jpg or .png")
     output.write(RUN, json.dumps(run, indent=1, ensure_ascii=False).encode())
     results.plan(names, config.images_per_file or images_per_file(len(names), config.batch_size))
     return results
+
+
+def _earlier(output: Place) -> dict[str, Any] | None:
+    """What an earlier run noted; None if there was none.
+
+    Raises:
+        DefectError: files of these names are of no such run.
+    """
+    found = [name for name in (RUN, PLAN, FOLDER) if output.has(name)]
+    if not found:
+        return None
+    try:
+        run = json.loads(output.read(RUN)) if RUN in found else None
+    except ValueError:
+        run = None
+    if not isinstance(run, dict) or run.get("kind") != KIND:
+        raise DefectError(
+            f"--output_dir {output.text}: {', '.join(found)} there came from no inspection of an archive; choose "
+            "another folder"
+        )
+    return run
 
 
 def images_per_file(images: int, batch_size: int) -> int:
