@@ -51,4 +51,8 @@ class ServeConfig(PredictorConfig, PartFlags, DriftFlags):
         "all", "flagged: copies of what is not plainly accepted alone, that is of review, reject and disagreement"
     )
     shifts: str = flag("6,14,22", "hours at which shifts begin, by this machine's clock, for the counts on the page")
-    views_to_reject: PositiveInt = flag(1, "images of a part that must be rejected to reject it", group="parts")
+    views_to_reject: PositiveInt | None = flag(
+        None,
+        "images of a part that must be rejected to reject it (default: as the model was calibrated, or 1)",
+        group="parts",
+    )

@@ -24,6 +24,7 @@ from dinov3.defect_serving.recording import Recorder
 from dinov3.defect_serving.results import Extras, Outcome, TakeEvidence, finisher, messages
 from dinov3.defect_serving.sinks.outbox import Outbox
 from dinov3.defect_serving.worker import Task, Worker
+from dinov3.inference.parts import calibrated_views
 from dinov3.inference.pipeline import Source
 from dinov3.inference.records import failed_record
 
@@ -129,7 +130,12 @@ class Service:
 
     def parts(self, occasion: Occasion, outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
         """What the images of each part come to, by its name."""
-        return occasion.parts((outcome.record for outcome in outcomes), self.config.views_to_reject)
+        return occasion.parts((outcome.record for outcome in outcomes), self.views_to_reject)
+
+    @property
+    def views_to_reject(self) -> int:
+        """Images that must be rejected to reject a part: as asked for, or as the model in use was calibrated, or 1."""
+        return self.config.views_to_reject or calibrated_views(self.models.current.predictor.calibration) or 1
 
     async def _record(
         self,

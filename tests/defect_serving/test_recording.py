@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ import pytest
 from helpers.serving import Answer, Server, Servers
 from helpers.sinks import eventually
 from helpers.storing import inspected
+from helpers.toy_onnx import write_toy
 
 from dinov3.data.defect_masks import read_mask
 from dinov3.defect_errors import DefectError
@@ -23,6 +25,7 @@ from dinov3.defect_serving.schemas import InspectAnswer
 from dinov3.defect_serving.service import expect_sound
 from dinov3.defect_station.store import Store
 from dinov3.defect_station.store.inspected import read_embedding
+from dinov3.models.defect_engines.onnx_file import read_facts
 from dinov3.models.defect_facts import fingerprint
 
 pytest.importorskip("sqlalchemy", reason="needs sqlalchemy: pip install '.[station]'")
@@ -147,8 +150,10 @@ def test_the_images_of_a_part_come_to_one_verdict(servers: Servers, served_model
     broken.write_bytes(b"")
     for level, path in ((0, dark), (80, grey), (200, bright)):
         assert cv2.imwrite(str(path), np.full((24, 24, 3), level, np.uint8))
-    flags = ("--store", tmp_path / "results.sqlite", "--part_regex", "(cell[0-9]+)", "--views_to_reject", 2)
-    server = servers.start(served_models / "toy.onnx", *flags)
+    calibration = {"target_values": {"max_miss_rate": 0.1, "views_to_reject": 2}}
+    model = write_toy(tmp_path / "parts.onnx", replace(read_facts(served_models / "toy.onnx"), calibration=calibration))
+    flags = ("--store", tmp_path / "results.sqlite", "--part_regex", "(cell[0-9]+)")
+    server = servers.start(model, *flags)
 
     def verdicts(answer: Answer) -> dict[str, str]:
         InspectAnswer.model_validate(answer.body)
