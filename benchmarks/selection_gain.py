@@ -199,8 +199,8 @@ def choose(
         )
         candidates.append(candidate)
 
-    def features(some: list[Candidate]) -> np.ndarray:
-        return images.embeddings(np.array([candidate.row for candidate in some]))
+    def features(some: list[Candidate]) -> list[np.ndarray]:
+        return [images.embeddings(np.array([candidate.row for candidate in some]))]
 
     selection = select(candidates, count, args.random_share, seed, features)
     return np.array([one.candidate.row for one in selection.chosen], int)
