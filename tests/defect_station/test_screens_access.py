@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from helpers.screens import Station, running_station
+from helpers.screens import Station, running_station, serious_violations
 from helpers.serving import KEY, Servers
 from helpers.sinks import eventually
 
@@ -26,7 +26,10 @@ def locked(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """A station that asks for a key."""
     folder = tmp_path_factory.mktemp("locked")
     (folder / "keys").write_text(f"line 3:{KEY}\n")
-    with running_station(servers, folder, str(folder / "results.sqlite"), "--api_key_file", folder / "keys") as running:
+    rows = [f"{n}.png,{0.1 + n / 1000}" for n in range(40)]
+    (folder / "per_image.csv").write_text("\n".join(["image,defect_probability", *rows]))
+    flags = ("--api_key_file", folder / "keys", "--drift_reference", folder / "per_image.csv")
+    with running_station(servers, folder, str(folder / "results.sqlite"), *flags) as running:
         yield running
 
 
@@ -89,6 +92,24 @@ def test_a_page_asks_for_the_key_and_its_name_decides(locked: Station, open_scre
     page.wait_for_selector("#model:has-text('toy.onnx')")  # needs no key a second time
     page.click("#leave")
     page.wait_for_selector("#key-form")
+
+
+def test_an_alarm_of_drift_is_seen_on_the_pages(locked: Station, open_screen: Callable[..., Any]) -> None:
+    from helpers.storing import inspected
+
+    page = open_screen(locked.address)
+    page.fill("#key", KEY)
+    page.click("#key-form button")
+    page.wait_for_selector("#state:has-text('live ·')")
+    assert page.is_hidden("#drift")
+    model = locked.server.ask("GET", "/v1/model", headers={"X-API-Key": KEY}).body["fingerprint"]
+    locked.store.add([inspected(n, 0.9, name=f"<i>{n}", model=model) for n in range(60)])
+    page.wait_for_selector("#drift:visible")
+    page.click("#drift a")
+    told = page.inner_text("section#drift")
+    assert "alarm since" in told and "the reference per_image.csv (40 images)" in told and "<i>" in told
+    page.click("#lang")
+    assert "起报警" in page.inner_text("section#drift") and serious_violations(page) == []
 
 
 def test_claims_keep_pages_apart_until_they_fall_silent() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from dinov3.defect_serving.service import Service
@@ -10,12 +11,13 @@ NAMES = {"score": ("defect probability", "缺陷概率"), "novelty": ("novelty",
 
 
 def drift_state(service: Service) -> dict[str, Any] | None:
-    """As ``GET /v1/drift`` has it; None: the server tests no drift."""
-    monitor = getattr(service, "drift", None)
-    return None if monitor is None else monitor.state()
+    """As ``GET /v1/drift`` has it, with the reference's name alone; None: the server tests no drift."""
+    if service.drift is None:
+        return None
+    state = service.drift.state()
+    return state | {"reference": Path(state["reference"]).name}
 
 
 def drift_alarm(service: Service) -> bool:
     """Whether what comes in is no longer like the reference."""
-    state = drift_state(service)
-    return state is not None and bool(state["alarm"])
+    return service.drift is not None and service.drift.alarm
