@@ -7,7 +7,7 @@ from datetime import date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dinov3.defect_station.store.inspected import time_text
-from dinov3.defect_station.store.queries import UNDO, conditions, is_doubtful
+from dinov3.defect_station.store.queries import UNDO, conditions, is_doubtful, is_settled
 from dinov3.defect_station.store.schema import decisions, inspections
 
 if TYPE_CHECKING:
@@ -94,9 +94,6 @@ def count_open(store: Store) -> int:
     """How many doubtful images nobody decided yet."""
     import sqlalchemy as sa
 
-    table, decided = inspections(), decisions()
-    newer = decided.alias()
-    latest = ~sa.exists().where(newer.c.inspection_id == decided.c.inspection_id, newer.c.number > decided.c.number)
-    settled = sa.exists().where(decided.c.inspection_id == table.c.id, decided.c.decision != UNDO, latest)
-    asked = [is_doubtful(), table.c.doubt.is_not(None), sa.not_(settled)]
+    table = inspections()
+    asked = [is_doubtful(), table.c.doubt.is_not(None), ~is_settled()]
     return store.read(sa.select(sa.func.count().label("images")).select_from(table).where(*asked))[0]["images"]

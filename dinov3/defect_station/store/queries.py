@@ -44,9 +44,9 @@ def select_rows(
         decided.c.time.label("decision_time"),
     ).select_from(joined)
     query = query.where(*conditions(filters))
-    if "undecided" in filters and filters["undecided"] is not None:
-        open_ones = sa.or_(decided.c.decision.is_(None), decided.c.decision == UNDO)
-        query = query.where(open_ones if filters["undecided"] else sa.not_(open_ones))
+    if filters.get("undecided") is not None:
+        settled = is_settled()
+        query = query.where(~settled if filters["undecided"] else settled)
     if order == "doubt":
         query = query.where(table.c.doubt.is_not(None)).order_by(table.c.doubt, table.c.id)
         if last is not None:
@@ -79,6 +79,18 @@ def conditions(filters: Mapping[str, Any]) -> list[ColumnElement[bool] | TextCla
         else:
             raise ValueError(f"{name}: no such filter")
     return found
+
+
+def is_settled() -> ColumnElement[bool]:
+    """That a person decided and did not take it back. Asked of each image by itself, in the order that is asked for, so
+    that the first few do not wait for a look at all."""
+    import sqlalchemy as sa
+
+    table, decided = inspections(), decisions()
+    newer = decided.alias()
+    later = sa.exists().where(newer.c.inspection_id == decided.c.inspection_id, newer.c.number > decided.c.number)
+    of_image = decided.c.inspection_id == table.c.id
+    return sa.exists().where(of_image, decided.c.decision != UNDO, ~later).correlate(table)
 
 
 def is_doubtful(value: bool = True) -> TextClause:
