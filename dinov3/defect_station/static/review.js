@@ -1,7 +1,8 @@
 // One image at a time, the next one loaded beforehand. A decision shows the next image at once and is stored meanwhile;
 // if it cannot be stored, its image comes back.
 const AHEAD = 2; // images that are this page's own
-const EVERY = 15000; // so that the server knows which images are still looked at here
+const EVERY = 3000; // milliseconds; asks then if there is nothing to show, or the fifth time, so that the server knows
+const FIFTH = 5; // which images are still looked at here
 const { person: keyName, classes } = JSON.parse(byId("page").textContent);
 const PAGE = Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(16)).join("");
 const stored = (name) => { try { return localStorage.getItem(name); } catch (error) { return null; } };
@@ -236,5 +237,6 @@ byId("change-name")?.addEventListener("click", () => {
 });
 document.addEventListener("lang", draw);
 window.addEventListener("pagehide", () => navigator.sendBeacon("/review/leave", new Blob([JSON.stringify({ page: PAGE })], { type: "application/json" })));
-setInterval(() => person && fill(), EVERY);
+let times = 0;
+setInterval(() => person && (++times % FIFTH === 0 || !queue.length) && fill(), EVERY);
 begin();
