@@ -54,6 +54,7 @@ def test_only_training_asks_for_torch(packaging: dict) -> None:
         | extras["openvino"]
         | extras["evaluate"]
         | extras["server"]
+        | extras["ray"]
     )
     heavy = {"torch", "torchvision", "timm", "torchmetrics", "tensorboard"}
     assert heavy <= extras["train"] and not heavy & without and "onnxruntime" in extras["runtime"] & extras["export"]
