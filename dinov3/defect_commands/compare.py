@@ -157,7 +157,7 @@ def print_comparison(config: CompareConfig, comparison: Comparison, old: Model, 
         decided = int((images.labels >= 0).sum())
         print(f"{decided} of them were decided by people, and are what the figures below speak of, not the whole line")
         if images.gone:
-            print(on_a_line(f"{len(images.gone)} images are not where they were inspected, such as {images.gone[0]}"))
+            print(on_a_line(f"{len(images.gone)} images are gone or were overwritten since, such as {images.gone[0]}"))
     for name, (before, after, difference) in comparison.metrics.items():
         print(f"  {name:<13} old {before:.4f}  new {after:.4f}  difference {difference}")
     for name, test in comparison.tests.items():

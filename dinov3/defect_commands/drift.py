@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     part_of = config.part_of()
     monitor = DriftMonitor(list(one_per_part(read_observations(config.reference), part_of)), config.false_alarm)
     for source, images in sources(config):
-        for image in one_per_part(images, part_of):
+        for image in one_per_part(images, part_of, largest=part_of is not None):
             for alarm in monitor.update(image):
                 print(f"{alarm_text(alarm)} in {source}")
     state = monitor.state()
@@ -78,8 +78,15 @@ def stored(config: DriftConfig) -> Iterator[Observation]:
     if model is None:
         raise DefectError(f"--reference {config.reference}: does not say which model it is of; give --model")
     with Store.open(config.store, must_exist=True) as store:
-        found = (of_score(row, model) for row in store.scores(since=config.since))
-        yield from (image for image in found if image is not None)
+        found, image = (of_score(row, model) for row in store.scores(since=config.since)), None
+        for image in filter(None, found):
+            yield image
+        if image is None:
+            since = f" since {config.since}" if config.since else ""
+            raise DefectError(
+                f"--store {store.place}: no image inspected by the model {model[:12]}...{since}, so nothing can be "
+                "tested; give the --model of its images, or an earlier --since"
+            )
 
 
 def console() -> None:

@@ -108,7 +108,7 @@ def print_selection(config: SelectConfig, selection: Selection, available: int, 
     if selection.missing:
         print(
             on_a_line(
-                f"{len(selection.missing)} images are not where they were inspected, such as {selection.missing[0]}"
+                f"{len(selection.missing)} images are gone or were overwritten since, such as {selection.missing[0]}"
             )
         )
     for problem in unwritten:

@@ -38,11 +38,12 @@ class DriftWatch:
 
     def __init__(self, config: ServeConfig, store: Store, model: ServedModel, metrics: Metrics):
         self.reference, self.store, self.metrics = config.drift_reference, store, metrics
-        self.model, facts = model.brief["fingerprint"], model.predictor.engine.facts
+        self.model, facts, part_of = model.brief["fingerprint"], model.predictor.engine.facts, config.part_of()
         models = {self.model, facts.fingerprint}
-        self._monitor = open_monitor(self.reference, config.false_alarm, None, models, facts.novelty)
+        self._monitor = open_monitor(self.reference, config.false_alarm, part_of, models, facts.novelty)
         self.started = time_text(datetime.fromtimestamp(_written(self.reference), timezone.utc))
-        self._joined, self._last, self._changing = OnePerPart(), 0, threading.Lock()
+        # What clients call parts is not known of the reference.
+        self._joined, self._last, self._changing = OnePerPart(part_of, part_of is not None), 0, threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="drift", daemon=True)
 

@@ -17,7 +17,8 @@ class Occasion:
     """A request, or a file in a watched folder.
 
     Attributes:
-        labels: ``part_id``, ``camera`` and ``trigger_id``; None where there is none.
+        labels: ``part_id``, ``camera`` and ``trigger_id``; None or blank where there is none: a reader of codes that
+            failed tells nothing.
         part_of: tells the part from an image's name, where there is no ``part_id``; gives the name back if it cannot.
         watched: the folder, and the time of the file's last write in nanoseconds; None of a request.
     """
@@ -32,16 +33,20 @@ class Occasion:
         sent again and is the same then, as is a file that was not written anew."""
         if self.watched is not None:
             return f"written {self.watched[1]}"
-        if self.labels["trigger_id"] is not None:
+        if self._given("trigger_id"):
             return "trigger " + json.dumps([self.labels[name] for name in ("trigger_id", "camera", "part_id")])
         return f"request {self.request_id}-{number}"
 
     def part(self, name: str) -> str | None:
         """The part that an image shows; None if it is not known."""
-        if self.labels["part_id"] is not None or self.part_of is None:
-            return self.labels["part_id"]
+        if (given := self._given("part_id")) or self.part_of is None:
+            return given
         found = self.part_of(name)
         return None if found == name else found
+
+    def _given(self, label: str) -> str | None:
+        text = self.labels[label]
+        return text if text is not None and text.strip() else None
 
     def parts(self, records: Iterable[Record], views_to_reject: int) -> dict[str, dict[str, Any]]:
         """What the images of each known part come to, by its name."""

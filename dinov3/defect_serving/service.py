@@ -121,21 +121,20 @@ class Service:
             if self.recorder is not None:
                 await self._record(self.recorder, occasion, model, images, outcomes)
             if self.outbox is not None:
-                kept = messages(occasion, model, outcomes, self.parts(occasion, outcomes))
+                kept = messages(occasion, model, outcomes, self.parts(occasion, model, outcomes))
                 await asyncio.get_running_loop().run_in_executor(self._storing, self.outbox.add, kept)
         except (DefectError, OSError, sqlite3.Error, asyncio.TimeoutError):
             LOGGER.exception("results could not be kept", extra={"facts": {"request_id": occasion.request_id}})
             raise RequestError(503, "the results could not be kept; see the server's log", 30) from None
         self.count(outcomes)
 
-    def parts(self, occasion: Occasion, outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
+    def parts(self, occasion: Occasion, model: ServedModel, outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
         """What the images of each part come to, by its name."""
-        return occasion.parts((outcome.record for outcome in outcomes), self.views_to_reject)
+        return occasion.parts((outcome.record for outcome in outcomes), self.views_to_reject(model))
 
-    @property
-    def views_to_reject(self) -> int:
-        """Images that must be rejected to reject a part: as asked for, or as the model in use was calibrated, or 1."""
-        return self.config.views_to_reject or calibrated_views(self.models.current.predictor.calibration) or 1
+    def views_to_reject(self, model: ServedModel) -> int:
+        """Images that must be rejected to reject a part: as asked for, or as the model was calibrated, or 1."""
+        return self.config.views_to_reject or calibrated_views(model.predictor.calibration) or 1
 
     async def _record(
         self,

@@ -31,6 +31,7 @@ class Candidate:
         decision: of a person: ``accept``, ``reject`` or empty.
         row: its ``id`` in the database; 0: it is from a folder.
         model: which inspected it, as the database has it.
+        content_hash: SHA-256 of the image when it was inspected; empty: not known.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Candidate:
     class_name: str = ""
     row: int = 0
     model: str = ""
+    content_hash: str = ""
 
 
 def from_store(store: Store, part_of: PartOf | None = None, **filters: Any) -> list[Candidate]:
@@ -73,6 +75,7 @@ def from_store(store: Store, part_of: PartOf | None = None, **filters: Any) -> l
             class_name=(row["class_name"] if decided else "") or "",
             row=row["id"],
             model=row["model"],
+            content_hash=row["content_hash"],
         )
     return list(found.values())
 

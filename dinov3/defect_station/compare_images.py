@@ -11,7 +11,7 @@ import numpy as np
 from dinov3.data.defect_files import list_images
 from dinov3.data.defect_manifest import Manifest
 from dinov3.defect_errors import DefectError
-from dinov3.defect_station.store.inspected import ERROR
+from dinov3.defect_station.store.inspected import ERROR, is_unchanged
 
 if TYPE_CHECKING:
     from dinov3.defect_station.store import Store
@@ -25,7 +25,7 @@ class Images(NamedTuple):
         labels: (N,) class indices, 0 is normal and whatever is above it a defect; -1 if not known.
         parts: (N,) names of the physical parts.
         source: for the reader.
-        gone: names of images of a database that are not where they were inspected, skipped.
+        gone: names of images of a database that are no more where they were inspected, or are others now; skipped.
     """
 
     paths: list[Path]
@@ -82,11 +82,15 @@ def of_store(
         if row["decision"] and row["decision_time"] >= decisions.get(key, row)["decision_time"]:
             decisions[key] = row  # one of another model's look at the same file counts as well
     rows = [row for key, row in found.items() if not decided or _label(decisions.get(key)) >= 0]
-    gone = [row["name"] for row in rows if not Path(row["image_path"]).is_file()]
-    there = [row for row in rows if Path(row["image_path"]).is_file()]
+    there, gone = [], []
+    for row in rows:
+        if is_unchanged(Path(row["image_path"]), row["content_hash"]):
+            there.append(row)
+        else:
+            gone.append(row["name"])
     if not there:
         which = "decided by a person, " if decided else ""
-        more = f"; {len(gone)} are not where they were inspected, such as {gone[0]}" if gone else ""
+        more = f"; {len(gone)} are gone or were overwritten since, such as {gone[0]}" if gone else ""
         raise DefectError(f"--store {store.place}: no images {which}that match{more}")
     deciding = [decisions.get((row["name"], row["content_hash"])) for row in there]
     labels = np.array([_label(row) for row in deciding])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections import OrderedDict
+import random
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,46 +90,59 @@ def of_score(row: Mapping[str, Any], model: str) -> Observation | None:
     return Observation(row["name"], score, novelty, part=row["part"], id=row["id"], time=row["time"])
 
 
-def one_per_part(images: Iterable[Observation], part_of: Callable[[str], str] | None) -> Iterator[Observation]:
-    """For images of one part, as :class:`OnePerPart` joins them.
-
-    Args:
-        part_of: the part that an image, given by its name, shows; None: as it says itself.
-    """
-    joined = OnePerPart(part_of)
+def one_per_part(
+    images: Iterable[Observation], part_of: Callable[[str], str] | None, largest: bool = True
+) -> Iterator[Observation]:
+    """For images of one part, as :class:`OnePerPart` joins them."""
+    joined = OnePerPart(part_of, largest)
     for image in images:
         yield from joined.add(image)
     yield from joined.rest()
 
 
 class OnePerPart:
-    """Joins images of one part that come soon after each other into one with the largest values, named after the first.
+    """Makes one of the images of one part that come soon after each other.
 
     A part is done when images of :data:`OPEN_PARTS` later ones were there. An image of no known part stands for itself.
 
     Args:
-        part_of: the part that an image, given by its name, shows; None: as it says itself.
+        part_of: the part that an image, given by its name, shows, or the name itself if that does not tell; then, and
+            if this is None, it is the part that the image says itself.
+        largest: one with the largest values, named after the first; False: any of them, by chance, which can be
+            compared with single images of a reference whose parts are not known.
     """
 
-    def __init__(self, part_of: Callable[[str], str] | None = None):
-        self.part_of, self._open = part_of, OrderedDict[str, Observation]()
+    def __init__(self, part_of: Callable[[str], str] | None = None, largest: bool = True):
+        self.part_of, self.largest = part_of, largest
+        self._open, self._views, self._chance = OrderedDict[str, Observation](), Counter[str](), random.Random(0)
 
     def add(self, image: Observation) -> list[Observation]:
         """Take the next image; those of parts that are done now."""
-        part = image.part if self.part_of is None else self.part_of(image.name)
+        part = self._part(image)
         if part is None:
             return [image]
-        first = self._open.get(part)
-        if first is None:
+        before = self._open.get(part)
+        self._views[part] += 1
+        if before is None:
             self._open[part] = image
-        else:
-            novelty = [one.novelty for one in (first, image) if one.novelty is not None]
-            score = max(first.score, image.score)
-            self._open[part] = replace(first, score=score, novelty=max(novelty, default=None))
-        return [self._open.popitem(last=False)[1] for _ in range(len(self._open) - OPEN_PARTS)]
+        elif self.largest:
+            novelty = [one.novelty for one in (before, image) if one.novelty is not None]
+            score = max(before.score, image.score)
+            self._open[part] = replace(before, score=score, novelty=max(novelty, default=None))
+        elif self._chance.randrange(self._views[part]) == 0:  # each of them has the same chance
+            self._open[part] = image
+        return [self._done() for _ in range(len(self._open) - OPEN_PARTS)]
+
+    def _part(self, image: Observation) -> str | None:
+        named = image.name if self.part_of is None else self.part_of(image.name)
+        part = image.part if named == image.name else named
+        return None if part == image.name else part
+
+    def _done(self) -> Observation:
+        part, image = self._open.popitem(last=False)
+        del self._views[part]
+        return image
 
     def rest(self) -> list[Observation]:
         """Those of all other parts, when no more images come."""
-        rest = list(self._open.values())
-        self._open.clear()
-        return rest
+        return [self._done() for _ in range(len(self._open))]

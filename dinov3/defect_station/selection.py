@@ -26,6 +26,7 @@ from dinov3.data.defect_prepare.near_duplicates import find_near_duplicates
 from dinov3.data.defect_prepare.splits import join
 from dinov3.data.defect_resize import resize_image
 from dinov3.defect_station.candidates import Candidate
+from dinov3.defect_station.store.inspected import is_unchanged
 
 RANDOM, SUSPECTED, DOUBTFUL, DISAGREEING, NOVEL = "random", "suspected", "doubtful", "disagreeing", "novel"
 POOL = 5  # images looked at for each one wanted
@@ -126,7 +127,7 @@ def _pools(candidates: Sequence[Candidate], size: int, missing: list[str]) -> di
 
 
 def _is_there(candidate: Candidate, missing: list[str]) -> bool:
-    if candidate.image.is_file():
+    if is_unchanged(candidate.image, candidate.content_hash):
         return True
     if candidate.name not in missing:
         missing.append(candidate.name)

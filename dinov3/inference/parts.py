@@ -51,7 +51,7 @@ class Views:
     Attributes:
         counts: images by verdict, and ``error`` for those that could not be inspected.
         defect_probability: the highest; None if no image could be inspected.
-        image: the one with the highest.
+        image: the one with the highest; empty without one.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -64,8 +64,9 @@ class Views:
             self.counts["error"] += 1
             return
         self.counts[record["verdict"]] += 1
-        if self.defect_probability is None or record["defect_probability"] > self.defect_probability:
-            self.defect_probability, self.image = record["defect_probability"], record["image"]
+        probability = record["defect_probability"]  # None if a person alone looked at it
+        if probability is not None and (self.defect_probability is None or probability > self.defect_probability):
+            self.defect_probability, self.image = probability, record["image"]
 
     def verdict(self, views_to_reject: int = 1) -> str:
         """``reject`` if so many views are; ``accept`` only if all views are: one that is doubtful, or could not be

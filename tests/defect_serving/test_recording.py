@@ -164,16 +164,24 @@ def test_the_images_of_a_part_come_to_one_verdict(servers: Servers, served_model
     assert verdicts(server.inspect(bright, bright, broken, query="?part_id=c")) == {"c": "reject"}
     only = server.inspect(broken, query="?part_id=d")
     assert only.status == 422 and verdicts(only) == {"d": "review"}
-    assert verdicts(server.inspect(broken, dark.rename(tmp_path / "dark.png"))) == {}
+    dark = dark.rename(tmp_path / "dark.png")
+    assert verdicts(server.inspect(broken, dark, query="?part_id=&trigger_id=")) == {}  # a code that was not read
+    assert server.inspect(dark, query="?part_id=%20&trigger_id=").status == 200
     assert verdicts(server.inspect(bright, query="?part_id=a/1&camera=top")) == {"a/1": "review"}
     whole = server.ask("GET", "/v1/parts/a/1").body
     assert [whole[name] for name in ("verdict", "images", "accept", "reject")] == ["review", 3, 2, 1]
     assert [view["camera"] for view in whole["views"]] == [None, None, "top"] and whole["image"] == bright.name
     with Store.open(str(tmp_path / "results.sqlite")) as store:
         store.decide(whole["views"][2]["id"], "Li", "accept")
+        assert [row["part"] for row in store.rows(name="dark.png")] == [None, None]  # two of them, and of no part
     assert server.ask("GET", "/v1/parts/a/1").body["verdict"] == "accept"
     assert server.ask("GET", "/v1/parts/d").body["verdict"] == "review"
     assert server.ask("GET", "/v1/parts/none").status == 404
+    with Store.open(str(tmp_path / "results.sqlite")) as store:  # someone looks at the image that could not be read
+        store.decide(server.ask("GET", "/v1/parts/c").body["views"][2]["id"], "Li", "accept")
+    told = server.ask("GET", "/v1/parts/c").body
+    assert [told[name] for name in ("verdict", "reject", "accept", "error")] == ["reject", 2, 1, 0]
+    assert told["image"] == bright.name
     stop(server)
 
 

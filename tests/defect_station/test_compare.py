@@ -14,6 +14,7 @@ from helpers.toy_onnx import write_toy
 
 from dinov3.data.defect_prepare.writer import DatasetWriter
 from dinov3.defect_station.compare import Answers, McNemar, Said, compare
+from dinov3.models.defect_facts import fingerprint
 
 # Brightness of an image, which is its defect probability to the toy model; its part, and whether it has a defect.
 IMAGES = [(0.55, "a", 1), (0.56, "a", 1), (0.7, "b", 1), (0.65, "c", 1), (0.2, "d", 1)]
@@ -106,10 +107,12 @@ def test_people_s_decisions_are_the_labels_of_a_database(folder: Path, tmp_path:
     place, names = tmp_path / "results.sqlite", sorted((folder / "data" / "images").rglob("*.png"))
     with Store.open(str(place)) as store:
         for number, (path, (probability, part, _)) in enumerate(zip(names, IMAGES, strict=True)):
-            facts = {"name": path.name, "part": part, "image_path": str(path), "time": f"2026-01-0{1 + number // 5}T"}
+            facts = {"name": path.name, "part": part, "image_path": str(path), "content_hash": fingerprint(path)}
+            facts["time"] = f"2026-01-0{1 + number // 5}T"
             for model in ("a", "b"):  # two models looked at it; the person decided on the earlier answer
                 store.add([inspected(number, probability, model=model * 64, **facts)])
         store.add([inspected(50, 0.5, name="gone.png", image_path=str(tmp_path / "gone.png"))])
+        store.add([inspected(51, 0.9, name=names[0].name, image_path=str(names[0]))])  # another picture of that name
         rows = {row["name"]: row for row in store.rows(model="a" * 64)}
         for name, decision in {"0": "reject", "2": "reject", "5": "accept", "6": "accept", "3": "reject"}.items():
             store.decide(
@@ -120,7 +123,7 @@ def test_people_s_decisions_are_the_labels_of_a_database(folder: Path, tmp_path:
     status, out, err = script("compare_defect_models", *flags(folder, "new", tmp_path / "out", *base))
     assert status == 0, err
     assert "9 of 9 images inspected by both: 3 verdicts differ" in out and "4 of them were decided by people" in out
-    assert "1 images are not where they were inspected, such as gone.png" in out
+    assert "2 images are gone or were overwritten since, such as gone.png" in out
     record = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
     assert record["metrics"]["miss_rate"]["new"] == 0.5 and record["metrics"]["miss_rate"]["old"] == 0
     assert record["flips"] == {"new miss": 1, "overkill spared": 1, "changed": 1}

@@ -77,6 +77,19 @@ def test_views_of_a_part_count_once() -> None:
     assert list(one_per_part(views, lambda name: name[0])) == [Observation("a1", 0.6, 1.0), Observation("b1", 0.1)]
     own = [Observation("a1", 0.2, part="A"), Observation("x", 0.9), Observation("a2", 0.3, part="A")]
     assert [(one.name, one.score) for one in one_per_part(own, None)] == [("x", 0.9), ("a1", 0.3)]
+    told = one_per_part([*own, Observation("y", 0.8, part="y")], lambda name: name)  # names that tell nothing
+    assert [one.name for one in told] == ["x", "y", "a1"]
+
+
+def test_views_of_a_part_raise_no_alarm_beside_a_reference_of_single_images() -> None:
+    rng = np.random.default_rng(5)
+    parts = [
+        Observation(f"{i}_{view}", score, part=str(i)) for i in range(400) for view, score in enumerate(rng.random(4))
+    ]
+    monitor = DriftMonitor(observations(rng.random(200)))
+    seen = list(one_per_part(parts, None, largest=False))
+    assert [monitor.update(one) for one in seen] == [[]] * 400
+    assert {one.name[-1] for one in seen} == set("0123")
 
 
 def write_results(folder: Path, scores: np.ndarray) -> Path:
@@ -126,6 +139,10 @@ def test_an_inspection_tells_whether_its_images_are_like_those_of_a_reference(tm
         assert ("来料是否变化" in pages[name]) and ("What speaks most for a change" in pages[name]) == (name == "after")
     status, out, err = script("check_defect_drift", "--reference", reference, "--store", database, "--fail_on_drift")
     assert status == 4 and "60 images against 30" in out and "what speaks most for a change" in out, err
+    status, out, err = script(
+        "check_defect_drift", "--reference", reference, "--store", database, "--since", "yesterday"
+    )
+    assert status == 1 and "no change" not in out and "no image inspected by the model" in err and "yesterday" in err
     other = write_toy(tmp_path / "other.onnx", small_facts(fingerprint="another"))
     output = ("--image_dir", tmp_path / "same", "--output_dir", tmp_path / "out")
     status, _, err = script(base[0], "--checkpoint", other, *base[3:], *output, *flags)

@@ -17,6 +17,7 @@ from dinov3.data.defect_masks import write_mask
 from dinov3.defect_station.candidates import Candidate
 from dinov3.defect_station.selection import select
 from dinov3.defect_station.store import Store
+from dinov3.models.defect_facts import fingerprint
 
 pytest.importorskip("sqlalchemy", reason="needs sqlalchemy: pip install '.[station]'")
 
@@ -35,10 +36,11 @@ def filled(tmp_path: Path) -> str:
             "disagreement": 10 <= number < 20,
             "novelty": {"deviations": float(number) if 20 <= number < 30 else 0.0},
         }
-        path = tmp_path / "masks" / name
+        path, image = tmp_path / "masks" / name, tmp_path / "images" / name
         write_mask(path, np.pad(np.ones((9, 9), np.uint8), (20, 35)))
         region = {"class_name": "pit", "polygon": [[20, 20]]}
-        places = {"image_path": str(tmp_path / "images" / name), "mask_path": str(path), "part": f"P{number // 2}"}
+        places = {"image_path": str(image), "mask_path": str(path), "part": f"P{number // 2}"}
+        places |= {"content_hash": fingerprint(image)}
         images.append(inspected(number, probability, name=name, regions=[region], **facts, **places))
     with Store.open(str(tmp_path / "results.sqlite")) as store:
         store.add(images)
@@ -85,11 +87,12 @@ def test_what_a_person_accepted_comes_without_regions_and_what_is_gone_is_named(
         for row in list(store.rows()):
             store.decide(row["id"], "Li", "accept" if row["name"] < "0030" else "reject", class_name="dent")
     (tmp_path / "images" / "0029.png").unlink()
+    shutil.copy(tmp_path / "images" / "0031.png", tmp_path / "images" / "0030.png")  # which somebody rejected
     status, out, err = script(
         "select_defect_images", "--store", filled, "--count", 60, "--random_share", 0, "--output_dir", tmp_path / "out"
     )
     assert status == 0, err
-    assert "1 images are not where they were inspected, such as 0029.png" in out and "no more: all others" in out
+    assert "2 images are gone or were overwritten since, such as 00" in out and "no more: all others" in out
     for name, row in chosen_in(tmp_path / "out").items():
         accepted = name < "0030"
         assert row["decision"] == ("accept" if accepted else "reject") and row["class_name"] == "dent"

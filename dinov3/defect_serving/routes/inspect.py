@@ -104,7 +104,7 @@ def router(service: Service) -> APIRouter:
             "time": now(),
             **upload.labels,
             "model": model.brief,
-            "parts": list(service.parts(occasion, outcomes).values()),
+            "parts": list(service.parts(occasion, model, outcomes).values()),
             "results": [outcome.record for outcome in outcomes],
         }
         verdicts = Counter(outcome.record.get("verdict", "error") for outcome in outcomes)

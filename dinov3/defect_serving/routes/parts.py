@@ -47,6 +47,6 @@ def router(service: Service) -> APIRouter:
             listed.append(row | {"camera": row["labels"].get("camera"), "decision": verdict if decided else None})
         if not views.counts:
             raise RequestError(404, f"{part_id!r}: no image of such a part")
-        return part_answer(part_id, views, service.views_to_reject) | {"views": list(listed)}
+        return part_answer(part_id, views, service.views_to_reject(service.models.current)) | {"views": list(listed)}
 
     return routes

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,15 @@ class Inspected:
         # What it takes in the database, nearly: numbers and what surrounds a row are about 300 bytes.
         texts = (len(value) if isinstance(value, (str, bytes)) else len(json.dumps(value)) for value in row.values())
         return row | {"bytes": sum(texts) + 300 + self.file_bytes}
+
+
+def is_unchanged(path: Path, content_hash: str) -> bool:
+    """Whether an image is still the one that was inspected: a camera may write the next one under the same name. With
+    an empty hash, whether there is one."""
+    try:
+        return path.is_file() and content_hash in ("", fingerprint(path))
+    except OSError:
+        return False
 
 
 def finite(value: float) -> float | None:
