@@ -179,14 +179,16 @@ def test_statistics_and_model(station: Station, open_screen: Callable[..., Any])
     assert "漏检率不超过 5.00%" in page.inner_text("main")
 
 
-@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
-def test_everyone_can_use_the_pages(station: Station, open_screen: Callable[..., Any], locale: str) -> None:
+@pytest.mark.parametrize(("locale", "scheme"), [("en-US", "light"), ("zh-CN", "dark")])
+def test_everyone_can_use_the_pages(
+    station: Station, open_screen: Callable[..., Any], locale: str, scheme: str
+) -> None:
     """axe finds nothing serious, and a tablet shows all of their width."""
     if "postgresql" in str(station.store.engine.url):
         pytest.skip("the pages are the same with either database")
     station.inspect(f"{locale}.png", 140)
     for screen, content in SCREENS.items():
-        page = open_screen(station.address + screen, locale, name="Li", size=(820, 1180))
+        page = open_screen(station.address + screen, locale, name="Li", size=(820, 1180), color_scheme=scheme)
         page.wait_for_selector(content)
         assert page.evaluate("document.documentElement.scrollWidth") == 820
         assert serious_violations(page) == [], screen

@@ -77,8 +77,10 @@ def open_screen(browser: Any) -> Iterator[Callable[..., Any]]:
         if message.type == "error" and not message.text.startswith("Failed to load resource"):
             problems.append(message.text)
 
-    def opened(address: str, locale: str = "en-US", name: str = "", size: tuple[int, int] = (1280, 860)) -> Any:
-        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, locale=locale)
+    def opened(
+        address: str, locale: str = "en-US", name: str = "", size: tuple[int, int] = (1280, 860), **more: Any
+    ) -> Any:
+        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, locale=locale, **more)
         if name:
             context.add_init_script(f"localStorage.setItem('defect-review-name', {name!r})")
         page = context.new_page()

@@ -33,7 +33,8 @@ def inspected_by_day(store: Store, days: Sequence[date]) -> list[dict[str, Any]]
     scaled: ColumnElement[Any] = table.c.defect_probability * BINS
     if store.engine.dialect.name == "postgresql":  # whose CAST rounds
         scaled = sa.func.floor(scaled)
-    key = (table.c.model, table.c.predicted_class, table.c.verdict, sa.cast(scaled, sa.Integer).label("bin"))
+    # Grouping sorts; numbers that differ often come first, as they are compared faster than long texts.
+    key = (sa.cast(scaled, sa.Integer).label("bin"), table.c.verdict, table.c.predicted_class, table.c.model)
     found = []
     for day in days:
         since, until = day_bounds(day)
