@@ -29,12 +29,13 @@ from dinov3.defect_station.store.figures import (  # noqa: E402
 
 REPEATS = 5
 MONTH = [date(2026, 1, 1) + timedelta(n) for n in range(30)]
-# As a line writes them: of a hundred images ten are for review and five rejected; one of 500 is decided by a person.
+# As a line writes them, one after the other: of a hundred images ten are for review and five rejected; one of 500 is
+# decided by a person.
 FILL = """
 INSERT INTO inspections (key, time, name, content_hash, part, model, thresholds, settings, verdict, predicted_class,
     defect_probability, doubt, disagreement, novelty, decided_by, probabilities, regions, milliseconds, error,
     image_path, mask_path, bytes)
-SELECT {text}, '2026-01-' || (10 + n % 19) || 'T00:00:00.000000Z',
+SELECT {text}, '2026-01-' || (10 + n * 19 / ({rows} + 1)) || 'T00:00:00.000000Z',
     'line/' || n || '.png', 'hash' || n, 'part' || (n / 4), 'model' || (n % 3), {json}'{{"classification": 0.6}}',
     {json}'{{}}', CASE WHEN n % 100 < 85 THEN 'accept' WHEN n % 100 < 95 THEN 'review' ELSE 'reject' END, 'normal',
     (n % 1000) / 1000.0, abs((n % 1000) / 1000.0 - 0.6), {false}, NULL,
@@ -71,7 +72,7 @@ def fill(url: str, rows: int) -> None:
         words = {"json": "", "false": "0", "text": "n"} if sqlite else {"json": "JSONB ", "false": "false"}
         words |= {} if sqlite else {"text": "n::text"}
         numbers = NUMBERS[connection.dialect.name].format(rows=rows)
-        sql = FILL.format(numbers=numbers, **words)
+        sql = FILL.format(numbers=numbers, rows=rows, **words)
         connection.exec_driver_sql(sql if sqlite else sql.replace("%", "%%"))
         decided = (
             "INSERT INTO decisions (inspection_id, number, time, person, decision, comment) "
