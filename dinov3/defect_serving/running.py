@@ -108,9 +108,9 @@ def open_senders(config: ServeConfig, service: Service, outbox: Outbox) -> list[
         from dinov3.defect_serving.sinks.mqtt import MqttSink
 
         def state() -> dict[str, Any]:
-            drift = None if service.drift is None else service.drift.alarm
-            fingerprint = service.models.current.brief["fingerprint"]
-            return {"fingerprint": fingerprint, "problem": service.problem, "drift": drift}
+            model = service.models.current
+            drift = service.drift.alarm if service.drift is not None and service.tests_drift(model) else None
+            return {"fingerprint": model.brief["fingerprint"], "problem": service.problem, "drift": drift}
 
         given = (config.mqtt, config.mqtt_user, config.mqtt_password_file, config.mqtt_ca_file)
         senders.append(MqttSink(*given, outbox, service.metrics, state))

@@ -145,6 +145,7 @@ class DriftAnswer(BaseModel):
 
     reference: str
     model: str = Field(description="fingerprint of the model whose images are tested")
+    in_use: bool = Field(description="whether that model inspects now; if not, nothing new is tested")
     started: str = Field(description="images from this time on")
     images: int = Field(description="tested so far; those of one part count once")
     reference_images: int

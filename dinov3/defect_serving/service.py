@@ -67,6 +67,14 @@ class Service:
         brief = model.brief
         self.metrics.model.info({name: str(brief[name]) for name in ("name", "fingerprint", "engine", "precision")})
         log("model in use", **brief)
+        if self.drift is not None and not self.tests_drift(model):
+            LOGGER.warning(
+                "the test for drift is of another model, and stands still", extra={"facts": {"model": self.drift.model}}
+            )
+
+    def tests_drift(self, model: ServedModel) -> bool:
+        """Whether images that the model inspects are tested for drift: the reference is of one model."""
+        return self.drift is not None and self.drift.model == model.brief["fingerprint"]
 
     @property
     def problem(self) -> str:
@@ -189,3 +197,5 @@ def expect_sound(config: ServeConfig) -> None:
         raise DefectError("--drift_reference needs --store, where it finds what came since")
     if config.store is None and (config.store_days or config.store_mb or config.store_images):
         raise DefectError("--store_days, --store_mb and --store_images need --store")
+    if config.store_images is None and config.store_keep != "all":
+        raise DefectError(f"--store_keep {config.store_keep} needs --store_images, the folder for the copies")

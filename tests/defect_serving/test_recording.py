@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers.serving import Answer, Server, Servers
+from helpers.serving import KEY, Answer, Server, Servers
 from helpers.sinks import eventually
 from helpers.storing import inspected
 from helpers.toy_onnx import write_toy
@@ -213,8 +213,11 @@ def test_a_change_of_what_comes_in_is_told_and_known_after_a_restart(
     assert {moved["name"] for moved in state["moved_most"]} == {"bright.png"} and state["moved_most"][0]["id"] > 20
     assert eventually(lambda: 'defect_drift_alarm{what="score"} 1.0' in server.ask("GET", "/metrics").body.decode())
     stop(server)
-    server = servers.start(served_models / "toy.onnx", *flags)
-    assert drift(server, 46) == state
+    server = servers.start(served_models / "toy.onnx", *flags, "--admin_key_file", served_models / "keys.txt")
+    assert drift(server, 46) == state and state["in_use"]
+    assert server.ask("POST", "/v1/model", b'{"name": "strict.onnx"}', {"X-API-Key": KEY}).status == 200
+    assert server.inspect(bright).status == 200
+    assert drift(server, 46) == state | {"in_use": False}  # no word on what another model says
     stop(server)
     with pytest.raises(DefectError, match="--drift_reference needs --store"):
         expect_sound(ServeConfig(checkpoint=bright, drift_reference=reference))
@@ -224,6 +227,8 @@ def test_flags_that_cannot_be_used(tmp_path: Path, served_models: Path) -> None:
     model = served_models / "toy.onnx"
     with pytest.raises(DefectError, match="need --store"):
         expect_sound(ServeConfig(checkpoint=model, store_images=tmp_path))
+    with pytest.raises(DefectError, match="--store_keep flagged needs --store_images"):
+        expect_sound(ServeConfig(checkpoint=model, store="results.sqlite", store_keep="flagged"))
     expect_sound(ServeConfig(checkpoint=model, watch=tmp_path, store="results.sqlite"))
     config = ServeConfig(checkpoint=model, store=str(tmp_path / "results.sqlite"), store_images=tmp_path / "kept")
     recorder = Recorder(config, Metrics())

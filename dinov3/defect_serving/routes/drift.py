@@ -28,6 +28,6 @@ def router(service: Service) -> APIRouter:
         expect_key(request, service.keys)
         if service.drift is None:
             raise RequestError(404, "nothing to compare with; start the server with --drift_reference")
-        return service.drift.state()
+        return service.drift.state() | {"in_use": service.tests_drift(service.models.current)}
 
     return routes
