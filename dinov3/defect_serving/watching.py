@@ -83,8 +83,8 @@ class FolderInspection:
             if not watcher.finish(path, readable=outcome.status == 200):
                 continue
             camera = name.rpartition("/")[0] or None
-            part = None if service.part_of is None else service.part_of(name)
-            labels = {"part_id": part, "camera": camera, "trigger_id": None}
+            part = name if service.part_of is None else service.part_of(name)  # the name itself: not known
+            labels = {"part_id": None if part == name else part, "camera": camera, "trigger_id": None}
             occasion = Occasion(uuid.uuid4().hex, labels, watched=(self.folder.absolute(), written))
             if self._keep(name, occasion, model, outcome):
                 service.count([outcome])

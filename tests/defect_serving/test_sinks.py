@@ -201,6 +201,7 @@ def test_camera_folders_are_watched(
     folder = tmp_path / "cameras"
     (folder / "left").mkdir(parents=True)
     flags = ("--webhook", f"http://127.0.0.1:{receiver.port}", "--buffer_dir", tmp_path / "buffer", "--watch", folder)
+    flags += ("--part_regex", "left/([0-4])")
     server = servers.start(served_models / "toy.onnx", *flags)
     for number, image in enumerate(served_images[:6]):
         shutil.copy(image, folder / "left" / f"{number}.tmp")
@@ -218,7 +219,9 @@ def test_camera_folders_are_watched(
     watched = [result for result in received().values() if "/" in result["result"]["image"]]
     assert len(watched) == 6 and {result["camera"] for result in watched} == {"left"}
     for result in watched:
-        name = served_images[int(Path(result["result"]["image"]).stem)].name
+        number = Path(result["result"]["image"]).stem
+        assert result["part_id"] == (number if number in "01234" else None)  # nothing tells that of the last one
+        name = served_images[int(number)].name
         assert result["result"]["defect_probability"] == pytest.approx(answers[name]["defect_probability"], abs=1e-5)
 
 
