@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +173,16 @@ def test_actors_name_the_model_as_it_was_given(model: Path, tmp_path: Path) -> N
     with pytest.raises(DefectError, match="^limits.yaml: "):
         given = ArchiveConfig(checkpoint=model, image_dir="in", output_dir="out", rules=Path("limits.yaml"))
         open_sent(Work(given, *places, {"checkpoint": model.read_bytes(), **rules}))
+
+
+def test_nobody_waits_for_a_gpu_that_this_machine_does_not_have() -> None:
+    from dinov3.defect_deployment.archive.cluster import actors_of
+    from dinov3.defect_deployment.archive.config import ArchiveConfig
+    from dinov3.defect_errors import DefectError
+
+    config = ArchiveConfig(checkpoint=Path("m.onnx"), image_dir="in", output_dir="out", actors=2, gpus_per_actor=1.0)
+    machine = [{"CPU": 4.0}]
+    with pytest.raises(DefectError, match="found: 4 cores, 0 GPUs"):
+        actors_of(config, 9, machine)
+    assert actors_of(replace(config, gpus_per_actor=0.0), 9, machine) == 2
+    assert actors_of(replace(config, address="auto"), 9, machine) == 2  # more machines may join a cluster

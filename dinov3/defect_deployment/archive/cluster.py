@@ -107,7 +107,7 @@ def actors_of(config: ArchiveConfig, files: int, machines: list[dict[str, float]
         DefectError: the cluster has room for none.
     """
     room = sum(_room(machine, config) for machine in machines)
-    if room == 0 and config.actors is None:
+    if room == 0 and (config.actors is None or config.address is None):  # to a cluster, machines may come yet
         told = "; ".join(f"{one.get('CPU', 0):g} cores, {one.get('GPU', 0):g} GPUs" for one in machines)
         raise DefectError(
             f"--cpus_per_actor {config.cpus_per_actor} --gpus_per_actor {config.gpus_per_actor:g}: no machine has so "
