@@ -30,6 +30,7 @@ def cluster() -> Iterator[Any]:
 
     checks = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
     first = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False, "_system_config": checks}
+    first["num_gpus"] = 1  # Ray counts them, and looks at none
     cluster = Cluster(initialize_head=True, head_node_args=first)
     yield cluster
     cluster.shutdown()
@@ -78,8 +79,8 @@ def test_nothing_is_lost_or_doubled(
 ) -> None:
     output, plain = tmp_path / "output", tmp_path / "plain"
     flags = ["--checkpoint", model, "--image_dir", archive.as_uri(), "--output_dir", output]
-    flags += ["--images_per_file", IMAGES_PER_FILE, "--address", cluster.address]
-    other = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+    flags += ["--images_per_file", IMAGES_PER_FILE, "--address", cluster.address, "--device", "cpu"]
+    other = cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=MEMORY)
 
     stopped = launcher.start(flags, script="inspect_archive")
     wait_for_files(output, 2, stopped)
@@ -92,7 +93,7 @@ def test_nothing_is_lost_or_doubled(
 
     torn = next(iter(first))
     torn.write_bytes(first.pop(torn)[:-100])
-    going_on = launcher.start([*flags, "--resume"], script="inspect_archive")
+    going_on = launcher.start([*flags, "--resume", "--gpus_per_actor", 1], script="inspect_archive")
     wait_for_files(output, len(first) + 3, going_on)
     cluster.remove_node(other, allow_graceful=False)
     assert len(list(output.glob("results/*.parquet"))) < FILES - 1  # it was in the middle

@@ -49,8 +49,9 @@ class ArchiveReader:
 
 
 class Inspector:
-    """Called with a table of ``file`` (one number) and ``image`` (the names in it), inspects, writes the file, and
-    returns a row of what was done: counts of verdicts and errors, and ``problem``, a user's mistake that ends the run.
+    """Called with a table of one row, ``file`` (its number) and ``images`` (the names in it), inspects, writes the
+    file, and returns a row of what was done: counts of verdicts and errors, and ``problem``, a user's mistake that ends
+    the run.
 
     Args:
         work: a reference of Ray's to :class:`Work`.
@@ -64,7 +65,7 @@ class Inspector:
         cv2.setNumThreads(1)  # images are finished side by side
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        number, names, problem, counts = batch["file"][0].as_py(), batch["image"].to_pylist(), "", Counter[str]()
+        number, names, problem, counts = batch["file"][0].as_py(), batch["images"][0].as_py(), "", Counter[str]()
         try:
             if self.predictor is None:
                 self.predictor = open_sent(self.work)

@@ -136,11 +136,11 @@ def inspect_files(work: Work, results: Results, todo: list[int]) -> Iterator[dic
     config = work.config
     with connected(config, sum(map(len, work.content.values()))) as ray:
         machines = [one["Resources"] for one in ray.nodes() if one["Alive"]]
-        files = [pa.table({"file": [n] * len(results.files[n]), "image": results.files[n]}) for n in todo]
+        files = [pa.table({"file": [n], "images": [results.files[n]]}) for n in todo]
         done = ray.data.from_arrow(files).map_batches(
             Inspector,
             fn_constructor_args=(ray.put(work),),
-            batch_size=None,  # a whole file
+            batch_size=1,  # a row, which is a whole file
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=actors_of(config, len(files), machines)),
             num_cpus=config.cpus_per_actor,
