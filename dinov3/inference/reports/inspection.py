@@ -97,8 +97,8 @@ class ReportWriter:
         done: Iterable[dict[str, Any]] = (),
     ):
         self.path, self.classes, self.thresholds, self.max_images = path, list(classes), thresholds, max_images
-        self._shown = {"title": title, "checkpoint": checkpoint, "source": source, "calibration": calibration}
-        self._shown |= {"has_panels": panels, "drift_reference": drift_reference}
+        self._shown: dict[str, Any] = {"title": title, "checkpoint": checkpoint, "source": source}
+        self._shown |= {"calibration": calibration, "has_panels": panels, "drift_reference": drift_reference}
         self._drift = drift
         try:
             self._spool = Spool(path.with_suffix(".spool"), done, pictures_in(path))
