@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from accuracy_intervals import mean_value
+from accuracy_metrics import is_bad
 from accuracy_pictures import Interval, draw
 from accuracy_runs import Run, read_run, unpack
-from accuracy_table import mean_value
 
 from dinov3.defect_evaluation.targets import Limits, Target
 from dinov3.defect_evaluation.temperature import calibrate, defect_scores
@@ -109,20 +110,16 @@ def share(of: Callable[[Run], tuple[np.ndarray, np.ndarray]], run: Run, weight: 
     return float(np.average(happened[among], weights=weight[among])) if weight[among].any() else np.nan
 
 
-def _bad(run: Run) -> np.ndarray:
-    return run["images"]["label"] > 0
-
-
 def _lower(limits: Limits) -> float:
     return limits.classification if limits.review is None else limits.review
 
 
 def _missed(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    return run["score"] < _lower(run["limits"]), _bad(run)
+    return run["score"] < _lower(run["limits"]), is_bad(run)
 
 
 def _rejected(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    return run["score"] >= run["limits"].classification, ~_bad(run)
+    return run["score"] >= run["limits"].classification, ~is_bad(run)
 
 
 def _reviewed(run: Run) -> tuple[np.ndarray, np.ndarray]:

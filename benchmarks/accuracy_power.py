@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from accuracy_table import METRICS, part_spread, read_runs
+from accuracy_intervals import part_spread
+from accuracy_metrics import METRICS
+from accuracy_table import read_runs
 
 FACTOR = 1.96 + 0.84  # of a standard error: at 5% two-sided, found four times in five (Cohen 1988)
 RUNS = (1, 2, 3, 5, 10)

@@ -5,36 +5,33 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.forking import Launcher
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from accuracy import check_peers, main  # noqa: E402
-from accuracy_data import keep_defects, keep_masks, trained_on, without_type  # noqa: E402
-from accuracy_folds import assign_folds  # noqa: E402
-from accuracy_models import VARIANTS  # noqa: E402
-from accuracy_power import print_power  # noqa: E402
-from accuracy_runs import write_run  # noqa: E402
-from accuracy_table import accuracy as accuracy_of  # noqa: E402
-from accuracy_table import (  # noqa: E402
+from accuracy import check_peers
+from accuracy_data import keep_defects, keep_masks, trained_on, without_type
+from accuracy_folds import assign_folds
+from accuracy_intervals import mean_difference
+from accuracy_metrics import (
+    accuracy as accuracy_of,
+)
+from accuracy_metrics import (
     best_threshold,
     image_ap,
-    mean_difference,
     mean_iou_defect,
     misses,
     pixel_iou,
     pixel_miou,
 )
+from accuracy_models import VARIANTS
+from accuracy_power import print_power
+from accuracy_runs import write_run
+from helpers.forking import Launcher
 
-from dinov3.data.defect_manifest import read_manifest  # noqa: E402
-from dinov3.data.defect_synthesis.demo import write_demo  # noqa: E402
-from dinov3.defect_errors import DefectError, run_script  # noqa: E402
+from dinov3.data.defect_manifest import read_manifest
+from dinov3.data.defect_synthesis.demo import write_demo
+from dinov3.defect_errors import DefectError
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -102,20 +99,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "data"
     write_demo(folder, 96, seed=0)
     return folder
-
-
-@pytest.fixture
-def accuracy(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run the script in this process: flags -> status, stdout, stderr."""
-
-    def run(*flags: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("accuracy_table.RESAMPLES", 60)
-        monkeypatch.setattr(sys, "argv", [str(ROOT / "benchmarks/accuracy.py"), *map(str, flags)])
-        with pytest.raises(SystemExit) as exit_info:
-            run_script(main)
-        return int(exit_info.value.code or 0), *capfd.readouterr()
-
-    return run
 
 
 def test_masks_can_be_kept_for_some_of_the_training_defects_alone(demo: Path) -> None:
@@ -271,51 +254,6 @@ def test_power_follows_from_the_spread_of_parts_and_runs(tmp_path: Path, capsys)
     assert luck == 0 and parts == pytest.approx(0.065, abs=0.015)
     assert shown[0] == shown[-1] == pytest.approx(2.8 * parts, abs=0.002)
     assert set(rows["| image AP"]) == {"-"}  # nothing to tell apart
-
-
-def kept_run(folder: Path, setting: dict[str, object], score: list[float], found: int, **more: object) -> None:
-    """A run of 80 parts, half of them defective, of whose defect pixels ``found`` percent are found."""
-    fixed = {"kinds": ["good", "pit"], "kind": [0] * 40 + [1] * 40, "part": list(range(80)), "size": [[10, 10]]}
-    fixed |= {"label": [0] * 40 + [1] * 40, "score": score, "peak": score, "fp": [0] * 80, "tn": [100] * 80}
-    fixed |= {"tp": [0] * 40 + [found] * 40, "fn": [0] * 40 + [100 - found] * 40}
-    fixed["regions"] = {"image": [], "area": [], "coverage": []}
-    setting = {"variant": folder.name, "fold": 0, "seed": 0, "without": None, "masks": 100} | setting
-    write_run(folder / "fold0_seed0.json", setting, 1, {**more, "val": fixed, "test": fixed})
-
-
-def test_what_a_factory_reads(tmp_path: Path, accuracy) -> None:
-    """Two of forty defects score below most good parts: at a promise of 5% one of them may be missed, at 1% none."""
-    score = [0.1] * 38 + [0.3, 0.4] + [0.2, 0.35] + [0.9] * 38
-    kept_run(tmp_path / "sets_grouped/setting/guided", {}, score, 60)
-    status, out, error = accuracy("--factory", "--runs", tmp_path, "--pictures", tmp_path)
-    assert status == 0, error
-    rows = {line.split(" | ")[1]: line.strip("| ").split(" | ")[2:] for line in out.splitlines() if "sets" in line}
-    assert list(rows) == ["1%, too few parts", "2%, too few parts", "5%"]
-    missed, rejected, beside_review, reviewed = (cell.split(" ")[0] for cell in rows["1%, too few parts"])
-    assert (missed, rejected) == ("0.0%", "5.0%")  # 0.3 and 0.4 are above 0.2
-    assert float(beside_review[:-1]) < 5 and float(reviewed[:-1]) > 0
-    missed, rejected, *_ = (cell.split(" ")[0] for cell in rows["5%"])
-    assert (missed, rejected) == ("2.5%", "2.5%")  # 0.2 is missed; 0.4 is above 0.35
-    assert (tmp_path / "accuracy_factory.svg").is_file()
-
-
-def test_what_masks_are_worth(tmp_path: Path, accuracy) -> None:
-    score = [0.1] * 40 + [0.9] * 40
-    for percent, name in ((100, "setting"), (10, "setting_10masks")):
-        for variant, found in (("guided", 60), ("unet", 50 if percent == 100 else 20)):
-            folder = tmp_path / "sets_grouped" / name / variant
-            kept_run(folder, {"masks": percent}, score, found, trained_on={"masks": percent * 3})
-    status, out, error = accuracy("--curves", "--runs", tmp_path, "--pictures", tmp_path)
-    assert status == 0, error
-    rows = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("| 1")]
-    assert [row[:2] for row in rows] == [
-        ["10% (30)", "guided"],
-        ["10% (30)", "unet"],
-        ["100% (300)", "guided"],
-        ["100% (300)", "unet"],
-    ]
-    assert rows[1][3:6] == ["1.000", "0.200", "0.200"] and "+0.400 (+0.400 to +0.400)" in rows[1][6]
-    assert (tmp_path / "accuracy_masks_sets.svg").is_file() and "defects in training" not in out
 
 
 def test_a_peer_goes_through_the_same_training(demo: Path, tmp_path: Path, accuracy) -> None:

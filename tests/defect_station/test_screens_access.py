@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from dinov3.defect_errors import DefectError
 
 pytest.importorskip("sqlalchemy", reason="needs sqlalchemy: pip install '.[station]'")
 from dinov3.defect_station.screens.claims import SECONDS, Claims  # noqa: E402
+from dinov3.defect_station.screens.drift import drift_alarm, drift_state  # noqa: E402
 from dinov3.defect_station.screens.shifts import parse_shifts, shift_began  # noqa: E402
 
 JSON = {"Content-Type": "application/json"}
@@ -110,6 +112,17 @@ def test_an_alarm_of_drift_is_seen_on_the_pages(locked: Station, open_screen: Ca
     assert "alarm since" in told and "the reference per_image.csv (40 images)" in told and "<i>" in told
     page.click("#lang")
     assert "起报警" in page.inner_text("section#drift") and serious_violations(page) == []
+
+
+def test_an_alarm_of_a_model_that_is_gone_alarms_nobody() -> None:
+    """After a model change nothing is tested any more, which the pages say in place of an alarm, or of none."""
+    drift = SimpleNamespace(alarm=True, state=lambda: {"reference": "/data/per_image.csv", "alarm": True})
+    models = SimpleNamespace(current="new")
+    service = SimpleNamespace(drift=drift, models=models, tests_drift=lambda model: model == "old")
+    assert not drift_alarm(service)
+    assert drift_state(service) == {"reference": "per_image.csv", "alarm": True, "in_use": False}
+    models.current = "old"
+    assert drift_alarm(service) and drift_state(service)["in_use"]
 
 
 def test_claims_keep_pages_apart_until_they_fall_silent() -> None:

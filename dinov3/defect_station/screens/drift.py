@@ -15,9 +15,9 @@ def drift_state(service: Service) -> dict[str, Any] | None:
     if service.drift is None:
         return None
     state = service.drift.state()
-    return state | {"reference": Path(state["reference"]).name}
+    return state | {"reference": Path(state["reference"]).name, "in_use": service.tests_drift(service.models.current)}
 
 
 def drift_alarm(service: Service) -> bool:
-    """Whether what comes in is no longer like the reference."""
-    return service.drift is not None and service.drift.alarm
+    """Whether what comes in is no longer like the reference; an alarm of a model that is not in use counts no more."""
+    return service.drift is not None and service.drift.alarm and service.tests_drift(service.models.current)
