@@ -9,29 +9,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from accuracy import check_peers
-from accuracy_data import keep_defects, keep_masks, trained_on, without_type
-from accuracy_folds import assign_folds
-from accuracy_intervals import mean_difference
-from accuracy_metrics import (
-    accuracy as accuracy_of,
-)
-from accuracy_metrics import (
-    best_threshold,
-    image_ap,
-    mean_iou_defect,
-    misses,
-    pixel_iou,
-    pixel_miou,
-)
-from accuracy_models import VARIANTS
-from accuracy_power import print_power
-from accuracy_runs import write_run
+from helpers.accuracy_benchmark import Accuracy, accuracy_script
 from helpers.forking import Launcher
 
 from dinov3.data.defect_manifest import read_manifest
 from dinov3.data.defect_synthesis.demo import write_demo
 from dinov3.defect_errors import DefectError
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import accuracy_metrics as metrics  # noqa: E402
+from accuracy import check_peers  # noqa: E402
+from accuracy_data import keep_defects, keep_masks, trained_on, without_type  # noqa: E402
+from accuracy_folds import assign_folds  # noqa: E402
+from accuracy_intervals import mean_difference  # noqa: E402
+from accuracy_models import VARIANTS  # noqa: E402
+from accuracy_power import print_power  # noqa: E402
+from accuracy_runs import write_run  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -52,24 +47,24 @@ def test_metrics_of_a_run_by_hand() -> None:
     images["label"] = [1, 0, 1]
     images["tp"], images["fp"], images["fn"], images["tn"] = [6, 0, 0], [2, 2, 0], [0, 0, 2], [2, 8, 8]
     run, once = {"images": images}, np.ones(3)
-    assert pixel_iou(run, once) == pytest.approx(6 / 12)
-    assert pixel_miou(run, once) == pytest.approx((6 / 12 + 18 / 24) / 2)
-    assert mean_iou_defect(run, once) == pytest.approx((6 / 8 + 0) / 2)
-    assert image_ap(run, once) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
-    assert image_ap(run, np.array([2, 1, 0])) == pytest.approx(1)  # two of the first, none of the last
-    assert image_ap(run, np.array([0, 2, 1])) == pytest.approx(1 / 3)
-    assert mean_iou_defect(run, np.array([2.0, 1.0, 1.0])) == pytest.approx((2 * 6 / 8) / 3)
+    assert metrics.pixel_iou(run, once) == pytest.approx(6 / 12)
+    assert metrics.pixel_miou(run, once) == pytest.approx((6 / 12 + 18 / 24) / 2)
+    assert metrics.mean_iou_defect(run, once) == pytest.approx((6 / 8 + 0) / 2)
+    assert metrics.image_ap(run, once) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    assert metrics.image_ap(run, np.array([2, 1, 0])) == pytest.approx(1)  # two of the first, none of the last
+    assert metrics.image_ap(run, np.array([0, 2, 1])) == pytest.approx(1 / 3)
+    assert metrics.mean_iou_defect(run, np.array([2.0, 1.0, 1.0])) == pytest.approx((2 * 6 / 8) / 3)
 
 
 def test_threshold_and_misses_by_hand() -> None:
     images = np.zeros(6, [("score", "f8"), ("label", "i4")])
     images["score"], images["label"] = [0.1, 0.2, 0.6, 0.4, 0.7, 0.9], [0, 0, 0, 1, 1, 1]
     run, once = {"images": images}, np.ones(6)
-    assert best_threshold(run) in (pytest.approx(0.65), pytest.approx(0.3))  # one wrong either way
+    assert metrics.best_threshold(run) in (pytest.approx(0.65), pytest.approx(0.3))  # one wrong either way
     run["threshold"] = 0.65
-    assert accuracy_of(run, once) == pytest.approx(5 / 6)
-    assert misses(run, once) == pytest.approx(1 / 3)  # no good one may be rejected: what is at most 0.6 passes
-    assert misses(run, np.array([20, 1, 1, 1, 1, 1])) == pytest.approx(0)  # one of 22 good ones may
+    assert metrics.accuracy(run, once) == pytest.approx(5 / 6)
+    assert metrics.misses(run, once) == pytest.approx(1 / 3)  # no good one may be rejected: what is at most 0.6 passes
+    assert metrics.misses(run, np.array([20, 1, 1, 1, 1, 1])) == pytest.approx(0)  # one of 22 good ones may
 
 
 def run_with_iou(iou: float) -> dict[str, np.ndarray]:
@@ -82,14 +77,14 @@ def run_with_iou(iou: float) -> dict[str, np.ndarray]:
 def test_a_difference_is_only_as_sure_as_the_runs_agree() -> None:
     """Every part is the same here, so the whole interval is that of training's luck."""
     agree = [(fold, run_with_iou(0.5), run_with_iou(0.4)) for fold in (0, 1, 2) for _ in range(3)]
-    assert mean_difference(agree, pixel_iou) == pytest.approx((0.1, 0.1, 0.1))
+    assert mean_difference(agree, metrics.pixel_iou) == pytest.approx((0.1, 0.1, 0.1))
     differ = [(fold, run_with_iou(0.5), run_with_iou(iou)) for fold in (0, 1, 2) for iou in (0.3, 0.4, 0.5)]
-    mean, low, high = mean_difference(differ, pixel_iou)
+    mean, low, high = mean_difference(differ, metrics.pixel_iou)
     assert mean == pytest.approx(0.1)
     # 0.2, 0.1 and 0 have a standard deviation of 0.1, the mean of nine such runs one of 0.033; 1.96 of it each side
     assert low == pytest.approx(0.035, abs=0.012) and high == pytest.approx(0.165, abs=0.012)
     two = [(fold, run_with_iou(0.5), run_with_iou(iou)) for fold in (0, 1, 2) for iou in (0.3, 0.5)]
-    low, high = mean_difference(two, pixel_iou)[1:]
+    low, high = mean_difference(two, metrics.pixel_iou)[1:]
     assert low == pytest.approx(0.0, abs=0.02) and high == pytest.approx(0.2, abs=0.02)
 
 
@@ -99,6 +94,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "data"
     write_demo(folder, 96, seed=0)
     return folder
+
+
+@pytest.fixture
+def accuracy(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Accuracy:
+    return accuracy_script(monkeypatch, capfd)
 
 
 def test_masks_can_be_kept_for_some_of_the_training_defects_alone(demo: Path) -> None:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
-from accuracy_runs import write_run
+from helpers.accuracy_benchmark import Accuracy, accuracy_script
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from accuracy_runs import write_run  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+@pytest.fixture
+def accuracy(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Accuracy:
+    return accuracy_script(monkeypatch, capfd)
 
 
 def kept_run(folder: Path, setting: dict[str, object], score: list[float], found: int, **more: object) -> None:
@@ -20,7 +31,7 @@ def kept_run(folder: Path, setting: dict[str, object], score: list[float], found
     write_run(folder / "fold0_seed0.json", setting, 1, {**more, "val": fixed, "test": fixed})
 
 
-def test_what_a_factory_reads(tmp_path: Path, accuracy) -> None:
+def test_what_a_factory_reads(tmp_path: Path, accuracy: Accuracy) -> None:
     """Two of forty defects score below most good parts: at a promise of 5% one of them may be missed, at 1% none."""
     score = [0.1] * 38 + [0.3, 0.4] + [0.2, 0.35] + [0.9] * 38
     kept_run(tmp_path / "sets_grouped/setting/guided", {}, score, 60)
@@ -36,7 +47,7 @@ def test_what_a_factory_reads(tmp_path: Path, accuracy) -> None:
     assert (tmp_path / "accuracy_factory.svg").is_file()
 
 
-def test_what_masks_are_worth(tmp_path: Path, accuracy) -> None:
+def test_what_masks_are_worth(tmp_path: Path, accuracy: Accuracy) -> None:
     score = [0.1] * 40 + [0.9] * 40
     for percent, name in ((100, "setting"), (10, "setting_10masks")):
         for variant, found in (("guided", 60), ("unet", 50 if percent == 100 else 20)):

@@ -1,4 +1,4 @@
-"""The accuracy benchmark, run in this process."""
+"""benchmarks/accuracy.py, run in this process."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from dinov3.defect_errors import run_script
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from accuracy import main  # noqa: E402
-
-from dinov3.defect_errors import run_script  # noqa: E402
+Accuracy = Callable[..., tuple[int, str, str]]  # flags -> status, stdout, stderr
 
 
-@pytest.fixture
-def accuracy(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run the script in this process: flags -> status, stdout, stderr."""
+def accuracy_script(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Accuracy:
+    """Runs the script, whose folder is on the path already."""
+    from accuracy import main
 
     def run(*flags: object) -> tuple[int, str, str]:
         monkeypatch.setattr("accuracy_intervals.RESAMPLES", 60)
