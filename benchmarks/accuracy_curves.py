@@ -49,7 +49,7 @@ def print_curves(root: Path, split: str, pictures: Path | None) -> None:
                 xs = {percent: f"{percent}%\n{numbers[percent]}" for percent in curve}
                 panels = {name: _series(curve, METRICS[name]) for name in ("image AP", "IoU per defect image")}
                 picture = pictures / f"accuracy_{what}_{data.removesuffix('_grouped')}.svg"
-                draw(picture, panels, f"{what} in training", xs)
+                draw(picture, panels, f"{counted.replace('_', ' ')} in training", xs)
 
 
 def _series(curve: dict[int, Runs], metric: Callable[[Run, np.ndarray], float]) -> Series:

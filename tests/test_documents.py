@@ -133,6 +133,7 @@ COLUMNS = {
 ROWS = {
     "default, full decoder": ("this model", "本模型"),
     "U-Net with class head": ("U-Net, same encoder and training", "U-Net，编码器与训练方式相同"),
+    "default, random split": ("this model, random split, one run", "本模型，随机划分，一次运行"),
 }
 
 
