@@ -59,6 +59,13 @@ def test_engines_answer_in_any_batch(toy: Path, name: str) -> None:
         engine.run(images[:, :, :32])
 
 
+def test_a_file_of_before_embeddings_answers_without_one(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    path = write_toy(tmp_path / "older.onnx", small_facts(), embedding=False)
+    found = open_engine(path, "onnx", device="cpu", threads=1).run(np.full((1, 32, 32, 3), 51, np.uint8))
+    assert found.embedding is None and found.class_prob[0, 1] == pytest.approx(0.2)
+
+
 def test_options_that_an_engine_does_not_have_are_named(toy: Path, tiny: Path) -> None:
     for options, message in (
         ({"engine": "torch"}, "is an exported model, for the engine onnx or openvino"),
