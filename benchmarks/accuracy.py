@@ -28,10 +28,10 @@ from accuracy_data import open_data, strata_and_groups  # noqa: E402
 from accuracy_factory import print_factory  # noqa: E402
 from accuracy_folds import assign_folds, write_fold  # noqa: E402
 from accuracy_jobs import Place, run_share, run_side_by_side  # noqa: E402
-from accuracy_models import VARIANTS  # noqa: E402
 from accuracy_power import print_power  # noqa: E402
 from accuracy_runs import read_run  # noqa: E402
 from accuracy_table import Table, print_tables  # noqa: E402
+from accuracy_variants import VARIANTS  # noqa: E402
 
 from dinov3.defect_cli import positive_float, positive_int  # noqa: E402
 from dinov3.defect_errors import DefectError, run_script  # noqa: E402

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from accuracy_intervals import mean_difference, mean_value, with_interval
 from accuracy_metrics import image_ap, mean_iou_defect, pixel_iou
-from accuracy_models import VARIANTS
 from accuracy_pictures import Series, draw
 from accuracy_runs import Run, read_run
 from accuracy_table import read_runs
+from accuracy_variants import VARIANTS
 
 # What was fewer, of what all the rest is alike: the key in a run's setting, and in ``trained_on``
 SHARES = {"masks": "masks", "defects": "defective_parts"}

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from accuracy_data import keep_defects, keep_masks, trained_on, without_type
-from accuracy_models import VARIANTS
 from accuracy_run import run
 from accuracy_runs import expect_setting, write_run
+from accuracy_variants import VARIANTS
 
 from dinov3.data.defect_manifest import read_manifest
 from dinov3.defect_errors import StoppedError

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import ast
 import datetime
+import functools
 import hashlib
 import json
 import platform
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accuracy_variants import VARIANTS
 
 from dinov3.defect_errors import DefectError
 from dinov3.defect_evaluation.image_results import REGION
@@ -74,7 +77,7 @@ def write_run(path: Path, setting: dict[str, Any], seconds: float, content: dict
     whole = {
         "format": FORMAT,
         "setting": setting,
-        "code": code_digest(),
+        "code": code_digest(setting["variant"]),
         "commit": _commit(),
         "machine": f"{platform.processor() or platform.machine()}, {platform.system()}",
         "date": datetime.date.today().isoformat(),
@@ -116,11 +119,13 @@ def expect_setting(path: Path, setting: dict[str, Any]) -> None:
         raise DefectError(f"{path}: it had another setting ({'; '.join(changed)}); give another --runs")
 
 
-def code_digest() -> str:
-    """Of all code of this repository that a run executes, without comments and docstrings."""
-    digest = hashlib.sha256()
+@functools.cache
+def code_digest(variant: str) -> str:
+    """Of all code of this repository that a run of ``variant`` executes, without comments and docstrings."""
+    peer = VARIANTS[variant].peer
+    digest = hashlib.sha256(repr(replace(VARIANTS[variant], what="")).encode())
     for file in sorted((ROOT / "dinov3").rglob("*.py")):
-        if _decides(file):
+        if _decides(file, bool(peer)):
             digest.update(file.relative_to(ROOT).as_posix().encode())
             digest.update(_statements(file).encode())
     digest.update(_statements(ROOT / "benchmarks/accuracy_models.py").encode())
@@ -128,8 +133,9 @@ def code_digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def _decides(file: Path) -> bool:
-    """Whether it takes part in training and scoring: the network, its input, the loop, the optimizer, the metrics."""
+def _decides(file: Path, peer: bool) -> bool:
+    """Whether it takes part in training and scoring: the network, its input, the loop, the optimizer, the metrics. A
+    ``peer`` has a decoder and a class head of its own."""
     names = (
         *("models/", "train/", "data/defect_dataset", "data/defect_transforms", "data/defect_copy_paste"),
         *("data/defect_images", "data/defect_masks", "data/defect_resize"),
@@ -139,8 +145,9 @@ def _decides(file: Path) -> bool:
         *("train/defect_run_", "train/defect_signals", "train/defect_memory", "models/defect_checkpoint"),
         *("models/defect_engines", "models/defect_facts", "models/defect_sliding_window", "models/defect_device"),
     )
+    own = ("models/defect_decoder", "models/defect_classifier", "models/defect_guidance", "models/defect_novelty")
     path = file.relative_to(ROOT / "dinov3").as_posix()
-    return path.startswith(names) and not path.startswith(unrelated)
+    return path.startswith(names) and not path.startswith(unrelated) and not (peer and path.startswith(own))
 
 
 def _statements(file: Path) -> str:

@@ -67,7 +67,7 @@ def _read(folder: Path, cells: list[tuple[int, int]], split: str, how: str) -> d
             content = read_run(path)
             found[fold, seed] = unpack(content[split])
             found[fold, seed]["threshold"] = best_threshold(unpack(content["val"]))
-            found[fold, seed]["code"] = content["code"]
+            found[fold, seed] |= {"code": content["code"], "variant": content["setting"]["variant"]}
     return found
 
 
@@ -105,10 +105,11 @@ def _print_means(runs: dict[str, dict[tuple[int, int], Run]]) -> Table:
 
 def _print_check(runs: dict[str, dict[tuple[int, int], Run]]) -> None:
     """Which runs were done with the code as it is now."""
-    now = code_digest()
     print("\nRuns with today's code\n\n| variant | runs | of them today's |\n|---|---|---|")
     for name, found in runs.items():
-        print(f"| {name} | {len(found)} | {sum(run['code'] == now for run in found.values())} |")
+        print(
+            f"| {name} | {len(found)} | {sum(run['code'] == code_digest(run['variant']) for run in found.values())} |"
+        )
 
 
 def _print_differences(runs: dict[str, dict[tuple[int, int], Run]]) -> Table:

@@ -20,13 +20,14 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import accuracy_metrics as metrics  # noqa: E402
+import accuracy_runs  # noqa: E402
 from accuracy import check_peers  # noqa: E402
 from accuracy_data import keep_defects, keep_masks, trained_on, without_type  # noqa: E402
 from accuracy_folds import assign_folds  # noqa: E402
 from accuracy_intervals import mean_difference  # noqa: E402
-from accuracy_models import VARIANTS  # noqa: E402
 from accuracy_power import print_power  # noqa: E402
 from accuracy_runs import write_run  # noqa: E402
+from accuracy_variants import VARIANTS  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -246,7 +247,8 @@ def test_power_follows_from_the_spread_of_parts_and_runs(tmp_path: Path, capsys)
         found = rng.integers(0, 100, 40)
         packed = fixed | {"tp": found.tolist(), "fn": (100 - found).tolist()}
         for seed in (0, 1):
-            write_run(tmp_path / variant / f"fold0_seed{seed}.json", {}, 1, {"val": packed, "test": packed})
+            path = tmp_path / variant / f"fold0_seed{seed}.json"
+            write_run(path, {"variant": variant}, 1, {"val": packed, "test": packed})
     print_power(tmp_path, ["guided", "unet"], [0, 1], [0])
     rows = {line.split(" | ")[0]: line.strip("| ").split(" | ")[1:] for line in capsys.readouterr().out.splitlines()}
     parts, luck, *shown = map(float, rows["| pixel IoU"])
@@ -263,3 +265,31 @@ def test_a_peer_goes_through_the_same_training(demo: Path, tmp_path: Path, accur
     )
     assert status == 0, error
     assert "| unet | 1 | " in out
+
+
+def test_a_run_is_of_todays_code_until_something_that_decides_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder of this project's says nothing about a peer, which has its own."""
+    for name in ("dinov3/models", "dinov3/train", "benchmarks"):
+        ignored = shutil.ignore_patterns("runs", "__pycache__")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    monkeypatch.setattr(accuracy_runs, "ROOT", tmp_path)
+
+    def digests() -> dict[str, str]:
+        accuracy_runs.code_digest.cache_clear()
+        return {name: accuracy_runs.code_digest(name) for name in ("guided", "two_stages", "unet")}
+
+    def append(name: str, line: str) -> None:
+        with (tmp_path / name).open("a") as file:
+            file.write(f"\n{line}\n")
+
+    before = digests()
+    append("dinov3/models/defect_decoder.py", "# A comment.")
+    append("benchmarks/accuracy_variants.py", "VARIANTS['more'] = VARIANTS['guided']")
+    assert digests() == before and len(set(before.values())) == 3
+    append("dinov3/models/defect_decoder.py", "WIDTH = 1")
+    assert {name for name, digest in digests().items() if digest != before[name]} == {"guided", "two_stages"}
+    append("dinov3/models/defect_loss.py", "WEIGHT = 1")
+    assert digests()["unet"] != before["unet"]
+    accuracy_runs.code_digest.cache_clear()
