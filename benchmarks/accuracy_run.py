@@ -26,7 +26,7 @@ from dinov3.models.defect_facts import ModelFacts
 from dinov3.models.defect_tta import FlipAugmented
 from dinov3.train.defect_checkpointer import describe_run
 from dinov3.train.defect_config import TrainConfig
-from dinov3.train.defect_data import build_criterion, build_datasets, enough_masks
+from dinov3.train.defect_data import build_criterion, build_datasets, enough_masks, mask_share
 from dinov3.train.defect_finetune import backbone_rates
 from dinov3.train.train_defect_classifier import fit
 
@@ -48,7 +48,8 @@ def run(
     precision = resolve_precision(args.mixed_precision, resolve_device(args.device))
     torch.manual_seed(seed)
     model, normalization = variant.build(args.backbone, args.weights)
-    if not enough_masks(data.select("train")):  # as train_defect_model.py decides
+    model.class_trains_decoder = 1 - mask_share(data.select("train"))  # both as train_defect_model.py decides
+    if not enough_masks(data.select("train")):
         model.score_fusion = False
     model.to(precision.device, memory_format=torch.channels_last)
     for number, epochs in enumerate(split_epochs(variant.stages, args.epochs)):

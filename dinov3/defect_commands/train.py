@@ -21,7 +21,7 @@ from dinov3.models.defect_checkpoint import load_checkpoint, load_model_state
 from dinov3.models.defect_device import compile_model, resolve_device, resolve_precision
 from dinov3.train.defect_checkpointer import BEST, describe_run
 from dinov3.train.defect_config import TrainConfig
-from dinov3.train.defect_data import build_criterion, enough_masks, open_data, print_summary
+from dinov3.train.defect_data import build_criterion, enough_masks, mask_share, open_data, print_summary
 from dinov3.train.defect_finetune import build_model, load_backbone, prepare_backbone, resolve
 from dinov3.train.defect_fsdp import is_to_shard
 from dinov3.train.defect_memory import explain_out_of_memory, find_batch_size, memory_demand
@@ -77,6 +77,7 @@ def train(config: TrainConfig, world: World, device: torch.device) -> TrainConfi
     backbone = load_backbone(config, config.weights if start.is_new else "none")
     config = resolve(config, backbone, enough_masks(data.train_rows), start.resumed)
     model = build_model(config, backbone, data.manifest)
+    model.class_trains_decoder = 1 - mask_share(data.train_rows)
     if start.weights is not None:
         load_model_state(model, start.weights["model"], config.init_from)
     prepare_backbone(model, config)

@@ -43,6 +43,11 @@ class AttentionGuidedDefectClassifier(nn.Module):
             (:func:`~dinov3.models.defect_guidance.fuse_scores`). Only with ``guidance='mask'``, and of use only if
             trained on masks.
 
+    Attributes:
+        class_trains_decoder: share of the class loss's gradient that enters the decoder, 0 to 1. What tells classes
+            apart on training parts is no outline, so that masks alone train it by default; of defects without a mask,
+            their class is all that it can learn from.
+
     Raises:
         ValueError: ``embed_dim`` differs from ``backbone.embed_dim``, or an unknown decoder or guidance.
     """
@@ -81,6 +86,7 @@ class AttentionGuidedDefectClassifier(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(256, num_classes),
         )
+        self.class_trains_decoder = 0.0  # share of the class loss's gradient that enters the decoder
         self.backbone_frozen, self.batch_norm_frozen = False, False
         self.novelty: Novelty | None = None  # fitted after training, for eval mode
 
@@ -156,6 +162,8 @@ class AttentionGuidedDefectClassifier(nn.Module):
             seg_prob = F.max_pool2d(seg_prob, 4, ceil_mode=True)
         attention = pooling_weights(seg_prob) if self.guidance == "mask" else uniform_weights(seg_prob)
         pooled = (features.float() * attention).sum(dim=(2, 3))  # (B, C)
+        if self.training:
+            pooled = pooled.detach().lerp(pooled, self.class_trains_decoder)
         logits = self.classifier(torch.cat([self.token_norm(token), self.pooled_norm(pooled)], dim=1))
         segmentation = mask_logits
         if mask_logits.shape[-2:] != padded.shape[-2:]:

@@ -109,11 +109,16 @@ def start_at(train_loader: DataLoader, epoch: int, batches: int) -> None:
     sampler.epoch, sampler.skip = epoch, batches * (train_loader.batch_size or 1)
 
 
+def mask_share(rows: Manifest) -> float:
+    """Share of the defect images that have a mask, 0 to 1."""
+    return float((rows.columns["mask"][rows.labels > 0] != "").mean())
+
+
 def enough_masks(rows: Manifest) -> bool:
     """Whether at least a twentieth of the defect images have a mask, so that the mask's score is worth fusing with the
     classifier's: with a tenth, the fused score was not worse (``benchmarks/accuracy.py --masks 10``); fewer were not
     measured."""
-    return bool((rows.columns["mask"][rows.labels > 0] != "").mean() >= 0.05)
+    return mask_share(rows) >= 0.05
 
 
 def balanced_weights(rows: Manifest, config: TrainConfig) -> torch.Tensor:

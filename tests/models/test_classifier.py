@@ -131,10 +131,25 @@ def test_a_clean_image_is_pooled_evenly_and_finitely() -> None:
 def test_guidance_carries_the_mask_to_the_class_and_none_does_not() -> None:
     image = torch.randn(1, 3, 64, 64)
     for guidance, carried in (("mask", True), ("none", False)):
-        model = make(guidance=guidance)  # while it trains, the pooling alone is a link
-        model(image.expand(2, -1, -1, -1))["classification"].sum().backward()
-        gradient = model.decoder.head.weight.grad
-        assert (gradient is not None and bool(gradient.any())) == carried
+        model = make(guidance=guidance, score_fusion=False).eval()  # the pooling alone is a link
+        before = model(image)["classification"]
+        nn.init.normal_(model.decoder.head.weight)  # another mask
+        assert torch.equal(model(image)["classification"], before) != carried
+
+
+def test_the_class_trains_the_decoder_as_far_as_it_is_let_in() -> None:
+    model, image = make(dropout=0.0), torch.randn(2, 3, 64, 64)
+    found = {}
+    for share in (0.0, 0.5, 1.0):
+        model.class_trains_decoder = share
+        model.zero_grad()
+        logits = model(image)["classification"]
+        logits.sum().backward()
+        found[share] = (logits.detach(), torch.cat([p.grad.flatten() for p in model.decoder.parameters()]))
+        assert any(parameter.grad is not None for parameter in model.backbone.parameters())
+    assert not found[0.0][1].any() and found[1.0][1].any()
+    torch.testing.assert_close(2 * found[0.5][1], found[1.0][1])
+    assert torch.equal(found[0.0][0], found[1.0][0])  # what it learns is let in or not, the answer is the same
 
 
 def test_the_fused_score_is_the_mean_of_classifier_and_mask() -> None:

@@ -153,14 +153,20 @@ def test_a_broken_image_is_reported_and_the_rest_trains(tmp_path: Path, script) 
     assert line["unreadable"] == 1 and sum(map(sum, line["confusion"])) == 3
 
 
-@pytest.mark.parametrize("masks", [0, 1])
-def test_defect_images_without_masks_train_the_class(tmp_path: Path, script, masks: int) -> None:
-    data = write_squares(tmp_path / "data", train=8, val=4)
+def without_masks(folder: Path, kept: int) -> Manifest:
+    """Eight training images, four of them with a defect, of which ``kept`` have their mask."""
+    data = write_squares(folder, train=8, val=4)
     table = data.root / "manifest.csv"
     rows = table.read_text().splitlines()
-    for number in [n for n, row in enumerate(rows) if ",masks/train" in row][masks:]:
+    for number in [n for n, row in enumerate(rows) if ",masks/train" in row][kept:]:
         rows[number] = rows[number].replace(rows[number].split(",")[1], "", 1)
     table.write_text("\n".join(rows))
+    return data
+
+
+@pytest.mark.parametrize("masks", [0, 1])
+def test_defect_images_without_masks_train_the_class(tmp_path: Path, script, masks: int) -> None:
+    data = without_masks(tmp_path / "data", masks)
     status, out, _ = script("train_defect_model", *flags(data, tmp_path / "run", "--epochs", 1))
     assert status == 0 and f"{4 - masks} defect images without a mask" in out
     content = load_checkpoint(tmp_path / "run/best_iou.pth")
@@ -168,6 +174,17 @@ def test_defect_images_without_masks_train_the_class(tmp_path: Path, script, mas
     assert restore_model(content, "best_iou.pth").score_fusion is (masks > 0)
     line = log_lines(tmp_path / "run")[0]
     assert (line["verdicts_seen"], line["masks_seen"]) == (8, 4 + masks)
+
+
+def test_the_class_trains_the_decoder_only_where_masks_are_missing(tmp_path: Path, script) -> None:
+    """The loss is the class's alone (--beta 0)."""
+    alone, weights = ("--epochs", 1, "--beta", 0, "--weight_decay", 0, "--paste_defects", 0), {}
+    for name, kept, more in (("all", 4, ()), ("few", 1, ()), ("untrained", 4, ("--lr", 0))):
+        data = without_masks(tmp_path / f"data_{name}", kept)
+        assert script("train_defect_model", *flags(data, tmp_path / name, *alone, *more))[0] == 0
+        weights[name] = load_checkpoint(tmp_path / name / "last.pth")["model"]["decoder.head.weight"]
+    assert torch.equal(weights["all"], weights["untrained"])
+    assert not torch.equal(weights["few"], weights["untrained"])
 
 
 def test_images_without_verdict_train_the_mask(tmp_path: Path, script) -> None:
