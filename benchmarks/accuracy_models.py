@@ -44,6 +44,7 @@ class Variant:
     options: dict[str, Any] = field(default_factory=dict)  # of the classifier
     paste_defects: float = 0.4
     freeze_batch_norm: bool = True  # of the backbone: it keeps its pretrained statistics
+    class_trains_decoder: float | None = None  # None: by the share of defects without a mask, as train_defect_model.py
     peer: str = ""  # a network of segmentation_models_pytorch
 
     @property

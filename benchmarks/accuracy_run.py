@@ -48,8 +48,11 @@ def run(
     precision = resolve_precision(args.mixed_precision, resolve_device(args.device))
     torch.manual_seed(seed)
     model, normalization = variant.build(args.backbone, args.weights)
-    model.class_trains_decoder = 1 - mask_share(data.select("train"))  # both as train_defect_model.py decides
-    if not enough_masks(data.select("train")):
+    train_rows = data.select("train")
+    model.class_trains_decoder = variant.class_trains_decoder
+    if variant.class_trains_decoder is None:
+        model.class_trains_decoder = 1 - mask_share(train_rows)
+    if not enough_masks(train_rows):  # as train_defect_model.py decides
         model.score_fusion = False
     model.to(precision.device, memory_format=torch.channels_last)
     for number, epochs in enumerate(split_epochs(variant.stages, args.epochs)):

@@ -12,6 +12,8 @@ VARIANTS = {
         "the same without score fusion: the classifier's verdict alone", options={"score_fusion": False}
     ),
     "dual_branch": Variant("the same without a link from mask to class", options={"guidance": "none"}),
+    "class_trains_decoder": Variant("the class loss goes through all of the decoder", class_trains_decoder=1.0),
+    "masks_train_decoder": Variant("it ends before the decoder, however few masks there are", class_trains_decoder=0.0),
     "progressive": Variant(
         "dual branch that learns masks first, then classes",
         (
