@@ -9,6 +9,7 @@ import numpy as np
 from accuracy_intervals import mean_difference, with_interval
 from accuracy_metrics import METRICS, best_threshold, is_bad
 from accuracy_runs import Run, code_digest, read_run, unpack
+from accuracy_variants import VARIANTS
 
 Table = dict[str, dict[str, str]]  # cells by variant and column
 
@@ -26,17 +27,23 @@ def print_tables(
     keep: Callable[[dict[str, Table]], None] = lambda tables: None,
 ) -> None:
     """Print what is there of ``variants``; the first one is what the others are compared with, and its own mask without
-    its class head. ``how`` the answers came about, where not plainly: ``_flips``, averaged over mirror images, or
-    ``_novelty``, where what is unlike good images counts (the peers have none of it); the first one without that is
-    compared, too. The scores of the ``fused`` variants, which have no score fusion themselves, are fused here.
+    its class head and, where it fuses their scores, the other way round. ``how`` the answers came about, where not
+    plainly: ``_flips``, averaged over mirror images, or ``_novelty``, where what is unlike good images counts (the
+    peers have none of it); the first one without that is compared, too. The scores of the ``fused`` variants, which
+    have no score fusion themselves, are fused here.
 
     ``keep`` is called with the tables ``means`` and, as that takes a while, once more with ``differences``, too.
     """
+    first = variants[0]
     runs = read_runs(root, variants, seeds, folds, split=split, how=how)
-    runs |= {name: {cell: _fused(run) for cell, run in runs[name].items()} for name in fused}
+    runs |= {name: _read(root / name, list(runs[name]), split, how, _fused) for name in fused}
+    own = list(runs[first])
     if how:
-        runs[f"{variants[0]} without {how[1:]}"] = _read(root / variants[0], list(runs[variants[0]]), split, "")
-    runs[f"mask of {variants[0]} alone"] = {cell: _mask_alone(run) for cell, run in runs[variants[0]].items()}
+        runs[f"{first} without {how[1:]}"] = _read(root / first, own, split, "")
+    runs[f"mask of {first} alone"] = _read(root / first, own, split, how, _mask_alone)
+    if VARIANTS[first].fuses_scores and how != "_novelty":
+        own = [cell for cell in own if runs[first][cell]["masks"] >= 5]  # as train_defect_model.py decides
+        runs[f"classifier of {first} alone"] = _read(root / first, own, split, how, _class_alone)
     runs = {name: found for name, found in runs.items() if found}
     if not runs:
         print("no finished runs")
@@ -46,7 +53,7 @@ def print_tables(
     if check:
         _print_check(runs)
     _print_types(runs)
-    if variants[0] in runs and len(runs) > 1:
+    if first in runs and len(runs) > 1:
         keep(tables | {"differences": _print_differences(runs)})
 
 
@@ -58,33 +65,48 @@ def read_runs(
     return {name: _read(root / name, cells, split, how) for name in variants}
 
 
-def _read(folder: Path, cells: list[tuple[int, int]], split: str, how: str) -> dict[tuple[int, int], Run]:
-    """This ``split`` of every finished run, by fold and seed, with its threshold, which validation alone chooses."""
+def _read(
+    folder: Path, cells: list[tuple[int, int]], split: str, how: str, change: Callable[[Run], Run] = lambda run: run
+) -> dict[tuple[int, int], Run]:
+    """This ``split`` of every finished run, by fold and seed, with its threshold, which validation alone chooses; with
+    its scores as they are after ``change``."""
     found = {}
     for fold, seed in cells:
         path = folder / f"fold{fold}_seed{seed}{how}.json"
         if path.is_file():
             content = read_run(path)
-            found[fold, seed] = unpack(content[split])
-            found[fold, seed]["threshold"] = best_threshold(unpack(content["val"]))
-            found[fold, seed] |= {"code": content["code"], "variant": content["setting"]["variant"]}
+            setting = {name: content["setting"].get(name) for name in ("variant", "masks")}
+            threshold = best_threshold(change(unpack(content["val"])))
+            found[fold, seed] = change(unpack(content[split])) | setting | {"threshold": threshold}
+            found[fold, seed]["code"] = content["code"]
     return found
 
 
 def _fused(run: Run) -> Run:
     """The same run, with its scores fused as the default's are."""
-    images = run["images"].copy()
-    odds = [
-        np.log(values / (1 - values)) for values in (images[name].clip(1e-7, 1 - 1e-7) for name in ("score", "peak"))
-    ]
-    images["score"] = 1 / (1 + np.exp(-(odds[0] + odds[1]) / 2))
-    return run | {"images": images}
+    score, peak = (_log_odds(run, name) for name in ("score", "peak"))
+    return _with_score(run, 1 / (1 + np.exp(-(score + peak) / 2)))
 
 
 def _mask_alone(run: Run) -> Run:
     """The same run, had the mask's strongest pixel given the verdict."""
+    return _with_score(run, run["images"]["peak"])
+
+
+def _class_alone(run: Run) -> Run:
+    """The same run, had the classifier given the verdict: what fused scores were made of."""
+    score, peak = (_log_odds(run, name) for name in ("score", "peak"))
+    return _with_score(run, 1 / (1 + np.exp(peak - 2 * score)))
+
+
+def _log_odds(run: Run, name: str) -> np.ndarray:
+    values = run["images"][name].clip(1e-7, 1 - 1e-7)
+    return np.log(values / (1 - values))
+
+
+def _with_score(run: Run, score: np.ndarray) -> Run:
     images = run["images"].copy()
-    images["score"] = images["peak"]
+    images["score"] = score
     return run | {"images": images}
 
 

@@ -204,7 +204,7 @@ def test_one_command_runs_the_folds_and_the_next_one_runs_nothing_again(
     means = json.loads(tables.read_text())["means"]
     assert means["dual_branch"]["runs"] == "1" and f"| {means['guided']['image AP']} | " in out
     assert out.count("fold 1, seed 0") == 2 and "| dual_branch | 1 | " in out
-    assert "| mask of guided alone | 1 | " in out
+    assert "| mask of guided alone | 1 | " in out and "| classifier of guided alone | 1 | " in out
     kept = sorted(runs.rglob("fold1_seed0.json"))
     assert [path.parent.name for path in kept] == ["dual_branch", "guided"] and kept[0].stat().st_size < 20_000
     status, out, _ = accuracy(*flags, "--check", "--power")

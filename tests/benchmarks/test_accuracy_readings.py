@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,10 +23,12 @@ def accuracy(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
     return accuracy_script(monkeypatch, capfd)
 
 
-def kept_run(folder: Path, setting: dict[str, object], score: list[float], found: int, **more: object) -> None:
+def kept_run(
+    folder: Path, setting: dict[str, object], score: list[float], found: int, peak: Sequence[float] = (), **more: object
+) -> None:
     """A run of 80 parts, half of them defective, of whose defect pixels ``found`` percent are found."""
     fixed = {"kinds": ["good", "pit"], "kind": [0] * 40 + [1] * 40, "part": list(range(80)), "size": [[10, 10]]}
-    fixed |= {"label": [0] * 40 + [1] * 40, "score": score, "peak": score, "fp": [0] * 80, "tn": [100] * 80}
+    fixed |= {"label": [0] * 40 + [1] * 40, "score": score, "peak": peak or score, "fp": [0] * 80, "tn": [100] * 80}
     fixed |= {"tp": [0] * 40 + [found] * 40, "fn": [0] * 40 + [100 - found] * 40}
     fixed["regions"] = {"image": [], "area": [], "coverage": []}
     setting = {"variant": folder.name, "fold": 0, "seed": 0, "without": None, "masks": 100} | setting
@@ -64,3 +68,20 @@ def test_what_masks_are_worth(tmp_path: Path, accuracy: Accuracy) -> None:
     ]
     assert rows[1][3:6] == ["1.000", "0.200", "0.200"] and "+0.400 (+0.400 to +0.400)" in rows[1][6]
     assert (tmp_path / "accuracy_masks_sets.svg").is_file() and "defects in training" not in out
+
+
+def test_fused_scores_are_taken_apart(tmp_path: Path, accuracy: Accuracy) -> None:
+    """The classifier is sure and right, the mask takes eight good parts for the worst; what they say together is in
+    between, and each is judged at a threshold of its own."""
+    odds = {"class": [-4.0] * 40 + [2.0] * 40, "mask": [3.0] * 8 + [-1.0] * 32 + [1.0] * 40}
+    fused = [(a + b) / 2 for a, b in zip(*odds.values(), strict=True)]
+    score, peak = ([1 / (1 + math.exp(-value)) for value in values] for values in (fused, odds["mask"]))
+    folder = tmp_path / "sets_grouped/setting"
+    kept_run(folder / "guided", {}, score, 60, peak)
+    status, out, error = accuracy("--all", "--runs", tmp_path)
+    assert status == 0, error
+    means = [line.strip("| ").split(" | ") for line in out.splitlines() if " | 1 | " in line and "(0.000)" in line]
+    accuracies = {row[0]: row[4].split(" ")[0] for row in means}
+    assert accuracies == {"guided": "1.000", "mask of guided alone": "0.900", "classifier of guided alone": "1.000"}
+    aps = {row[0]: row[2].split(" ")[0] for row in means}
+    assert aps["classifier of guided alone"] == "1.000" > aps["mask of guided alone"]
