@@ -26,7 +26,7 @@ def draw(picture: Path, panels: Mapping[str, Series], xlabel: str, xs: Mapping[f
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.set_xticks(range(len(xs)), xs.values())
         axes.grid(alpha=0.3)
-    axes.legend(loc="best")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     picture.parent.mkdir(parents=True, exist_ok=True)
     # Words stay words, and the same figures give the same file.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": picture.name, "font.family": "sans-serif"}):
