@@ -75,10 +75,12 @@ def _read(
         path = folder / f"fold{fold}_seed{seed}{how}.json"
         if path.is_file():
             content = read_run(path)
-            setting = {name: content["setting"].get(name) for name in ("variant", "masks")}
-            threshold = best_threshold(change(unpack(content["val"])))
-            found[fold, seed] = change(unpack(content[split])) | setting | {"threshold": threshold}
-            found[fold, seed]["code"] = content["code"]
+            found[fold, seed] = change(unpack(content[split])) | {
+                "threshold": best_threshold(change(unpack(content["val"]))),
+                "masks": content["setting"].get("masks", 100),
+                "variant": folder.name,  # one of VARIANTS, whatever another version wrote into the file
+                "code": content["code"],
+            }
     return found
 
 
